@@ -1,0 +1,46 @@
+"""tieops: weight tying across PyTorch, ONNX and ONNX Runtime; found, shown, made and verified.
+
+    import tieops
+    model = tieops.from_torch(net, (tokens,))     # or tieops.from_onnx("model.onnx")
+    print(model)                                  # layers, ties, duplicates, ledger
+    tieops.to_onnx(tieops.tie(model), "tied.onnx")
+    tieops.verify("tied.onnx", against=net)
+
+Importing tieops loads neither torch nor ONNX Runtime: each comes with the verb that needs it.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from typing import TYPE_CHECKING, Any
+
+from tieops.errors import TieopsError
+from tieops.exporters.onnx import to_onnx
+from tieops.importers.onnx import from_onnx
+from tieops.passes.tie import tie
+from tieops.runtime import session
+from tieops.tied_model import TiedModel
+from tieops.verify.verify import verify
+
+if TYPE_CHECKING:
+    from tieops.importers import from_torch
+
+__all__ = [
+    "TiedModel",
+    "TieopsError",
+    "from_onnx",
+    "from_torch",
+    "session",
+    "tie",
+    "to_onnx",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "from_torch":
+        from tieops.importers import from_torch
+
+        return from_torch
+    raise AttributeError(f"module 'tieops' has no attribute {name!r}")

@@ -1,0 +1,70 @@
+"""What the commands share: reading a model of any kind, printing it as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import tieops
+from tieops.errors import PreconditionError
+from tieops.ir.record import record
+from tieops.runtime import Provider
+from tieops.tied_model import TiedModel
+
+__all__ = ["Json", "ModelPath", "OutPath", "as_record", "print_json", "read_model"]
+
+ModelPath = Annotated[
+    Path, typer.Argument(help="An .onnx file, a .pt2 of torch.export.save, or a TorchScript .pt.")
+]
+OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+ProviderName = Annotated[
+    Provider, typer.Option(help="cuda: CUDA or an error; auto: what is there; cpu.")
+]
+Examples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example",
+        help="An example input for a TorchScript file, in order, such as i64[2,5] or f32[1,784].",
+    ),
+]
+
+_TORCH_SUFFIXES = (".pt", ".pt2", ".pth", ".jit", ".torchscript")
+_DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
+           "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
+
+
+def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
+    """Import a model by its suffix."""
+    if path.suffix.lower() not in _TORCH_SUFFIXES:
+        return tieops.from_onnx(path)
+    return tieops.from_torch(path, tuple(_example(text) for text in examples or ()))
+
+
+def _example(text: str) -> Any:
+    import torch
+
+    match = re.fullmatch(r"(\w+)\[([\d,]*)\]", text)
+    if match is None or match[1] not in _DTYPES:
+        raise PreconditionError(
+            f"{text!r} is no example input",
+            {"dtypes": ", ".join(_DTYPES)},
+            "write dtype and sizes, such as i64[2,5]",
+        )
+    sizes = [int(size) for size in match[2].split(",") if size]
+    return torch.zeros(sizes, dtype=getattr(torch, _DTYPES[match[1]]))
+
+
+def as_record(model: TiedModel) -> dict[str, Any]:
+    """Return a model as JSON-ready data."""
+    return record(model.layers, model.parameters, model.ties, model.duplicates, model.ledger)
+
+
+def print_json(data: Any) -> None:
+    """Print data as indented JSON."""
+    typer.echo(json.dumps(data, indent=2, default=str))

@@ -1,0 +1,61 @@
+"""``tieops convert``: any model in, one tied ONNX out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.cli.common import Examples, Json, ModelPath, OutPath, print_json, read_model
+from tieops.ir.brief import brief_bytes
+from tieops.passes.base import run
+from tieops.passes.tie import TiePass
+
+__all__ = ["convert"]
+
+
+def convert(
+    model: ModelPath,
+    out: OutPath,
+    example: Examples = None,
+    external_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--external-data/--inline", help="Weights in a data file or in the model; by size."
+        ),
+    ] = None,
+    tie_form: Annotated[
+        str,
+        typer.Option(help="gemm: stays one copy in ONNX Runtime; portable: plain Transpose."),
+    ] = "gemm",
+    join: Annotated[
+        bool, typer.Option(help="Join equal weights that the file stores more than once.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Convert PyTorch or ONNX to ONNX with every parameter stored once.
+
+    tieops convert model.pt2 tied.onnx
+    tieops convert exported.onnx tied.onnx
+    """
+    source = read_model(model, example)
+    tied, result = run(TiePass(), source) if join else (source, None)
+    written = tieops.to_onnx(tied, out, external_data=external_data, tie_form=tie_form)
+    changes = list(result.changes) if result else []
+    if as_json:
+        print_json(
+            {
+                "path": str(written.path),
+                "data_path": str(written.data_path) if written.data_path else None,
+                "stored_bytes": written.stored_bytes,
+                "stored_bytes_before": source.ledger.stored_bytes,
+                "ties": [list(each.names) for each in tied.ties],
+                "changes": [str(change) for change in changes],
+            }
+        )
+        return
+    for change in changes:
+        typer.echo(change)
+    typer.echo(f"{len(tied.ties)} ties, {brief_bytes(source.ledger.stored_bytes)} before")
+    typer.echo(written)

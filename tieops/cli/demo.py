@@ -1,0 +1,131 @@
+"""``tieops demo``: the main job, from PyTorch to a verified tied ONNX model, in a few seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tieops
+from tieops.cli.common import Json, ProviderName, as_record, print_json
+from tieops.errors import MissingDependencyError
+from tieops.ir.brief import brief_bytes
+from tieops.tied_model import TiedModel
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["demo"]
+
+VOCAB, WIDTH = 1000, 300
+SIZES = ((1, 1), (1, 7), (4, 16), (3, 50))
+"""(batch, sequence) at which the ONNX model is compared with PyTorch."""
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Keep the model here; a temporary folder.")
+    ] = None,
+    provider: ProviderName = "auto",
+    as_json: Json = False,
+) -> None:
+    """Build a tied LSTM language model in PyTorch, convert, run and verify it.
+
+    Embedding(1000, 300) -> LSTM(300) -> Linear(300, 1000) tied to the embedding -> softmax: the
+    network of MATLAB's "Neural Network Weight Tying".
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "the demo builds its network in PyTorch, which is not installed",
+            None,
+            'pip install "tieops[gpu,torch]"',
+        ) from error
+
+    torch.manual_seed(0)
+    module = _language_model()
+    say = _say_nothing if as_json else typer.echo
+    head = f"Linear({WIDTH}, {VOCAB}) tied to the embedding -> softmax"
+    say(f"Embedding({VOCAB}, {WIDTH}) -> LSTM({WIDTH}) -> {head}\n")
+    example = torch.zeros(2, 5, dtype=torch.long)
+    model = tieops.from_torch(module, (example,), dynamic_shapes={"x": {0: "batch", 1: "sequence"}})
+    say(str(model))
+    with tempfile.TemporaryDirectory() as folder:
+        written = tieops.to_onnx(model, out or Path(folder, "tied.onnx"))
+        session = tieops.session(written.path, provider=provider)
+        say(f"\n{session.note or f'running on {session.provider}'}")
+        tokens = [torch.randint(0, VOCAB, size) for size in SIZES]
+        sizes = ", ".join(f"{batch}x{length}" for batch, length in SIZES)
+        say(f"comparing with PyTorch at batch x length {sizes}")
+        report = tieops.verify(
+            session, against=module, inputs=[{"x": each.numpy()} for each in tokens]
+        )
+        say(f"\n{report}\n")
+        copies = {
+            "tieops": _copies(tieops.from_onnx(written.path)),
+            **_plain_exports(module, example, Path(folder)),
+        }
+        if as_json:
+            print_json(
+                {
+                    "model": as_record(model),
+                    "written": str(written.path),
+                    "stored_bytes": written.stored_bytes,
+                    "provider": session.provider,
+                    "note": session.note,
+                    "verified": report.to_dict(),
+                    "copies": copies,
+                }
+            )
+            return
+        say(f"copies of [{VOCAB}, {WIDTH}] in the file, {brief_bytes(VOCAB * WIDTH * 4)} each:")
+        for name, count in copies.items():
+            say(f"  {count}  {name}")
+        say(f"\n{model.ledger}" + (f"; wrote {written}" if out else ""))
+
+
+def _say_nothing(text: str) -> None:
+    del text
+
+
+def _language_model() -> torch.nn.Module:
+    import torch
+    from torch import nn
+
+    class TiedLanguageModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb = nn.Embedding(VOCAB, WIDTH)
+            self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+            self.fc = nn.Linear(WIDTH, VOCAB)
+            self.fc.weight = self.emb.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden, _ = self.lstm(self.emb(x))
+            return torch.softmax(self.fc(hidden), dim=-1)
+
+    return TiedLanguageModel().eval()
+
+
+def _copies(model: TiedModel) -> int:
+    """Count the stored tensors that hold the embedding, as it is or transposed."""
+    sizes = {VOCAB, WIDTH}
+    return sum(1 for parameter in model.parameters if {*parameter.shape} == sizes)
+
+
+def _plain_exports(module: Any, example: Any, folder: Path) -> dict[str, int]:
+    """Export with torch's own exporters, as they come, and count what they leave."""
+    import torch
+
+    from tieops.importers.torch import quiet
+
+    counts: dict[str, int] = {}
+    for dynamo in (True, False):
+        path = folder / f"plain_{dynamo}.onnx"
+        with quiet():
+            torch.onnx.export(module, (example,), path, dynamo=dynamo, verbose=False)
+        counts[f"torch.onnx.export(dynamo={dynamo})"] = _copies(tieops.from_onnx(path))
+    return counts

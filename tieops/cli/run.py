@@ -1,0 +1,99 @@
+"""``tieops run``: run a model once, on the GPU or the CPU, and say which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import tieops
+from tieops.cli.common import Json, ProviderName, print_json
+from tieops.errors import PreconditionError
+from tieops.verify.inputs import make_inputs
+
+__all__ = ["run"]
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="The .onnx file to run.")],
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="name=file.npy, or one .npz with all inputs."),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", "-s", help="A symbolic size of made inputs, such as batch=4."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the outputs to this .npz.")
+    ] = None,
+    provider: ProviderName = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of inputs that are made.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run a model on inputs from files, or on inputs made from its signature.
+
+    tieops run tied.onnx --size batch=4 --size sequence=16
+    tieops run tied.onnx -i x=tokens.npy -o outputs.npz
+    """
+    feeds = _read_inputs(given or [])
+    if not feeds:
+        sizes = dict(_size(text) for text in size or [])
+        feeds = make_inputs(tieops.from_onnx(model).ir, sizes=sizes or None, seed=seed)
+    session = tieops.session(model, provider=provider)
+    outputs = session.run(feeds)
+    if out is not None:
+        np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
+    if as_json:
+        print_json(
+            {
+                "provider": session.provider,
+                "note": session.note,
+                "inputs": {name: _described(array) for name, array in feeds.items()},
+                "outputs": {name: _described(array) for name, array in outputs.items()},
+            }
+        )
+        return
+    typer.echo(session.note or f"running on {session.provider}")
+    for name, array in feeds.items():
+        typer.echo(f"in   {name}: {_text(array)}")
+    for name, array in outputs.items():
+        typer.echo(f"out  {name}: {_text(array)}")
+
+
+def _read_inputs(given: list[str]) -> dict[str, Any]:
+    feeds: dict[str, Any] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        file = Path(path if equals else text)
+        try:
+            loaded = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise PreconditionError(
+                f"cannot read the input {file}", {"numpy says": error}, "write it with numpy.save"
+            ) from error
+        if equals:
+            feeds[name] = loaded
+        else:
+            feeds.update({key: loaded[key] for key in loaded})
+    return feeds
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isdecimal():
+        raise PreconditionError(f"{text!r} is no size", None, "write name=number, such as batch=4")
+    return name, int(number)
+
+
+def _described(array: Any) -> dict[str, Any]:
+    return {"dtype": str(array.dtype), "shape": list(array.shape)}
+
+
+def _text(array: Any) -> str:
+    sizes = ",".join(str(size) for size in array.shape)
+    if array.size == 0 or array.dtype.kind not in "fiu":
+        return f"{array.dtype}[{sizes}]"
+    return f"{array.dtype}[{sizes}] from {array.min():.6g} to {array.max():.6g}"

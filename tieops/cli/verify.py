@@ -1,0 +1,50 @@
+"""``tieops verify``: run two models on the same inputs and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.cli.common import Json, ProviderName, print_json
+
+__all__ = ["verify"]
+
+
+def verify(
+    candidate: Annotated[Path, typer.Argument(help="The .onnx file to check.")],
+    against: Annotated[Path, typer.Argument(help="What it should equal: an .onnx or .pt2 file.")],
+    rtol: Annotated[
+        float, typer.Option(help="Relative tolerance; 0 with --atol 0: bit for bit.")
+    ] = 1e-4,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    provider: ProviderName = "cpu",
+    optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Compare two models' outputs on inputs made from their signature.
+
+    Sizes vary, and integer inputs sweep the whole range of their table. Exit 1 if they differ or
+    cannot be compared.
+
+        tieops verify tied.onnx exported.onnx
+    """
+    report = tieops.verify(
+        candidate,
+        against=against,
+        rtol=rtol,
+        atol=atol,
+        seed=seed,
+        provider=provider,
+        optimize=optimize,
+        raises=False,
+    )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        typer.echo(str(report))
+    if not report:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Finding what is shared: readers traced through the graph, and equal contents."""

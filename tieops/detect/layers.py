@@ -1,0 +1,282 @@
+"""From arrivals to layers: which nodes together are one layer, what it is called, what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir
+
+from tieops.detect.roles import is_learnable_role, kind_of, role_of
+from tieops.detect.trace import Arrival, Trace
+from tieops.ir.layers import Layer
+from tieops.ir.names import is_made_up
+from tieops.ir.parameter import Parameter, Read, Slot
+from tieops.ir.scopes import Scope, all_graphs, is_constant, scope_of
+
+__all__ = ["find_layers", "is_parameter", "parameters_of"]
+
+Path = tuple[onnx_ir.Node, ...]
+_TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+MIN_TABLE_ELEMENTS = 64
+"""Integer tensors below this size are operands (shapes, axes, pads), not tables."""
+
+
+def is_parameter(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
+    """Tell a learnable or a table from a mere operand (a shape, an axis, a scalar).
+
+    What torch exported as a parameter or buffer is one; so is what the operator reference calls a
+    weight or bias; so is every other floating-point tensor of more than one element and every
+    integer table of ``MIN_TABLE_ELEMENTS`` or more.
+    """
+    if parameter.value.metadata_props.get(_TORCH_KIND) in ("PARAMETER", "BUFFER"):
+        return True
+    dtype = parameter.dtype
+    if dtype == onnx_ir.DataType.STRING:
+        return False
+    learnable = any(is_learnable_role(a.node, a.index) for a in arrivals)
+    if dtype.is_floating_point() or dtype in (
+        onnx_ir.DataType.COMPLEX64,
+        onnx_ir.DataType.COMPLEX128,
+    ):
+        return parameter.elements > 1 or (learnable and parameter.elements == 1)
+    if dtype == onnx_ir.DataType.BOOL:
+        return False
+    if dtype.bitwidth <= 8 and learnable:
+        return True
+    return parameter.elements >= MIN_TABLE_ELEMENTS
+
+
+@dataclass(eq=False)
+class _Unit:
+    """One node at one place of the call tree, with what arrives at it."""
+
+    node: onnx_ir.Node
+    path: Path
+    arrivals: dict[int, list[Arrival]] = field(default_factory=dict)
+    bias: _Unit | None = None
+    """The Add that gives this MatMul its bias."""
+
+
+def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
+    """Return the model's layers in the order of its graphs: learnable ones and plain operators.
+
+    Args:
+        model: The model.
+        traced: What ``trace`` found in it.
+
+    Returns:
+        Layers with stable, unique names. Nodes that only move parameters belong to no layer.
+    """
+    units = _units(traced)
+    _fuse_biases(units)
+    order = _order(model)
+    namer = _Namer()
+    drafts: list[_Draft] = []
+    for unit in sorted(units.values(), key=lambda unit: order.get(unit.node, 0)):
+        _place(unit, drafts, namer)
+    views = {node for each in traced.arrivals.values() for a in each for node in a.nodes}
+    taken = {node for draft in drafts for node in draft.nodes} | views
+    rest = [node for node in order if _is_plain(node, taken, model)]
+    rest = _absorb(rest, drafts, order)
+    layers = [draft.layer() for draft in drafts] + [_plain(node, namer) for node in rest]
+    return tuple(sorted(layers, key=lambda layer: order[layer.nodes[0]]))
+
+
+def _absorb(
+    nodes: Sequence[onnx_ir.Node], drafts: Sequence[_Draft], order: Mapping[onnx_ir.Node, int]
+) -> list[onnx_ir.Node]:
+    """Give the other nodes of a module's call to its layer; return those that belong to none.
+
+    A norm that was written out as arithmetic is one layer, not the two nodes that read parameters.
+    """
+    calls: dict[str, list[_Draft]] = {}
+    for draft in drafts:
+        if draft.fqn is not None:
+            calls.setdefault(draft.fqn, []).append(draft)
+    ends = {draft: max(order[node] for node in draft.nodes) for draft in drafts}
+    left: list[onnx_ir.Node] = []
+    for node in nodes:
+        scope = scope_of(node) if calls else None
+        mine = calls.get(scope.fqn, []) if scope is not None else []
+        if not mine:
+            left.append(node)
+            continue
+        # Calls come one after the other: a node belongs to the first that ends after it.
+        home = next((draft for draft in mine if order[node] <= ends[draft]), mine[-1])
+        home.nodes.append(node)
+    for draft in drafts:
+        draft.nodes.sort(key=lambda node: order[node])
+    return left
+
+
+def _order(model: onnx_ir.Model) -> dict[onnx_ir.Node, int]:
+    nodes = (node for graph in all_graphs(model) for node in graph)
+    return {node: position for position, node in enumerate(nodes)}
+
+
+def _units(traced: Trace) -> dict[tuple[onnx_ir.Node, Path], _Unit]:
+    units: dict[tuple[onnx_ir.Node, Path], _Unit] = {}
+    for arrivals in traced.arrivals.values():
+        if not arrivals or not is_parameter(arrivals[0].parameter, arrivals):
+            continue
+        for arrival in arrivals:
+            unit = units.setdefault((arrival.node, arrival.path), _Unit(arrival.node, arrival.path))
+            unit.arrivals.setdefault(arrival.index, []).append(arrival)
+    return units
+
+
+def _fuse_biases(units: dict[tuple[onnx_ir.Node, Path], _Unit]) -> None:
+    """Give each MatMul the Add of a stored vector that follows it and nothing else reads."""
+    for (node, path), unit in list(units.items()):
+        if node.op_type not in ("MatMul", "FusedMatMul", "MatMulInteger"):
+            continue
+        uses = list(node.outputs[0].uses())
+        if len(uses) != 1 or node.outputs[0].is_graph_output():
+            continue
+        add = units.get((uses[0].node, path))
+        if add is None or add.node.op_type != "Add" or len(add.arrivals) != 1:
+            continue
+        index, arrivals = next(iter(add.arrivals.items()))
+        if index != uses[0].idx and np.prod(arrivals[0].view.shape) == max(
+            (*arrivals[0].view.shape, 1)
+        ):
+            unit.bias = add
+            del units[add.node, path]
+
+
+@dataclass(eq=False)
+class _Draft:
+    name: str
+    kind: str
+    fqn: str | None
+    nodes: list[onnx_ir.Node]
+    reads: dict[str, tuple[onnx_ir.Node, int, Path, tuple[Read, ...]]]
+
+    def layer(self) -> Layer:
+        slots = tuple(
+            Slot(self.name, role, node, index, reads, path)
+            for role, (node, index, path, reads) in self.reads.items()
+        )
+        return Layer(self.name, self.kind, tuple(self.nodes), slots)
+
+
+class _Namer:
+    """Hands out names: a module's FQN, then "fqn@1", "fqn@2" for its further calls."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        if name not in self._used:
+            self._used.add(name)
+            return name
+        while True:
+            count = self._next.get(name, 0) + 1
+            self._next[name] = count
+            if (candidate := f"{name}@{count}") not in self._used:
+                self._used.add(candidate)
+                return candidate
+
+
+def _inputs(unit: _Unit) -> Iterator[tuple[onnx_ir.Node, int, list[Arrival], str]]:
+    for index, arrivals in sorted(unit.arrivals.items()):
+        yield unit.node, index, arrivals, role_of(unit.node, index)
+    if unit.bias is not None:
+        for index, arrivals in unit.bias.arrivals.items():
+            yield unit.bias.node, index, arrivals, "bias"
+
+
+def _owned_role(scope: Scope | None, names: Sequence[str]) -> str | None:
+    """Return the attribute under which the module of ``scope`` holds a parameter of these names."""
+    if scope is None or not scope.fqn:
+        return None
+    for name in names:
+        role = name.removeprefix(scope.fqn + ".")
+        if role != name and "." not in role:
+            return role
+    return None
+
+
+def _place(unit: _Unit, drafts: list[_Draft], namer: _Namer) -> None:
+    """Put a unit into the layer that its module is building, or begin a layer."""
+    scope = scope_of(unit.node)
+    roles: dict[str, tuple[onnx_ir.Node, int, Path, tuple[Read, ...]]] = {}
+    owned = False
+    for node, index, arrivals, default in _inputs(unit):
+        names = [name for a in arrivals for name in a.parameter.names]
+        role = _owned_role(scope, names)
+        owned = owned or role is not None
+        role = role or default
+        while role in roles:
+            role = f"{role}_{index}"
+        roles[role] = (node, index, unit.path, tuple(_reads(arrivals)))
+    nodes = [unit.node, *([unit.bias.node] if unit.bias else [])]
+    kind = kind_of(unit.node)
+    fqn = scope.fqn if scope is not None and owned else None
+    if fqn is not None:
+        # Roles that a module reads one after the other (a norm's weight, then its bias) are one
+        # call of it; the same role once more is the next call.
+        last = next((d for d in reversed(drafts) if d.fqn == fqn), None)
+        if last is not None and not roles.keys() & last.reads.keys():
+            last.reads.update(roles)
+            last.nodes.extend(nodes)
+            if kind is not None:
+                last.kind = kind
+            return
+    fallback = scope.cls if scope is not None and owned and scope.cls else unit.node.op_type
+    name = fqn or _name_of(unit, scope, kind)
+    drafts.append(_Draft(namer.unique(name), kind or fallback, fqn, nodes, roles))
+
+
+def _reads(arrivals: Sequence[Arrival]) -> Iterator[Read]:
+    for arrival in arrivals:
+        yield Read(arrival.parameter, arrival.view, arrival.nodes)
+
+
+def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
+    """Return a name for a layer whose module does not hold its parameters under its own name."""
+    call = f"{unit.path[-1].name or unit.path[-1].op_type}/" if unit.path else ""
+    if scope is not None and scope.fqn:
+        # The older exporter loses a transposed copy's name and keeps the module's; with module
+        # classes at hand, a module that reads a weight of another one gets a name beside its own.
+        beside = scope.cls != "" or kind is None
+        return call + (f"{scope.fqn}.{scope.fx_name}" if beside else scope.fqn)
+    if scope is not None and scope.cls:
+        return call + scope.fx_name
+    for arrivals in unit.arrivals.values():
+        for name in arrivals[0].parameter.names:
+            prefix, dot, _ = name.rpartition(".")
+            if dot and kind is not None and not is_made_up(name):
+                return call + prefix
+    return call + (unit.node.name or f"{unit.node.op_type}_{_first_output(unit.node)}")
+
+
+def _first_output(node: onnx_ir.Node) -> str:
+    return next((value.name or "" for value in node.outputs), "")
+
+
+def _is_plain(node: onnx_ir.Node, taken: set[onnx_ir.Node], model: onnx_ir.Model) -> bool:
+    if node in taken or node.op_type == "Constant" or is_constant(node):
+        return False
+    return node.op_identifier() not in model.functions
+
+
+def _plain(node: onnx_ir.Node, namer: _Namer) -> Layer:
+    scope = scope_of(node)
+    name = node.name or f"{node.op_type}_{_first_output(node)}"
+    if scope is not None and scope.cls:
+        name = f"{scope.fqn}.{scope.fx_name}" if scope.fqn else scope.fx_name
+    return Layer(namer.unique(name), node.op_type, (node,), ())
+
+
+def parameters_of(traced: Trace) -> Mapping[onnx_ir.Value, Parameter]:
+    """Return the stored tensors that count as parameters, in the order of the graphs."""
+    found: dict[onnx_ir.Value, Parameter] = {}
+    for value, arrivals in traced.arrivals.items():
+        parameter = arrivals[0].parameter if arrivals else Parameter(value)
+        if is_parameter(parameter, arrivals):
+            found[value] = parameter
+    return found

@@ -1,0 +1,88 @@
+"""Which inputs of which operators are learnables, and what the field calls them.
+
+Sources: the ONNX operator reference for the standard domain, ONNX Runtime's contrib operator
+reference for ``com.microsoft``.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import onnx
+import onnx_ir
+
+__all__ = ["KINDS", "kind_of", "role_of"]
+
+_NORM = {1: "weight", 2: "bias"}
+_RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}
+
+KINDS: dict[str, tuple[str, dict[int, str]]] = {
+    "Gemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
+    "MatMul": ("Linear", {0: "weight", 1: "weight"}),
+    "FusedMatMul": ("Linear", {0: "weight", 1: "weight"}),
+    "FusedGemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
+    "MatMulInteger": ("Linear", {0: "weight", 1: "weight", 2: "zero_point", 3: "zero_point"}),
+    "QLinearMatMul": ("Linear", {0: "weight", 3: "weight", 4: "weight_scale"}),
+    "MatMulNBits": ("Linear", {1: "weight", 2: "weight_scale", 3: "zero_point", 5: "bias"}),
+    "Gather": ("Embedding", {0: "weight"}),
+    "GatherBlockQuantized": ("Embedding", {0: "weight", 2: "weight_scale", 3: "zero_point"}),
+    "Conv": ("Conv", {0: "weight", 1: "weight", 2: "bias"}),
+    "FusedConv": ("Conv", {1: "weight", 2: "bias"}),
+    "ConvInteger": ("Conv", {1: "weight", 3: "zero_point"}),
+    "QLinearConv": ("Conv", {3: "weight", 4: "weight_scale", 5: "zero_point", 8: "bias"}),
+    "ConvTranspose": ("ConvTranspose", {1: "weight", 2: "bias"}),
+    "LSTM": ("LSTM", {**_RECURRENT, 7: "peephole"}),
+    "GRU": ("GRU", _RECURRENT),
+    "RNN": ("RNN", _RECURRENT),
+    "LayerNormalization": ("LayerNorm", _NORM),
+    "SkipLayerNormalization": ("LayerNorm", {2: "weight", 3: "bias", 4: "skip_bias"}),
+    "SimplifiedLayerNormalization": ("RMSNorm", {1: "weight"}),
+    "SkipSimplifiedLayerNormalization": ("RMSNorm", {2: "weight", 3: "bias"}),
+    "RMSNormalization": ("RMSNorm", {1: "weight"}),
+    "GroupNormalization": ("GroupNorm", _NORM),
+    "InstanceNormalization": ("InstanceNorm", _NORM),
+    "BatchNormalization": ("BatchNorm", {**_NORM, 3: "running_mean", 4: "running_var"}),
+    "PRelu": ("PRelu", {1: "weight"}),
+    "DequantizeLinear": ("DequantizeLinear", {0: "weight", 1: "scale", 2: "zero_point"}),
+}
+"""Operator to (kind of layer, input index to role)."""
+
+
+def kind_of(node: onnx_ir.Node) -> str | None:
+    """Return the kind of learnable layer that this operator is the core of, or None."""
+    known = KINDS.get(node.op_type)
+    return known[0] if known else None
+
+
+def role_of(node: onnx_ir.Node, index: int) -> str:
+    """Return what input ``index`` of ``node`` is: a learnable's role, or the schema's own name.
+
+    Example:
+        >>> x, w = onnx_ir.Value(name="x"), onnx_ir.Value(name="w")
+        >>> role_of(onnx_ir.node("Gemm", [x, w]), 1), role_of(onnx_ir.node("Mul", [x, w]), 1)
+        ('weight', 'b')
+    """
+    known = KINDS.get(node.op_type)
+    if known and index in known[1]:
+        return known[1][index]
+    return _formal_name(node.op_type, node.domain, index) or f"input_{index}"
+
+
+def is_learnable_role(node: onnx_ir.Node, index: int) -> bool:
+    """Tell whether the operator reference makes this input a learnable."""
+    known = KINDS.get(node.op_type)
+    return bool(known) and index in known[1]
+
+
+@functools.lru_cache(maxsize=4096)
+def _formal_name(op_type: str, domain: str, index: int) -> str | None:
+    try:
+        schema = onnx.defs.get_schema(op_type, domain=domain)
+    except onnx.defs.SchemaError:
+        return None
+    inputs = schema.inputs
+    if not inputs:
+        return None
+    formal = inputs[min(index, len(inputs) - 1)]
+    variadic = formal.option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return f"{formal.name.lower()}_{index}" if variadic else formal.name.lower()

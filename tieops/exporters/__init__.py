@@ -1,0 +1,1 @@
+"""Writing models: ONNX files with one stored copy of every parameter."""

@@ -1,0 +1,110 @@
+"""The data file: where each stored tensor lies, and the bytes themselves.
+
+Tensors that share bytes in the source share a range here: two names, one copy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir
+
+from tieops.ir.scopes import all_graphs, stored_values
+from tieops.progress import progress
+
+__all__ = ["Layout", "lay_out", "write_data"]
+
+PAGE_BYTES = 4096
+PAGE_ALIGNED_FROM = 1_000_000
+"""Large tensors begin on a page, so that each can be mapped and given back alone."""
+SMALL_ALIGNMENT = 64
+
+
+@dataclass(eq=False)
+class Layout:
+    """Which tensors go to the data file, and where.
+
+    Args:
+        ranges: For each tensor its values in the graph and its offset, in file order.
+        size: The data file's size in bytes.
+        stored_bytes: Bytes of all stored tensors, in the data file or not, each once.
+    """
+
+    ranges: list[tuple[onnx_ir.TensorProtocol, list[onnx_ir.Value], int]] = field(
+        default_factory=list[tuple[onnx_ir.TensorProtocol, list[onnx_ir.Value], int]]
+    )
+    size: int = 0
+    stored_bytes: int = 0
+
+    def refer_to(self, path: Path) -> None:
+        """Make the graph's values refer to the file."""
+        for tensor, values, offset in self.ranges:
+            for value in values:
+                value.const_value = onnx_ir.ExternalTensor(
+                    path.name,
+                    offset,
+                    int(tensor.nbytes),
+                    tensor.dtype,
+                    shape=onnx_ir.Shape(tensor.shape.numpy()),
+                    name=value.name or "",
+                    base_dir=str(path.parent),
+                )
+
+
+def _identity(tensor: onnx_ir.TensorProtocol) -> object:
+    """Return what two tensors have in common if, and only if, they are one range of bytes."""
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return (os.path.realpath(tensor.path), tensor.offset or 0, int(tensor.nbytes))
+    return id(tensor)
+
+
+def lay_out(model: onnx_ir.Model, smallest: int) -> Layout:
+    """Give every initializer of ``smallest`` bytes or more its place in a data file.
+
+    Constant nodes, strings and small tensors stay in the model.
+    """
+    layout = Layout()
+    seen: dict[object, list[onnx_ir.Value]] = {}
+    initializers = {v for graph in all_graphs(model) for v in graph.initializers.values()}
+    for value in stored_values(model):
+        tensor = value.const_value
+        assert tensor is not None
+        key = _identity(tensor)
+        if key not in seen:
+            layout.stored_bytes += int(tensor.nbytes)
+        external = (
+            value in initializers
+            and tensor.dtype != onnx_ir.DataType.STRING
+            and tensor.nbytes >= smallest
+        )
+        if not external:
+            seen.setdefault(key, [])
+        elif seen.get(key):
+            seen[key].append(value)
+        else:
+            alignment = PAGE_BYTES if tensor.nbytes >= PAGE_ALIGNED_FROM else SMALL_ALIGNMENT
+            offset = -(-layout.size // alignment) * alignment
+            seen[key] = [value]
+            layout.ranges.append((tensor, seen[key], offset))
+            layout.size = offset + int(tensor.nbytes)
+    return layout
+
+
+def write_data(layout: Layout, path: Path) -> None:
+    """Write the bytes of a layout to a file that exists and is empty, and flush it to the disk."""
+    with path.open("r+b") as file, progress(f"writing {path.name.strip('.')}"):
+        for tensor, _, offset in layout.ranges:
+            file.seek(offset)
+            _write_tensor(tensor, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensor(tensor: onnx_ir.TensorProtocol, file: object) -> None:
+    # onnx_ir copies external ranges within the kernel and writes arrays without a second copy.
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(file)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        file.write(tensor.tobytes())  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,390 @@
+"""From PyTorch: modules, exported programs and files, with every learnable and every tie kept."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import onnx
+import onnx_ir
+import onnx_ir.passes.common as common_passes
+import onnxscript.optimizer
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tieops.errors import ExportError, PreconditionError, UnsupportedModelError
+from tieops.importers.onnx import from_onnx
+from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
+from tieops.importers.storages import Alias, find_aliases
+from tieops.importers.torch_files import read_torch_file
+from tieops.ir.evidence import Evidence
+from tieops.ir.names import add_names, set_evidence, set_names
+from tieops.ir.rewire import drop_unread, substitute
+from tieops.ir.view import Reshape, Slice, Transpose, View
+from tieops.progress import progress
+from tieops.tied_model import TiedModel
+
+__all__ = ["from_torch"]
+
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+_PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def from_torch(
+    source: torch.nn.Module | torch.export.ExportedProgram | str | os.PathLike[str],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    opset: int | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> TiedModel:
+    """Import a PyTorch program, in inference mode, with every learnable and every tie kept.
+
+    Every parameter and persistent buffer that the program reads is stored under its FQN; a tied one
+    once, under its first name in the module, with all its names. Nothing learnable is folded,
+    sliced away or dropped, zero biases included. ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` become one
+    ONNX node a layer, with batch and sequence length as dynamic as ``dynamic_shapes`` says.
+
+    Args:
+        source: A module, an exported program, a ``.pt2`` file of ``torch.export.save``, or a
+            TorchScript archive of ``torch.jit.save``. Pickles are never executed.
+        args: Example inputs, as for ``source(*args)``; not needed for an exported program.
+        kwargs: Example keyword inputs.
+        dynamic_shapes: As for ``torch.export.export``, or plain names:
+            ``{"x": {0: "batch", 1: "sequence"}}``.
+        opset: The ONNX opset; the exporter's own by default.
+        input_names: New names for the graph's inputs, in order.
+        output_names: New names for the graph's outputs, in order.
+
+    Returns:
+        The imported model. A module is left as it was, its training flags included.
+
+    Raises:
+        ExportError: If torch cannot export the program; torch's own words are kept.
+        UntrustedFileError: If a file would have to be unpickled.
+        PreconditionError: If example inputs are missing.
+
+    Example:
+        >>> class Tied(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.emb = torch.nn.Embedding(10, 4)
+        ...         self.fc = torch.nn.Linear(4, 10, bias=False)
+        ...         self.fc.weight = self.emb.weight
+        ...     def forward(self, x):
+        ...         return self.fc(self.emb(x))
+        >>> model = from_torch(Tied(), (torch.zeros(2, 3, dtype=torch.long),))
+        >>> print(model.ties)
+        emb.weight = fc.weight: f32[10,4] (object)
+          emb.weight
+          fc.weight (transpose)
+    """
+    if isinstance(source, str | os.PathLike):
+        source = read_torch_file(source)
+    if isinstance(source, torch.jit.ScriptModule):
+        return _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
+    is_module = isinstance(source, torch.nn.Module)
+    if is_module and not args and not kwargs:
+        raise PreconditionError(
+            f"cannot export {type(source).__name__} without example inputs",
+            {"args": "()", "kwargs": "{}"},
+            "pass the tensors of one call: from_torch(module, (x,))",
+        )
+    with progress(f"exporting {type(source).__name__}"):
+        program = _export(
+            source,
+            tuple(args),
+            dict(kwargs or {}),
+            dynamic_shapes,
+            opset,
+            input_names,
+            output_names,
+        )
+    model = program.model
+    exported = program.exported_program
+    assert exported is not None
+    tensors = _named_tensors(source if is_module else exported)
+    _tidy(model)
+    _share(model, tensors)
+    pack_rnn_weights(model)
+    common_passes.RemoveUnusedNodesPass()(model)
+    _note_program(model)
+    return TiedModel(model)
+
+
+def _export(
+    source: torch.nn.Module | torch.export.ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic_shapes: Any,
+    opset: int | None,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+) -> torch.onnx.ONNXProgram:
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        # The fused attention kernels of the exporting machine leave strides that the decomposed
+        # program does not have, and torch then fails on a view of them (T5 with dynamic sizes).
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if isinstance(source, torch.nn.Module):
+            stack.enter_context(_inference(source))
+            stack.enter_context(exporting_rnns(source))
+        try:
+            program = torch.onnx.export(
+                source,  # pyright: ignore[reportArgumentType] - its stub forgets ExportedProgram
+                args,
+                kwargs=kwargs,
+                dynamic_shapes=dynamic_shapes,
+                opset_version=opset,
+                input_names=input_names,
+                output_names=output_names,
+                custom_translation_table=translations(),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(
+                f"torch cannot export {type(source).__name__}",
+                {"torch says": str(error).strip()},
+                "make the module work under torch.export.export first",
+            ) from error
+    if program is None:
+        raise ExportError(f"torch exported nothing for {type(source).__name__}")
+    return program
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Keep torch's remarks about absent packages and its own deprecations from the user."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _inference(module: torch.nn.Module) -> Generator[None]:
+    training = [each for each in module.modules() if each.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
+def _named_tensors(
+    source: torch.nn.Module | torch.export.ExportedProgram,
+) -> dict[str, torch.Tensor]:
+    """Return every parameter and buffer under every name it has, in the module's order."""
+    if isinstance(source, torch.nn.Module):
+        tensors: dict[str, torch.Tensor] = dict(source.named_parameters(remove_duplicate=False))
+        tensors.update(source.named_buffers(remove_duplicate=False))
+        return tensors
+    return {
+        name: tensor
+        for name, tensor in {**source.state_dict, **source.constants}.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Let onnxscript's optimizer clean the program up, without letting it see a learnable.
+
+    With its values hidden a parameter cannot be folded into a copy, merged with an equal one, or
+    dropped for being zero; shapes and scalars still are.
+    """
+    hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
+    for value in model.graph.initializers.values():
+        kind = value.metadata_props.get(_KIND)
+        kept = kind == "PARAMETER" or (
+            kind == "BUFFER" and value.metadata_props.get(_PERSISTENT) != "False"
+        )
+        if kept and value.const_value is not None:
+            hidden[value] = value.const_value
+            value.const_value = None
+    with quiet():
+        onnxscript.optimizer.optimize_ir(model)
+    for value, tensor in hidden.items():
+        value.const_value = tensor
+
+
+def _share(model: onnx_ir.Model, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Store what the module shares once, under its first name, and remember all its names."""
+    initializers = model.graph.initializers
+    aliases = find_aliases(tensors)
+    bases = {alias.name: alias for alias in aliases}
+    names: dict[str, list[str]] = {}
+    for alias in aliases:
+        names.setdefault(alias.base, [alias.base]).append(alias.name)
+    for base, group in names.items():
+        _move_to_base(model, base, group, bases, tensors)
+        if base in initializers:
+            same = all(tensors[name] is tensors[base] for name in group)
+            set_names(initializers[base], group)
+            set_evidence(initializers[base], Evidence.OBJECT if same else Evidence.STORAGE)
+
+
+def _move_to_base(
+    model: onnx_ir.Model,
+    base: str,
+    group: Sequence[str],
+    aliases: Mapping[str, Alias],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """Make the readers of every name in a group read the one stored tensor of ``base``."""
+    initializers = model.graph.initializers
+    present = [name for name in group if name in initializers]
+    if not present:
+        return
+    if base not in initializers:
+        same = next((n for n in present if aliases[n].view.is_identity), None)
+        if same is not None:
+            # The exporter keeps the last name of one object: give it back its first.
+            value = initializers.pop(same)
+            value.name = base
+            initializers.add(value)
+            present.remove(same)
+        elif all(n == present[0] for n in present):
+            return  # the program reads one slice and nothing else of this storage
+        else:
+            tensor = onnx_ir.tensor(tensors[base].detach(), name=base)
+            value = onnx_ir.Value(name=base, const_value=tensor)
+            value.type, value.shape = onnx_ir.TensorType(tensor.dtype), tensor.shape  # pyright: ignore[reportAttributeAccessIssue]
+            initializers.add(value)
+    keep = initializers[base]
+    if keep.const_value is not None:
+        keep.const_value.name = base
+    for name in present:
+        if name != base:
+            old = initializers[name]
+            _read_view(model, old, keep, aliases[name].view)
+            drop_unread([old])
+
+
+def _read_view(model: onnx_ir.Model, old: onnx_ir.Value, keep: onnx_ir.Value, view: View) -> None:
+    perm = view.permutation
+    if perm is not None:
+        substitute(old, keep, perm)
+        return
+    name = old.name or ""
+    del model.graph.initializers[name]
+    old.name = f"{name}_stored"
+    at = keep
+    nodes: list[onnx_ir.Node] = []
+    for step in view.steps:
+        match step:
+            case Slice(ranges):
+                columns = [list(each) for each in zip(*ranges, strict=True)]
+                operands = [*columns[:2], list(range(len(ranges))), columns[2]]
+                inputs = [
+                    _operand(model, name, f"{len(nodes)}_{i}", o) for i, o in enumerate(operands)
+                ]
+                node = onnx_ir.node("Slice", [at, *inputs])
+            case Transpose(perm):
+                node = onnx_ir.node("Transpose", [at], {"perm": list(perm)})
+            case Reshape(sizes):
+                shape = _operand(model, name, f"{len(nodes)}_shape", sizes)
+                node = onnx_ir.node("Reshape", [at, shape])
+            case _:
+                raise UnsupportedModelError(f"{name} reads {keep.name} through {step}")
+        node.name = f"{name}_view_{len(nodes)}"
+        node.outputs[0].name = f"{name}_view_{len(nodes)}_out"
+        node.outputs[0].type = keep.type
+        nodes.append(node)
+        at = node.outputs[0]
+    at.name, at.shape = name, onnx_ir.Shape(view.shape)
+    model.graph.insert_before(model.graph[0], nodes)
+    for node, index in old.uses():
+        node.replace_input_with(index, at)
+
+
+def _operand(model: onnx_ir.Model, name: str, tail: str, numbers: Sequence[int]) -> onnx_ir.Value:
+    tensor = onnx_ir.tensor(list(numbers), dtype=onnx_ir.DataType.INT64, name=f"{name}_view_{tail}")
+    value = onnx_ir.Value(
+        name=tensor.name,
+        const_value=tensor,
+        type=onnx_ir.TensorType(tensor.dtype),
+        shape=onnx_ir.Shape([len(numbers)]),
+    )
+    model.graph.initializers.add(value)
+    return value
+
+
+def _note_program(model: onnx_ir.Model) -> None:
+    # Stack traces and FX source hold paths of the exporting machine and are most of a file's text.
+    for node in model.graph.all_nodes():
+        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace"):
+            node.metadata_props.pop(key, None)
+
+
+def _from_torchscript(
+    module: torch.jit.ScriptModule,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    opset: int | None,
+) -> TiedModel:
+    """Export a TorchScript program by the only exporter that still takes one."""
+    if not args or kwargs:
+        raise PreconditionError(
+            "cannot export a TorchScript program without positional example inputs",
+            {"args": len(args), "kwargs": ", ".join(kwargs or ()) or "none"},
+            "pass all inputs of one call in order: from_torch(path, (x, state))",
+        )
+    names = [str(v.debugName()).split(".")[0] for v in list(module.graph.inputs())[1:]]
+    names = names[: len(args)]
+    buffer = io.BytesIO()
+    with quiet(), _inference(module), progress("exporting TorchScript"):
+        try:
+            torch.onnx.export(
+                module,
+                tuple(args),
+                buffer,  # pyright: ignore[reportArgumentType] - its stub forgets buffers
+                dynamo=False,
+                do_constant_folding=False,
+                input_names=names,
+                dynamic_axes=_dynamic_axes(dynamic_shapes, names),
+                opset_version=opset or 17,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(
+                "torch cannot export this TorchScript program",
+                {"torch says": str(error).strip()},
+                "export the original module with torch.export.save and pass the .pt2",
+            ) from error
+    model = from_onnx(onnx.load_from_string(buffer.getvalue())).ir
+    for alias in find_aliases(_named_tensors(module)):
+        if alias.view.is_identity and alias.base in model.graph.initializers:
+            value = model.graph.initializers[alias.base]
+            add_names(value, [alias.base, alias.name])
+            set_evidence(value, Evidence.STORAGE)
+    return TiedModel(model)
+
+
+def _dynamic_axes(dynamic_shapes: Any, names: Sequence[str]) -> dict[str, dict[int, str]]:
+    if not dynamic_shapes:
+        return {}
+    if not isinstance(dynamic_shapes, Mapping):
+        dynamic_shapes = dict(zip(names, dynamic_shapes, strict=False))
+    return {
+        str(name): {axis: str(getattr(dim, "__name__", dim)) for axis, dim in axes.items()}
+        for name, axes in dynamic_shapes.items()
+        if axes
+    }

@@ -1,0 +1,1 @@
+"""What a tied model is made of: parameters, layers, slots, views, ties, evidence, ledger."""

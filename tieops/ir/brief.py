@@ -1,0 +1,63 @@
+"""How tieops writes a tensor in one word: ``f32[50257,768]``, and bytes as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir
+
+__all__ = ["brief", "brief_bytes", "brief_dtype", "printable"]
+
+_SHORT = {
+    "FLOAT": "f32", "DOUBLE": "f64", "FLOAT16": "f16", "BFLOAT16": "bf16",
+    "INT8": "i8", "INT16": "i16", "INT32": "i32", "INT64": "i64",
+    "UINT8": "u8", "UINT16": "u16", "UINT32": "u32", "UINT64": "u64",
+    "COMPLEX64": "c64", "COMPLEX128": "c128", "STRING": "str", "UNDEFINED": "?",
+}  # fmt: skip
+
+
+def brief_dtype(dtype: onnx_ir.DataType | None) -> str:
+    """Return the short name of an ONNX data type.
+
+    Example:
+        >>> brief_dtype(onnx_ir.DataType.BFLOAT16), brief_dtype(onnx_ir.DataType.INT4)
+        ('bf16', 'int4')
+    """
+    return "?" if dtype is None else _SHORT.get(dtype.name, dtype.name.lower())
+
+
+def brief(dtype: onnx_ir.DataType | None, shape: Iterable[object] | None) -> str:
+    """Return dtype and shape as one word; an unknown rank is ``[...]``, an unknown size ``?``.
+
+    Example:
+        >>> brief(onnx_ir.DataType.FLOAT, (50257, 768))
+        'f32[50257,768]'
+    """
+    if shape is None:
+        return f"{brief_dtype(dtype)}[...]"
+    sizes = ",".join("?" if str(size) == "None" else printable(str(size)) for size in shape)
+    return f"{brief_dtype(dtype)}[{sizes}]"
+
+
+def brief_bytes(count: float) -> str:
+    """Return a number of bytes in decimal units, three figures.
+
+    Example:
+        >>> brief_bytes(1_200_000), brief_bytes(812)
+        ('1.20 MB', '812 B')
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            value = count / size
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def printable(name: str) -> str:
+    r"""Return a name from a file made safe for a terminal: control characters are escaped.
+
+    Example:
+        >>> printable("fc\x1b[31m.weight")
+        'fc\\x1b[31m.weight'
+    """
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")

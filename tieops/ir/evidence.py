@@ -1,0 +1,23 @@
+"""Why we believe that two readers share one weight."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["Evidence"]
+
+
+class Evidence(enum.StrEnum):
+    """The kinds of evidence for a tie, strongest first."""
+
+    OBJECT = "object"
+    """The same torch Parameter object."""
+    STORAGE = "storage"
+    """The same bytes: one buffer in memory, one initializer or one range of a file."""
+    CONTENT = "content"
+    """Two stored tensors, compared bit for bit."""
+    DECLARED = "declared"
+    """The user said so."""
+
+    def __str__(self) -> str:
+        return self.value

@@ -1,0 +1,121 @@
+"""What tieops remembers inside an ONNX file: the ``tieops.*`` keys of a value's metadata.
+
+They live on the initializer's own value (``metadata_props``), so they survive a save and a load by
+any tool that keeps metadata, and a clone of the graph carries them without touching the original.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+import onnx_ir
+
+from tieops.ir.evidence import Evidence
+
+__all__ = [
+    "add_names",
+    "aliases_of",
+    "evidence_of",
+    "is_made_up",
+    "lr_factor_of",
+    "names_of",
+    "packed_parts",
+    "set_evidence",
+    "set_lr_factor",
+    "set_names",
+]
+
+NAMES = "tieops.names"
+EVIDENCE = "tieops.evidence"
+LR_FACTOR = "tieops.lr_factor"
+PACKED = "tieops.packed"
+
+# Names that exporters invent for tensors that have none of their own.
+_MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*")
+
+
+def is_made_up(name: str) -> bool:
+    """Tell whether an exporter invented this name, so that nobody would miss it.
+
+    Example:
+        >>> is_made_up("onnx::MatMul_124"), is_made_up("fc.weight")
+        (True, False)
+    """
+    return _MADE_UP.fullmatch(name) is not None
+
+
+def _strings(value: onnx_ir.Value, key: str) -> list[str]:
+    # A file from elsewhere may hold anything under our keys; what is not ours is left alone.
+    try:
+        found = json.loads(value.metadata_props.get(key, "[]"))
+    except json.JSONDecodeError:
+        return []
+    if not isinstance(found, list):
+        return []
+    return [name for name in found if isinstance(name, str) and name]
+
+
+def names_of(value: onnx_ir.Value) -> tuple[str, ...]:
+    """Return every name that a stored tensor is known by, its own first, without repeats.
+
+    Packed recurrent weights (``tieops.packed``) are known by the names of their parts too.
+    """
+    names = [value.name or "", *_strings(value, NAMES), *packed_parts(value)]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def aliases_of(value: onnx_ir.Value) -> tuple[str, ...]:
+    """Return the names that each stand for the whole of a stored tensor, its own first.
+
+    A packed recurrent weight is one name: those of its parts stand for a part of it each.
+    """
+    parts = packed_parts(value)
+    if parts:
+        return (value.name or "",)
+    return names_of(value)
+
+
+def packed_parts(value: onnx_ir.Value) -> tuple[str, ...]:
+    """Return the torch names of the parts that one packed recurrent weight was made of."""
+    try:
+        found = json.loads(value.metadata_props.get(PACKED, "{}"))
+    except json.JSONDecodeError:
+        return ()
+    parts = found.get("parts", ()) if isinstance(found, dict) else ()
+    return tuple(name for name in parts if isinstance(name, str))
+
+
+def set_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
+    """Record the names that a stored tensor is known by."""
+    value.metadata_props[NAMES] = json.dumps(list(dict.fromkeys(names)))
+
+
+def add_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
+    """Add names to those that a stored tensor is known by."""
+    set_names(value, [*_strings(value, NAMES), *names])
+
+
+def evidence_of(value: onnx_ir.Value) -> Evidence | None:
+    """Return why the readers of this tensor are believed to share it, if the file says so."""
+    word = value.metadata_props.get(EVIDENCE)
+    return Evidence(word) if word in Evidence.__members__.values() else None
+
+
+def set_evidence(value: onnx_ir.Value, evidence: Evidence) -> None:
+    """Record why the readers of this tensor share it."""
+    value.metadata_props[EVIDENCE] = evidence.value
+
+
+def lr_factor_of(value: onnx_ir.Value) -> float:
+    """Return the learn-rate factor stored with a tensor; 1.0 where there is none."""
+    try:
+        return float(value.metadata_props.get(LR_FACTOR, "1"))
+    except ValueError:
+        return 1.0
+
+
+def set_lr_factor(value: onnx_ir.Value, factor: float) -> None:
+    """Store a learn-rate factor with a tensor."""
+    value.metadata_props[LR_FACTOR] = repr(float(factor))

@@ -1,0 +1,166 @@
+"""Parameters and slots: what is stored, and where a layer reads it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from tieops.ir.brief import brief, printable
+from tieops.ir.evidence import Evidence
+from tieops.ir.names import evidence_of, lr_factor_of, names_of
+from tieops.ir.view import Join, Shape, View
+
+__all__ = ["Parameter", "Read", "Slot"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """One stored tensor that layers read: an initializer, or the value of a Constant node.
+
+    Example:
+        >>> ones = onnx_ir.tensor(np.ones((2, 3), np.float32))
+        >>> value = onnx_ir.Value(name="fc.weight", const_value=ones)
+        >>> print(Parameter(value))
+        fc.weight: f32[2,3]
+    """
+
+    value: onnx_ir.Value
+    """The value in the graph; its ``const_value`` holds the bytes."""
+
+    @property
+    def name(self) -> str:
+        """The name it is stored under."""
+        return self.value.name or ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it is known by, its own first."""
+        return names_of(self.value)
+
+    @property
+    def tensor(self) -> onnx_ir.TensorProtocol:
+        """The stored tensor; shape and dtype cost nothing, values are mapped where they can be."""
+        tensor = self.value.const_value
+        if tensor is None:
+            raise ValueError(f"{self.name} has no stored value")
+        return tensor
+
+    @property
+    def dtype(self) -> onnx_ir.DataType:
+        """The ONNX data type that is stored."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> Shape:
+        """The stored shape."""
+        return tuple(int(size) for size in self.tensor.shape.numpy())
+
+    @property
+    def elements(self) -> int:
+        """How many elements are stored."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are stored."""
+        return int(self.tensor.nbytes)
+
+    @property
+    def lr_factor(self) -> float:
+        """The factor of the learn rate when it is trained; stored in the file."""
+        return lr_factor_of(self.value)
+
+    @property
+    def evidence(self) -> Evidence:
+        """Why its readers share it; one stored tensor is evidence of storage by itself."""
+        return evidence_of(self.value) or Evidence.STORAGE
+
+    @property
+    def is_overridable(self) -> bool:
+        """Whether it is also a graph input, so that a caller may pass another value."""
+        return self.value.is_graph_input()
+
+    @property
+    def is_constant_node(self) -> bool:
+        """Whether it is the value of a Constant node and not an initializer."""
+        return self.value.producer() is not None
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return the values, of shape ``self.shape``; mapped, not read, where that is possible."""
+        return self.tensor.numpy()
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)}: {brief(self.dtype, self.shape)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One way from a parameter to a slot."""
+
+    parameter: Parameter
+    view: View
+    nodes: tuple[onnx_ir.Node, ...] = ()
+    """The nodes of the view, in the order of reading; Identity and function calls included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where a layer reads a learnable.
+
+    A slot has one read, or several where a static Concat joins parts of parameters on the way (the
+    gates of a recurrent layer).
+    """
+
+    layer: str
+    role: str
+    node: onnx_ir.Node
+    index: int
+    """Which input of ``node``."""
+    reads: tuple[Read, ...]
+    path: tuple[onnx_ir.Node, ...] = field(default=(), repr=False)
+    """The function calls that lead to ``node``, outermost first."""
+
+    @property
+    def name(self) -> str:
+        """``layer.role``, unique in the model."""
+        return f"{self.layer}.{self.role}" if self.layer else self.role
+
+    @property
+    def parameter(self) -> Parameter:
+        """The parameter that it reads; the first part's, where several are joined."""
+        return self.reads[0].parameter
+
+    @property
+    def view(self) -> View:
+        """How it reads its parameter; the first part's view, where several are joined."""
+        return self.reads[0].view
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it reads several parts joined by a Concat."""
+        return len(self.reads) > 1
+
+    @property
+    def logical_bytes(self) -> int:
+        """The bytes that this reader would own if nothing were shared."""
+        bits = sum(r.view.elements * r.parameter.dtype.bitwidth for r in self._parts())
+        return (bits + 7) // 8
+
+    def _parts(self) -> list[Read]:
+        # A Join's shape is the whole Concat's: what counts is the part that goes into it.
+        parts: list[Read] = []
+        for read in self.reads:
+            steps = read.view.steps
+            cut = next((i for i, step in enumerate(steps) if isinstance(step, Join)), len(steps))
+            view = View(read.view.source, steps[:cut])
+            parts.append(Read(read.parameter, view))
+        return parts
+
+    def __str__(self) -> str:
+        views = {str(read.view) for read in self.reads if not read.view.is_identity}
+        text = printable(self.name)
+        return f"{text} ({', '.join(sorted(views))})" if views else text

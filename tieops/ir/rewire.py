@@ -1,0 +1,130 @@
+"""Making readers of one stored tensor read another one, through a permutation of its axes.
+
+These are the edits that every pass is made of. They change the graph in place and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir
+
+from tieops.ir.view import Shape
+
+__all__ = ["permute", "substitute"]
+
+
+def permute(keep: onnx_ir.Value, perm: Shape, name: str | None = None) -> onnx_ir.Value:
+    """Return a value that is ``keep`` with its axes in the order ``perm``; adds a node if needed.
+
+    An existing Transpose of ``keep`` with the same order in the same graph is used again.
+
+    Args:
+        keep: A stored value.
+        perm: Axis ``i`` of the result is axis ``perm[i]`` of ``keep``.
+        name: What to call a new value.
+    """
+    if perm == tuple(range(len(perm))):
+        return keep
+    graph = keep.graph
+    assert graph is not None, f"{keep.name} belongs to no graph"
+    for node, index in keep.uses():
+        if index == 0 and node.graph is graph and transposes(node, len(perm)) == perm:
+            return node.outputs[0]
+    node = onnx_ir.node(
+        "Transpose", [keep], {"perm": list(perm)}, name=f"{name or keep.name}_transpose"
+    )
+    out = node.outputs[0]
+    out.name = name or f"{keep.name}_transposed"
+    out.type = keep.type
+    if keep.shape is not None:
+        out.shape = onnx_ir.Shape([keep.shape[axis] for axis in perm])
+    # First in the graph: every reader, in nested graphs too, comes after it.
+    first = next(iter(graph), None)
+    if first is None:
+        graph.append(node)
+    elif keep.producer() is not None:
+        graph.insert_after(_producer(keep), node)
+    else:
+        graph.insert_before(first, node)
+    return out
+
+
+def _producer(value: onnx_ir.Value) -> onnx_ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
+    """Return the order of axes if the node is a Transpose, else None."""
+    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
+        return None
+    attr = node.attributes.get("perm")
+    if attr is None:
+        return tuple(reversed(range(rank)))
+    return None if attr.is_ref() else tuple(attr.as_ints())
+
+
+def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape) -> None:
+    """Make every reader of ``old`` read ``keep`` with its axes in the order ``perm``.
+
+    A reader that transposes what it reads gets the two orders composed, and none at all where they
+    cancel. A graph output that was ``old`` keeps its name through an Identity.
+
+    Args:
+        old: The value to leave without readers; it keeps its place, removing it is the caller's.
+        keep: A value that is visible wherever ``old`` is.
+        perm: The order of ``keep``'s axes in which it equals ``old``.
+    """
+    rank = len(perm)
+    for node, _ in old.uses():
+        inner = transposes(node, rank)
+        if inner is None or node.outputs[0].is_graph_output():
+            continue
+        both = tuple(perm[axis] for axis in inner)
+        source = permute(keep, both)
+        if source is not node.outputs[0]:
+            node.outputs[0].replace_all_uses_with(source)
+            owner = node.graph
+            assert owner is not None
+            owner.remove(node, safe=True)
+    if not old.uses() and not old.is_graph_output():
+        return
+    source = permute(keep, perm, name=None)
+    for node, index in old.uses():
+        node.replace_input_with(index, source)
+    _keep_outputs(old, source)
+
+
+def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value) -> None:
+    graph = old.graph
+    if graph is None or not old.is_graph_output():
+        return
+    name = old.name
+    identity = onnx_ir.node("Identity", [source], name=f"{name}_identity")
+    out = identity.outputs[0]
+    out.type, out.shape = old.type, old.shape
+    positions = [i for i, output in enumerate(graph.outputs) if output is old]
+    old.name = f"{name}_untied"
+    out.name = name
+    graph.append(identity)
+    for position in positions:
+        graph.outputs[position] = out
+
+
+def drop_unread(values: Iterable[onnx_ir.Value]) -> list[str]:
+    """Remove stored values that nobody reads from their graphs; return the names that went."""
+    gone: list[str] = []
+    for value in values:
+        if value.uses() or value.is_graph_output() or value.is_graph_input():
+            continue
+        graph, producer = value.graph, value.producer()
+        if graph is None:
+            continue
+        if producer is not None:
+            graph.remove(producer, safe=True)
+        elif value.name is not None and value.name in graph.initializers:
+            del graph.initializers[value.name]
+        gone.append(value.name or "")
+    return gone

@@ -1,0 +1,174 @@
+"""The one walk over a model: main graph, subgraphs, functions and what is inside them.
+
+Everything here is iterative: a file decides how deep its graphs nest, not Python's stack.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir
+
+from tieops.errors import UnsupportedModelError
+
+__all__ = [
+    "Scope",
+    "all_graphs",
+    "all_nodes",
+    "call_paths",
+    "is_constant",
+    "nested_graphs",
+    "scope_of",
+    "stored_values",
+    "subgraphs_of",
+]
+
+MAX_CALLS = 100_000
+"""How many function calls a model may make once all are written out."""
+
+
+def subgraphs_of(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
+    """Yield the graphs that a node holds: If's branches, Loop's and Scan's bodies."""
+    for attr in node.attributes.values():
+        if attr.is_ref():
+            continue
+        if attr.type == onnx_ir.AttributeType.GRAPH:
+            yield attr.as_graph()
+        elif attr.type == onnx_ir.AttributeType.GRAPHS:
+            yield from attr.as_graphs()
+
+
+def nested_graphs(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Graph]:
+    """Yield a graph, then every graph nested in its nodes, outer before inner."""
+    stack = [graph]
+    while stack:
+        current = stack.pop()
+        yield current
+        inner = [sub for node in current for sub in subgraphs_of(node)]
+        stack.extend(reversed(inner))
+
+
+def all_graphs(model: onnx_ir.Model) -> Iterator[onnx_ir.Graph]:
+    """Yield the main graph and all nested in it, then each function's in the same way."""
+    yield from nested_graphs(model.graph)
+    for function in model.functions.values():
+        yield from nested_graphs(function.graph)
+
+
+def all_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
+    """Yield every node of every graph, in the order of the graphs."""
+    for graph in all_graphs(model):
+        yield from graph
+
+
+def stored_values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
+    """Yield every value whose bytes the model stores: initializers, then Constant nodes, by graph.
+
+    A Constant that holds its value in another attribute than ``value`` (a float, a list of ints) is
+    an operand and not yielded.
+    """
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value
+        for node in graph:
+            if is_constant(node) and (value := node.outputs[0]).const_value is not None:
+                yield value
+
+
+def is_constant(node: onnx_ir.Node) -> bool:
+    """Tell whether this is a Constant node that stores a tensor; notes its value on its output."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return False
+    attr = node.attributes.get("value")
+    if attr is None or attr.is_ref():
+        return False
+    if node.outputs[0].const_value is None:
+        node.outputs[0].const_value = attr.as_tensor()
+    return True
+
+
+def call_paths(
+    model: onnx_ir.Model,
+) -> Mapping[onnx_ir.OperatorIdentifier, list[tuple[onnx_ir.Node, ...]]]:
+    """Return, for every function, each chain of calls that reaches it from the main graph.
+
+    Raises:
+        UnsupportedModelError: If functions call each other in a circle, or the calls written out
+            are more than ``MAX_CALLS`` (a few bytes of functions can spell out 2**40 nodes).
+    """
+    paths: dict[onnx_ir.OperatorIdentifier, list[tuple[onnx_ir.Node, ...]]] = {}
+    if not model.functions:
+        return paths
+    calls: dict[object, list[onnx_ir.Node]] = {
+        owner: [n for g in nested_graphs(graph) for n in g if n.op_identifier() in model.functions]
+        for owner, graph in [(None, model.graph)]
+        + [(key, function.graph) for key, function in model.functions.items()]
+    }
+    stack: list[tuple[onnx_ir.Node, ...]] = [(node,) for node in reversed(calls[None])]
+    made = 0
+    while stack:
+        path = stack.pop()
+        callee = path[-1].op_identifier()
+        if any(node.op_identifier() == callee for node in path[:-1]):
+            raise UnsupportedModelError(
+                f"function {callee[1]} calls itself",
+                {"calls": " → ".join(node.op_type for node in path)},
+                "ONNX functions must not be recursive: export the model again",
+            )
+        made += 1
+        if made > MAX_CALLS:
+            raise UnsupportedModelError(
+                f"the model makes more than {MAX_CALLS} function calls once all are written out",
+                {"functions": len(model.functions)},
+                "inline or simplify its functions first",
+            )
+        paths.setdefault(callee, []).append(path)
+        stack.extend((*path, node) for node in reversed(calls[callee]))
+    return paths
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The torch module that a node came from."""
+
+    fqn: str
+    cls: str
+    """The module's class without its package, empty where the exporter did not say."""
+    fx_name: str
+    """What the exporter called the operation within the module."""
+
+
+_TORCHSCRIPT_NAME = re.compile(r"/(?:(.+)/)?(\w+)")
+
+
+def scope_of(node: onnx_ir.Node) -> Scope | None:
+    """Return the module that a node came from, as torch's exporters left it on the node.
+
+    The dynamo exporter writes ``pkg.torch.onnx.name_scopes`` and ``…class_hierarchy``; the older
+    one puts the modules' path into the node's name ("/encoder/layer.0/query/MatMul").
+    """
+    names = _listed(node, "pkg.torch.onnx.name_scopes")
+    if names:
+        classes = _listed(node, "pkg.torch.onnx.class_hierarchy")
+        cls = classes[len(names) - 2] if 2 <= len(names) <= len(classes) else ""
+        fqn = names[-2] if len(names) > 1 else ""
+        return Scope(fqn, cls.rpartition(".")[2], names[-1])
+    match = _TORCHSCRIPT_NAME.fullmatch(node.name or "")
+    if match is None:
+        return None
+    return Scope((match[1] or "").replace("/", "."), "", match[2])
+
+
+def _listed(node: onnx_ir.Node, key: str) -> list[str]:
+    text = node.metadata_props.get(key)
+    if not text or len(text) > 10_000:
+        return []
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [str(each) for each in found] if isinstance(found, list) else []

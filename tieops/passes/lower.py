@@ -1,0 +1,179 @@
+"""Lower tied reads: ``Transpose(W)`` and ``MatMul`` become the ``Gemm`` that runtimes keep single.
+
+ONNX Runtime folds ``Transpose(W)`` into a second copy of W when it loads a model, below 1 GiB. A
+``Gemm`` that transposes on the fly is never folded; inputs of more than two axes are flattened
+around it. All operators are standard ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir
+
+from tieops.ir.parameter import Slot
+from tieops.ir.rewire import transposes
+from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
+from tieops.tied_model import TiedModel
+
+__all__ = ["LowerTiedReadsPass"]
+
+MIN_OPSET = 13
+"""Where Gemm's bias is optional and every shape operand is an input."""
+_GEMM_DTYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerTiedReadsPass(SurgeryPass):
+    """Read tied weights through Gemm's own transpose instead of a Transpose node."""
+
+    preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.NUMERICS
+
+    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+        """Lower every tied read that has the form."""
+        opset = model.opset_imports.get("", 0)
+        tied = TiedModel(model)
+        biases = {
+            slot.node: slot for layer in tied.layers for slot in layer.slots if slot.role == "bias"
+        }
+        changes: list[Change] = []
+        skips: list[Skip] = []
+        for slot in dict.fromkeys(slot for tie in tied.ties for slot in tie.slots):
+            perm = slot.view.permutation
+            plain = slot.node.op_type in ("MatMul", "Gemm") and slot.node.domain in ("", "ai.onnx")
+            if perm != (1, 0) or not plain or slot.index != 1 or slot.is_joined:
+                continue
+            if opset < MIN_OPSET or slot.parameter.dtype.name not in _GEMM_DTYPES or slot.path:
+                skips.append(
+                    Skip(
+                        slot.name, f"opset {opset} or dtype {slot.parameter.dtype.name} has no Gemm"
+                    )
+                )
+                continue
+            if slot.node.op_type == "Gemm":
+                _flip(slot)
+            else:
+                _matmul_to_gemm(slot, biases, model.graph)
+            _drop_view(slot)
+            changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
+        return Rewrite(tuple(changes), tuple(skips))
+
+
+def _flip(slot: Slot) -> None:
+    node = slot.node
+    attr = node.attributes.get("transB")
+    node.attributes["transB"] = onnx_ir.AttrInt64("transB", 0 if attr and attr.as_int() else 1)
+    node.replace_input_with(1, slot.parameter.value)
+
+
+def _matmul_to_gemm(slot: Slot, biases: dict[onnx_ir.Node, Slot], main: onnx_ir.Graph) -> None:
+    node, weight = slot.node, slot.parameter
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    features, hidden = weight.shape
+    last = node
+    bias: onnx_ir.Value | None = None
+    follower = next(iter(out.uses()), None)
+    if follower is not None and len(out.uses()) == 1 and not out.is_graph_output():
+        add = follower.node
+        known = biases.get(add)
+        # Only a bias of the plain form: Gemm broadcasts it to every row by itself.
+        if (
+            known is not None
+            and add.op_type == "Add"
+            and known.view.shape == (features,)
+            and add.graph is node.graph
+        ):
+            bias, last = add.inputs[known.index], add
+            out = add.outputs[0]
+    rank = None if x.shape is None else x.shape.rank()
+    name = node.name or out.name or "linear"
+    build = _Builder(name, node, main)
+    flat = x if rank == 2 else build("Reshape", [x, build.ints(-1, hidden)], "flat")
+    inputs = [flat, weight.value] if bias is None else [flat, weight.value, bias]
+    if rank == 2:
+        result = build("Gemm", inputs, "gemm", {"transB": 1})
+    else:
+        rows = build("Gemm", inputs, "gemm", {"transB": 1})
+        result = build("Reshape", [rows, _unflattened(build, x, features)], "unflat")
+    graph = last.graph
+    assert graph is not None
+    graph.insert_before(last, build.nodes)
+    _take_over(out, result)
+    graph.remove(last, safe=True)
+    if last is not node:
+        owner = node.graph
+        assert owner is not None
+        owner.remove(node, safe=True)
+
+
+def _unflattened(build: _Builder, x: onnx_ir.Value, features: int) -> onnx_ir.Value:
+    """Return the sizes of ``x``, ``features`` for the last: a constant if one at most varies."""
+    leading = [] if x.shape is None else list(x.shape.dims[:-1])
+    fixed = [size if isinstance(size, int) else -1 for size in leading]
+    if x.shape is not None and fixed.count(-1) <= 1 and 0 not in fixed:
+        return build.ints(*fixed, features)
+    whole = build("Shape", [x], "shape")
+    lead = build("Slice", [whole, build.ints(0), build.ints(-1)], "leading")
+    return build("Concat", [lead, build.ints(features)], "sizes", {"axis": 0})
+
+
+def _take_over(old: onnx_ir.Value, new: onnx_ir.Value) -> None:
+    """Put ``new`` in the place of ``old``, under its name, as a graph output too."""
+    new.type, new.shape = old.type, old.shape
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name = None
+    new.name = name
+    new.metadata_props.update(old.metadata_props)
+
+
+def _drop_view(slot: Slot) -> None:
+    for node in reversed(slot.reads[0].nodes):
+        rank = len(slot.parameter.shape)
+        if transposes(node, rank) is None and node.op_type != "Identity":
+            return
+        out = node.outputs[0]
+        if node.graph is None or out.uses() or out.is_graph_output():
+            return
+        node.graph.remove(node, safe=True)
+
+
+class _Builder:
+    """Nodes that take the place of one node: named after it, and of its torch module."""
+
+    def __init__(self, name: str, like: onnx_ir.Node, graph: onnx_ir.Graph) -> None:
+        self.nodes: list[onnx_ir.Node] = []
+        self._name = name
+        self._like = like
+        self._graph = graph
+
+    def __call__(
+        self,
+        op_type: str,
+        inputs: list[onnx_ir.Value],
+        tail: str,
+        attributes: dict[str, int] | None = None,
+    ) -> onnx_ir.Value:
+        node = onnx_ir.node(op_type, inputs, attributes, name=f"{self._name}_{tail}")
+        node.metadata_props.update(self._like.metadata_props)
+        node.outputs[0].name = f"{self._name}_{tail}_out"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def ints(self, *numbers: int) -> onnx_ir.Value:
+        """Return an operand of these numbers: one initializer for all that need the same."""
+        name = "tieops.ints_" + "_".join(str(number) for number in numbers)
+        known = self._graph.initializers.get(name)
+        if known is not None:
+            return known
+        tensor = onnx_ir.tensor(list(numbers), dtype=onnx_ir.DataType.INT64, name=name)
+        value = onnx_ir.Value(
+            name=name,
+            const_value=tensor,
+            type=onnx_ir.TensorType(tensor.dtype),
+            shape=onnx_ir.Shape([len(numbers)]),
+        )
+        self._graph.initializers.add(value)
+        return value

@@ -1,0 +1,136 @@
+"""What a session wants and gives, and arrays made to fit it without changing a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir
+
+from tieops.errors import PreconditionError
+from tieops.ir.brief import brief, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Port", "fitted"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a session.
+
+    Attributes:
+        name: Its name in the graph.
+        dtype: ``float32``, ``int64``, ``string``…; for a sequence or optional, ONNX's own text.
+        shape: A size, a symbolic name or None (unknown) for each axis. ONNX Runtime says ``()``
+            for a scalar and for an unknown rank alike.
+
+    Example:
+        >>> print(Port("x", "int64", ("batch", 4)))
+        x: i64[batch,4]
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def data_type(self) -> onnx_ir.DataType | None:
+        """The element type, or None for what is not a tensor."""
+        known = {"float32": "FLOAT", "float64": "DOUBLE"}.get(self.dtype, self.dtype.upper())
+        return onnx_ir.DataType[known] if known in onnx_ir.DataType.__members__ else None
+
+    def __str__(self) -> str:
+        dtype = self.data_type
+        text = self.dtype if dtype is None else brief(dtype, self.shape)
+        return f"{printable(self.name)}: {text}"
+
+
+def fitted(
+    feeds: Mapping[str, ArrayLike], required: Sequence[Port], optional: Sequence[Port] = ()
+) -> dict[str, Any]:
+    """Return the fed arrays in the dtypes that the ports want.
+
+    Args:
+        feeds: An array, or what numpy makes one of, by name.
+        required: The ports that have to be fed.
+        optional: The ports that may be.
+
+    Raises:
+        PreconditionError: If a name, dtype, rank or fixed size does not fit; names every misfit.
+
+    Example:
+        >>> fitted({"x": [1, 2]}, [Port("x", "int64", (2,))])
+        {'x': array([1, 2])}
+        >>> fitted({"y": [1.5]}, [Port("x", "int64", (2,))])
+        Traceback (most recent call last):
+        tieops.errors.PreconditionError: the inputs do not fit: x is missing; no input is named y
+          inputs: x: i64[2]    fed: y
+          fix: feed exactly these names, in these dtypes and shapes
+    """
+    ports = {port.name: port for port in (*required, *optional)}
+    misfits = [
+        f"{printable(port.name)} is missing"
+        for port in required
+        if port.name not in feeds and not port.dtype.startswith("optional")
+    ]
+    misfits += [f"no input is named {printable(str(name))}" for name in feeds if name not in ports]
+    arrays: dict[str, Any] = {}
+    for name, value in feeds.items():
+        if name not in ports:
+            continue
+        try:
+            arrays[name] = _fit(value, ports[name])
+        except (TypeError, ValueError, RuntimeError) as error:
+            misfits.append(f"{printable(name)} {error}")
+    if misfits:
+        raise PreconditionError(
+            f"the inputs do not fit: {'; '.join(misfits)}",
+            {"inputs": ", ".join(map(str, ports.values())), "fed": ", ".join(map(str, feeds))},
+            "feed exactly these names, in these dtypes and shapes",
+        )
+    return arrays
+
+
+def _fit(value: ArrayLike, port: Port) -> Any:
+    dtype = port.data_type
+    if dtype is None:
+        return value  # sequences, maps and optionals: ONNX Runtime's own checks apply
+    array = np.asarray(value)
+    want = np.dtype(object) if dtype == onnx_ir.DataType.STRING else dtype.numpy()
+    fits = array.dtype == want
+    result = array if fits else _converted(array, dtype, want, plain=not hasattr(value, "dtype"))
+    if result is None:
+        raise TypeError(f"is {array.dtype}, not {port.dtype}")
+    # An empty shape may mean that the rank is unknown.
+    if port.shape and (
+        len(port.shape) != array.ndim
+        or any(isinstance(n, int) and n != m for n, m in zip(port.shape, array.shape, strict=True))
+    ):
+        raise ValueError(f"has shape {list(array.shape)}")
+    return result
+
+
+def _converted(
+    array: np.ndarray[Any, Any], dtype: onnx_ir.DataType, want: np.dtype[Any], *, plain: bool
+) -> np.ndarray[Any, Any] | None:
+    """Return the array in the wanted dtype if no value changes, else None.
+
+    Python's own numbers (``plain``) have no width, so they take the wanted one.
+    """
+    kind = array.dtype.kind
+    if dtype == onnx_ir.DataType.STRING:
+        return array.astype(object) if kind in "UT" else None
+    if plain and (array.size == 0 or (dtype.is_floating_point() and kind in "iuf")):
+        return array.astype(want)
+    if dtype.is_integer() and kind in "iu":
+        back = array.astype(want)
+        # A negative number wraps into a large one and back again, so its sign is looked at too.
+        whole = np.array_equal(back.astype(array.dtype), array)
+        return back if whole and np.array_equal(back < 0, array < 0) else None
+    if kind == "f" and want.kind == "f" and np.can_cast(array.dtype, want, "safe"):
+        return array.astype(want)
+    return None

@@ -1,0 +1,289 @@
+"""Sessions: a model loaded into ONNX Runtime, on a provider that is the one asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import onnx_ir
+
+from tieops.errors import (
+    PreconditionError,
+    ProviderError,
+    UnsupportedModelError,
+)
+from tieops.ir.brief import printable
+from tieops.runtime.ports import Port, fitted
+from tieops.runtime.providers import (
+    CUDA,
+    cuda_blocker,
+    first_line,
+    library_error,
+    not_on_cuda,
+    onnxruntime_errors,
+    onnxruntime_module,
+)
+from tieops.runtime.source import Runnable, source
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+__all__ = ["Provider", "Session", "session"]
+
+Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
+
+# What numpy itself has no type for: handed to and taken from ONNX Runtime as raw bytes.
+_RAW = frozenset(
+    {"BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"}
+)
+
+
+def session(
+    model: Runnable,
+    provider: Provider = "auto",
+    *,
+    options: Mapping[str, str] | None = None,
+    optimize: bool = True,
+    threads: int | None = None,
+) -> Session:
+    """Load a model into ONNX Runtime.
+
+    Args:
+        model: A tied model, a path, a serialized model, a ModelProto or an onnx_ir model.
+        provider: "cuda" runs on an NVIDIA GPU or raises; "cpu" runs on the CPU; "auto" runs on the
+            GPU if it can, else on the CPU, and says which and why in ``provider`` and ``note``.
+        options: Session configuration entries of ONNX Runtime, such as
+            ``{"session.disable_prepacking": "1"}``.
+        optimize: False turns every graph optimization of ONNX Runtime off.
+        threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+
+    Returns:
+        The session. With "cuda", single nodes for which ONNX Runtime has no CUDA kernel still run
+        on the CPU: the promise is about the session, not about each node.
+
+    Raises:
+        MissingDependencyError: If onnxruntime is not installed.
+        ProviderError: If CUDA was asked for and would not run; names the library or device missing.
+        PreconditionError: If the file does not exist, or the provider is none of the three.
+        UnsupportedModelError: If ONNX Runtime refuses the model.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+        >>> model = onnx_ir.from_onnx_text(text + " { y = Neg(x) }")
+        >>> session(model, "cpu").run({"x": [1.0, -2.0]})
+        {'y': array([-1.,  2.], dtype=float32)}
+    """
+    ort = onnxruntime_module()
+    if provider not in ("auto", "cuda", "cpu"):
+        raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors: its warnings are about its own optimizations
+    if not optimize:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    for key, value in (options or {}).items():
+        settings.add_session_config_entry(key, str(value))
+    folder = Path(tempfile.mkdtemp(prefix="tieops-"))
+    try:
+        opened = source(model, folder)
+        inner, chosen, note = _open(opened, settings, provider)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Session(inner, model, chosen, note, folder)
+
+
+class Session:
+    """A model loaded into ONNX Runtime; make one with `session`.
+
+    Attributes:
+        model: What the session was made from.
+        provider: "cuda" or "cpu": what runs it.
+        note: Why "auto" took that one; empty if it was asked for by name.
+        providers: ONNX Runtime's own names of what runs it, the first choice first.
+        inputs: What `run` has to be fed.
+        outputs: What `run` can return, in the graph's order.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+        >>> with session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu") as sess:
+        ...     print(*sess.inputs, sess.provider)
+        x: f32[n] cpu
+    """
+
+    def __init__(
+        self, inner: Any, model: Runnable, provider: Literal["cuda", "cpu"], note: str, folder: Path
+    ) -> None:
+        self._inner = inner
+        # ONNX Runtime may map the weights' file for as long as the session lives.
+        self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.model = model
+        self.provider: Literal["cuda", "cpu"] = provider
+        self.note = note
+        self.providers: tuple[str, ...] = tuple(inner.get_providers())
+        self.inputs = tuple(_port(each) for each in inner.get_inputs())
+        self.outputs = tuple(_port(each) for each in inner.get_outputs())
+        # An initializer that is a graph input too may be fed, and need not be.
+        self._defaults = tuple(_port(each) for each in inner.get_overridable_initializers())
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(str, self.inputs))
+        return f"<Session on {self.provider}: ({names}) -> {', '.join(map(str, self.outputs))}>"
+
+    def close(self) -> None:
+        """Free the session's memory and files; running it after that raises."""
+        self._inner = None
+        self._cleanup()
+
+    def run(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for each input, by name. Python lists are converted, and arrays where
+                no value changes (int32 to int64, float16 to float32); never a float to an int.
+            outputs: The names to return, in that order; None returns them all.
+
+        Returns:
+            An array for each output. bfloat16 and float8 come back as ml_dtypes arrays; they
+            cannot be fed or returned together with strings, and 4-bit types not at all: ONNX
+            Runtime has no way to hand them over.
+
+        Raises:
+            PreconditionError: If a name, dtype or shape does not fit, the session is closed, or
+                ONNX Runtime fails on these arrays.
+
+        Example:
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
+            >>> sess.run({"inputs": [1.0]})
+            Traceback (most recent call last):
+            tieops.errors.PreconditionError: the inputs do not fit: x is missing; no input is ...
+              inputs: x: f32[n]    fed: inputs
+              fix: feed exactly these names, in these dtypes and shapes
+        """
+        if self._inner is None:
+            raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
+        ports = {port.name: port for port in self.outputs}
+        names = list(ports) if outputs is None else list(outputs)
+        if unknown := [name for name in names if name not in ports]:
+            raise PreconditionError(
+                f"no output is named {', '.join(map(printable, unknown))}",
+                {"outputs": ", ".join(map(str, self.outputs))},
+                "name some of these",
+            )
+        arrays = fitted(feeds, self.inputs, self._defaults)
+        fed = {each.name: each for each in (*self.inputs, *self._defaults)}
+        touched = [fed[name] for name in arrays] + [ports[name] for name in names]
+        raw = any(port.data_type and port.data_type.name in _RAW for port in touched)
+        runner = _run_raw if raw else _run_plain
+        if not names:
+            return {}
+        try:
+            return runner(self._inner, arrays, names, fed)
+        except onnxruntime_errors() as error:
+            given = ", ".join(f"{printable(n)} {a.dtype}{list(a.shape)}" for n, a in arrays.items())
+            raise PreconditionError(
+                "ONNX Runtime could not run the model",
+                {"fed": given, "it says": first_line(error)},
+                "check sizes that belong together, and ids against their table's rows",
+            ) from error
+
+
+def _run_plain(
+    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
+) -> dict[str, np.ndarray[Any, Any]]:
+    return dict(zip(names, inner.run(names, dict(arrays)), strict=True))
+
+
+def _run_raw(
+    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
+) -> dict[str, np.ndarray[Any, Any]]:
+    value_of = onnxruntime_module().OrtValue
+    values = {}
+    for name, array in arrays.items():
+        dtype = fed[name].data_type
+        if dtype is not None and dtype.name in _RAW:
+            # Copied, because the runtime reads the bytes in C order where they lie.
+            bits = np.array(array, order="C").view(f"u{array.dtype.itemsize}")
+            values[name] = value_of.ortvalue_from_numpy_with_onnx_type(bits, int(dtype))
+        else:
+            values[name] = value_of.ortvalue_from_numpy(np.array(array, order="C"))
+    found = inner.run_with_ort_values(names, values)
+    return {name: _raw_array(value) for name, value in zip(names, found, strict=True)}
+
+
+def _raw_array(value: Any) -> np.ndarray[Any, Any]:
+    dtype = onnx_ir.DataType(value.element_type())
+    if dtype.name not in _RAW:
+        return value.numpy()
+    if value.device_name() != "cpu":
+        raise UnsupportedModelError(
+            f"an output of {dtype.name.lower()} stays on {value.device_name()}",
+            {},
+            "add a Cast to float32 to the model, or run it on the CPU",
+        )
+    shape = tuple(value.shape())
+    size = math.prod(shape) * dtype.numpy().itemsize
+    data = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape)
+
+
+def _open(
+    opened: str | bytes, settings: Any, provider: Provider
+) -> tuple[Any, Literal["cuda", "cpu"], str]:
+    if provider == "cpu":
+        return _create(opened, settings, "cpu"), "cpu", ""
+    blocker = cuda_blocker()
+    if blocker is None:
+        try:
+            return _create(opened, settings, "cuda"), "cuda", "running on the GPU"
+        except ProviderError as error:
+            if provider == "cuda":
+                raise
+            blocker = "; ".join(map(str, error.facts.values())) or error.what
+    if provider == "cuda":
+        raise not_on_cuda(blocker)
+    return _create(opened, settings, "cpu"), "cpu", f"running on the CPU: {blocker}"
+
+
+def _create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"]) -> Any:
+    ort = onnxruntime_module()
+    asked = [CUDA] * (provider == "cuda") + ["CPUExecutionProvider"]
+    try:
+        # Without enable_fallback=False it would print, and try again on the CPU.
+        inner = ort.InferenceSession(opened, settings, providers=asked, enable_fallback=False)
+    except onnxruntime_errors() as error:
+        text = first_line(error)
+        if provider == "cuda" and any(word in text.lower() for word in ("cuda", "cublas", "cudnn")):
+            raise not_on_cuda(text) from error
+        raise UnsupportedModelError(
+            "ONNX Runtime refuses the model", {"it says": text}, "check it with onnx.checker"
+        ) from error
+    if provider == "cuda" and CUDA not in inner.get_providers():
+        # ONNX Runtime logs why it could not load CUDA, but goes on without raising.
+        raise not_on_cuda(library_error() or "ONNX Runtime fell back to the CPU without a reason")
+    return inner
+
+
+def _port(arg: Any) -> Port:
+    text = str(arg.type)
+    inner = text.removeprefix("tensor(").removesuffix(")") if text.startswith("tensor(") else text
+    dtype = {"float": "float32", "double": "float64"}.get(inner) or inner
+    return Port(arg.name, dtype, tuple(arg.shape))

@@ -1,0 +1,63 @@
+"""A model in the form that ONNX Runtime opens: a path, or its bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+import onnx_ir
+
+from tieops.errors import PreconditionError
+from tieops.ir.scopes import all_graphs
+from tieops.tied_model import TiedModel
+
+__all__ = ["Runnable", "source"]
+
+Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+
+# Protobuf ends at 2 GiB; well below that, weights go to a file of their own.
+_INLINE_BYTES = 1_000_000_000
+
+
+def source(model: Runnable, folder: Path) -> str | bytes:
+    """Return the path or bytes to open; what has neither is written into the folder first.
+
+    Raises:
+        PreconditionError: If the path is not a file, or the model is none of these.
+        ExportError: If a tied model cannot be written.
+    """
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, onnx.ModelProto):
+        return model.SerializeToString()
+    return str(_as_file(model, folder))
+
+
+def _as_file(model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: Path) -> Path:
+    """Return the model as a file: its own, or one written into the folder."""
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if not path.is_file():
+            raise PreconditionError(f"there is no file {path}", {}, "check the path")
+        return path
+    path = folder / "model.onnx"
+    if isinstance(model, TiedModel):
+        # Imported late: only who runs a tied model needs the exporter.
+        from tieops.exporters.onnx import to_onnx
+
+        to_onnx(model, path)
+        return path
+    if not isinstance(model, onnx_ir.Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PreconditionError(
+            f"ONNX Runtime cannot run a {type(model).__name__}",
+            {"it runs": "a TiedModel, a path, bytes, a ModelProto, an onnx_ir.Model"},
+            "make a TiedModel of it first: tieops.from_torch(net, example_inputs)",
+        )
+    held = [v.const_value for g in all_graphs(model) for v in g.initializers.values()]
+    apart = sum(each.nbytes for each in held if each is not None) > _INLINE_BYTES or any(
+        isinstance(each, onnx_ir.ExternalTensor) for each in held
+    )
+    onnx_ir.save(model, path, external_data="model.onnx.data" if apart else None)
+    return path

@@ -1,0 +1,201 @@
+"""TiedModel: an ONNX graph together with what its layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Generic, TypeVar, overload
+
+import onnx_ir
+
+from tieops.detect.content import find_duplicates
+from tieops.detect.layers import find_layers, parameters_of
+from tieops.detect.trace import Trace, trace
+from tieops.ir.layers import Layer
+from tieops.ir.names import aliases_of
+from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.scopes import all_nodes, stored_values
+from tieops.ir.summary import summary
+from tieops.ir.ties import Duplicate, Ledger, Tie
+from tieops.ir.view import overlaps
+
+__all__ = ["Listing", "TiedModel"]
+
+T = TypeVar("T")
+
+
+class Listing(Sequence[T], Generic[T]):
+    """A sized, iterable sequence that prints one item a line."""
+
+    def __init__(self, items: Sequence[T], title: str) -> None:
+        self._items = tuple(items)
+        self._title = title
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __str__(self) -> str:
+        return "\n".join(str(item) for item in self._items) or f"no {self._title}"
+
+    def __repr__(self) -> str:
+        return f"<{len(self._items)} {self._title}>"
+
+
+class TiedModel:
+    """A model whose ties can be seen, made and undone: a thin, immutable value over one graph.
+
+    The graph (``model.ir``, an ``onnx_ir.Model``) is the single source of truth. Everything else is
+    derived from it when it is first asked for, and never stored beside it. Verbs such as
+    ``tieops.tie`` return a new TiedModel; do not edit ``model.ir`` in place.
+
+    Args:
+        ir: The graph.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 3] y) <float[3, 3] emb = {1,2,3,4,5,6,7,8,9}>
+        ... { h = Gather(emb, x)
+        ...   t = Transpose<perm = [1, 0]>(emb)
+        ...   y = MatMul(h, t) }''')
+        >>> print(TiedModel(graph).ties)
+        emb: f32[3,3] (storage)
+          Gather_h.weight
+          MatMul_y.weight (transpose)
+    """
+
+    def __init__(self, ir: onnx_ir.Model) -> None:
+        self._ir = ir
+
+    @property
+    def ir(self) -> onnx_ir.Model:
+        """The graph that everything here is derived from."""
+        return self._ir
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Where every stored tensor goes."""
+        return trace(self._ir)
+
+    @cached_property
+    def parameters(self) -> Listing[Parameter]:
+        """What is stored and learnable, or a table: every name, shape and dtype."""
+        return Listing(tuple(parameters_of(self.trace).values()), "parameters")
+
+    @cached_property
+    def layers(self) -> Listing[Layer]:
+        """Layers in the order of the graph: learnable ones and plain operators."""
+        return Listing(find_layers(self._ir, self.trace), "layers")
+
+    @cached_property
+    def slots(self) -> Listing[Slot]:
+        """Every place where a layer reads a parameter."""
+        return Listing([slot for layer in self.layers for slot in layer.slots], "slots")
+
+    @cached_property
+    def ties(self) -> Listing[Tie]:
+        """Parameters that two or more slots share elements of, the largest saving first.
+
+        A parameter that a torch module holds under two names is tied too, even if the program reads
+        it once (BERT's ``predictions.bias`` and ``predictions.decoder.bias``). Slots that read
+        disjoint slices of one stored tensor (a packed projection) share nothing.
+        """
+        readers: dict[Parameter, list[Slot]] = {}
+        for slot in self.slots:
+            for parameter in dict.fromkeys(read.parameter for read in slot.reads):
+                readers.setdefault(parameter, []).append(slot)
+        ties = [
+            Tie(parameter, tuple(group))
+            for parameter, slots in readers.items()
+            if _is_shareable(parameter)
+            for group in _overlapping(parameter, slots)
+        ]
+        return Listing(sorted(ties, key=lambda tie: -tie.saved_bytes), "ties")
+
+    @cached_property
+    def duplicates(self) -> Listing[Duplicate]:
+        """Stored tensors of equal content that are not tied, the largest waste first."""
+        return Listing(find_duplicates(self.parameters), "duplicates")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Where the bytes are: read by the slots, and stored."""
+        logical = sum(slot.logical_bytes for slot in self.slots)
+        ranges: dict[object, int] = {}
+        for value in stored_values(self._ir):
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if isinstance(tensor, onnx_ir.ExternalTensor):
+                key: object = (tensor.path, tensor.offset, tensor.nbytes)
+            else:
+                key = id(tensor)
+            ranges[key] = int(tensor.nbytes)
+        return Ledger(logical, sum(ranges.values()))
+
+    @cached_property
+    def inputs(self) -> tuple[onnx_ir.Value, ...]:
+        """The graph's inputs that a caller must feed: those without a stored value."""
+        return tuple(v for v in self._ir.graph.inputs if not v.is_initializer())
+
+    @cached_property
+    def node_count(self) -> int:
+        """How many nodes the model has, in all its graphs and functions."""
+        return sum(1 for _ in all_nodes(self._ir))
+
+    def clone(self) -> onnx_ir.Model:
+        """Return a copy of the graph that shares the weights: it costs the graph alone."""
+        return self._ir.clone()
+
+    def __str__(self) -> str:
+        return summary(self.layers, self.parameters, self.ties, self.duplicates, self.ledger)
+
+    def __repr__(self) -> str:
+        return (
+            f"<TiedModel: {len(self.layers)} layers, {len(self.parameters)} parameters, "
+            f"{len(self.ties)} ties, {self.ledger}>"
+        )
+
+
+def _is_shareable(parameter: Parameter) -> bool:
+    # A buffer under one name (a mask, a table of positions) that several operators of a program
+    # read is a constant of that program; torch says which tensors are buffers.
+    kind = parameter.value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind")
+    return kind != "BUFFER" or len(aliases_of(parameter.value)) > 1
+
+
+def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
+    """Split the readers of one parameter into those that share elements with each other."""
+    boxes = {
+        slot: [read.view.region for read in slot.reads if read.parameter is parameter]
+        for slot in slots
+    }
+    if len(slots) == 1:
+        if len(aliases_of(parameter.value)) > 1:
+            yield tuple(slots)
+        return
+    whole = tuple((0, size) for size in parameter.shape)
+    if all(whole in found for found in boxes.values()):
+        yield tuple(slots)  # the usual case, without comparing pairs
+        return
+    groups: list[list[Slot]] = []
+    for slot in slots:
+        mine = [
+            group
+            for group in groups
+            if any(overlaps(a, b) for other in group for a in boxes[other] for b in boxes[slot])
+        ]
+        merged = [each for group in mine for each in group] + [slot]
+        groups = [group for group in groups if group not in mine] + [merged]
+    for group in groups:
+        if len(group) > 1:
+            yield tuple(sorted(group, key=slots.index))

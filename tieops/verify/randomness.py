@@ -1,0 +1,68 @@
+"""Operators that draw random numbers on the way to an output: what they make cannot be compared."""
+
+from __future__ import annotations
+
+import onnx_ir
+
+from tieops.ir.scopes import subgraphs_of
+
+__all__ = ["random_nodes"]
+
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+
+def random_nodes(model: onnx_ir.Model) -> tuple[str, ...]:
+    """Return the random operators that an output depends on, in subgraphs and functions too.
+
+    A Dropout is one of them unless its training mode is known to be off.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A text for each: its name (its first output's, if it has none) and its operator.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[2] x) => (float[2] y)'
+        >>> text += " { r = RandomNormalLike(x) y = Add(x, r) unused = RandomUniformLike(x) }"
+        >>> random_nodes(onnx_ir.from_onnx_text(text))
+        ('r (RandomNormalLike)',)
+    """
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    work: list[onnx_ir.Value] = list(model.graph.outputs)
+    while work:
+        node = work.pop().producer()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        work.extend(value for value in node.inputs if value is not None)
+        # A body's formal inputs are its node's inputs, and what it captures is the value itself.
+        for body in subgraphs_of(node):
+            work.extend(body.outputs)
+        function = model.functions.get(node.op_identifier())
+        if function is not None:
+            work.extend(function.outputs)
+        elif node.domain in ("", "ai.onnx") and (node.op_type in _RANDOM or _is_training(node)):
+            found[f"{node.name or node.outputs[0].name} ({node.op_type})"] = None
+    return tuple(sorted(found))
+
+
+def _is_training(node: onnx_ir.Node) -> bool:
+    """Tell whether this is a Dropout that drops, or might."""
+    if node.op_type != "Dropout":
+        return False
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is None:
+        return False  # off by default (since opset 7, before which nobody exports today)
+    tensor = onnx_ir.convenience.get_const_tensor(mode)
+    return tensor is None or bool(tensor.numpy().any())

@@ -1,0 +1,168 @@
+"""The two sides of a comparison: whatever the model is, something that runs named arrays."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+
+import numpy as np
+import onnx
+import onnx_ir
+
+from tieops.errors import PreconditionError
+from tieops.runtime import Port, Provider, Session, session
+from tieops.tied_model import TiedModel
+from tieops.verify import torch_side
+from tieops.verify.randomness import random_nodes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Comparable", "OnnxSide", "Side", "TorchSide", "open_side"]
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+Comparable: TypeAlias = Union[
+    "torch.nn.Module",
+    "torch.export.ExportedProgram",
+    TiedModel,
+    onnx_ir.Model,
+    onnx.ModelProto,
+    Session,
+    str,
+    "os.PathLike[str]",
+    bytes,
+]
+
+
+class Side(Protocol):
+    """One side of a comparison.
+
+    Attributes:
+        label: What the report calls it.
+        provider: What runs it.
+        ports: Its inputs, if it knows them.
+        output_names: Its outputs' names, or None if they have none.
+    """
+
+    label: str
+    provider: str
+    ports: tuple[Port, ...]
+    output_names: tuple[str, ...] | None
+
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+        """Return the outputs: those named, or all in order."""
+        ...
+
+    def close(self) -> None:
+        """Free what was opened for the comparison."""
+        ...
+
+
+class OnnxSide:
+    """An ONNX graph in a session."""
+
+    def __init__(self, label: str, sess: Session, *, own: bool) -> None:
+        self.label = label
+        self.session = sess
+        self.provider = sess.provider
+        self.ports = sess.inputs
+        self.output_names: tuple[str, ...] | None = tuple(port.name for port in sess.outputs)
+        self.ir = _graph(sess.model)
+        self.random = random_nodes(self.ir)
+        self._own = own
+
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+        """Return the outputs: those named, or all in order; arrays of other names are not fed."""
+        fed = {name: array for name, array in feeds.items() if self._takes(name)}
+        return list(self.session.run(fed, outputs).values())
+
+    def _takes(self, name: str) -> bool:
+        return any(value.name == name for value in self.ir.graph.inputs)
+
+    def close(self) -> None:
+        """Close the session if it was opened for the comparison."""
+        if self._own:
+            self.session.close()
+
+
+class TorchSide:
+    """A module or an exported program."""
+
+    ports: tuple[Port, ...] = ()
+    output_names: tuple[str, ...] | None = None
+    provider = "torch"
+
+    def __init__(self, label: str, model: torch.nn.Module | torch.export.ExportedProgram) -> None:
+        self.label = label
+        self.model = model
+        self._program: torch.nn.Module | None = None
+
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+        """Return all outputs in order."""
+        import torch
+
+        if isinstance(self.model, torch.nn.Module):
+            return torch_side.run_module(self.model, feeds)
+        self._program = self._program or self.model.module()
+        return torch_side.run_program(self.model, self._program, feeds)
+
+    def close(self) -> None:
+        """Do nothing: the model is the caller's."""
+
+
+def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxSide | TorchSide:
+    """Return the model as a side of a comparison.
+
+    Raises:
+        PreconditionError: If it is none of the kinds that can be compared.
+        UnsupportedModelError: If ONNX Runtime refuses it.
+        ProviderError: If the provider would not run it.
+        MissingDependencyError: If what runs it is not installed.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+        >>> side = open_side(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu", optimize=True)
+        >>> side.label, side.output_names, side.run({"x": np.float32([2])}, None)
+        ('Model', ('y',), [array([-2.], dtype=float32)])
+        >>> side.close()
+    """
+    if isinstance(model, Session):
+        return OnnxSide(_label(model.model), model, own=False)
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix == ".pt2":
+        return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model)))
+    if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
+        return OnnxSide(_label(model), session(model, provider, optimize=optimize), own=True)
+    # Who holds a torch model has imported torch; who does not need not have it.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
+        return TorchSide(type(model).__name__, model)
+    raise PreconditionError(
+        f"cannot compare a {type(model).__name__}",
+        {"it compares": "nn.Module, ExportedProgram, TiedModel, onnx_ir.Model, ModelProto, "
+         "bytes, Session, paths of .onnx and .pt2"},
+        "pass one of these",
+    )  # fmt: skip
+
+
+def _label(model: object) -> str:
+    if isinstance(model, (str, os.PathLike)):
+        return Path(model).name
+    return "ONNX bytes" if isinstance(model, bytes) else type(model).__name__
+
+
+def _graph(
+    model: TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
+) -> onnx_ir.Model:
+    """Return the graph that a session was made from."""
+    if isinstance(model, TiedModel):
+        return model.ir
+    if isinstance(model, onnx_ir.Model):
+        return model
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    if isinstance(model, onnx.ModelProto):
+        return onnx_ir.from_proto(model)
+    return onnx_ir.load(model)

@@ -1,0 +1,204 @@
+"""Running a torch module for a comparison; the only file here that touches torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["as_array", "load_program", "run_module", "run_program"]
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+
+# torch's float types that numpy has only through ml_dtypes.
+_ML_DTYPES = {
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
+}
+
+
+def load_program(path: str) -> torch.export.ExportedProgram:
+    """Load a .pt2 file.
+
+    Raises:
+        MissingDependencyError: If torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading {path} needs torch",
+            {"import says": str(error)},
+            "pip install 'tieops[torch]'",
+        ) from error
+    return torch.export.load(path)
+
+
+def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Array]:
+    """Run a module in eval mode, and leave its training flags as they were.
+
+    Args:
+        module: The module.
+        feeds: Arrays by the names of forward's parameters; if those are other names, in its order.
+
+    Returns:
+        The tensors and numbers of whatever it returns, flattened, without None.
+
+    Raises:
+        PreconditionError: If the arrays do not fit forward's parameters.
+        UnsupportedModelError: If the module returns what is neither tensor nor number.
+
+    Example:
+        >>> import torch
+        >>> run_module(torch.nn.Flatten(0), {"input": np.eye(2)})
+        [array([1., 0., 0., 1.])]
+    """
+    import torch
+
+    signature = inspect.signature(module.forward)
+    names = [
+        each.name
+        for each in signature.parameters.values()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    ]
+    device = next((each.device for each in module.parameters()), torch.device("cpu"))
+    tensors = {name: _tensor(name, array, device) for name, array in feeds.items()}
+    try:
+        if set(tensors) <= set(names):
+            bound = signature.bind(**tensors)
+        else:
+            _check_order(list(tensors), names, type(module).__name__)
+            bound = signature.bind(*tensors.values())
+    except TypeError as error:
+        raise _misfit(list(tensors), names, type(module).__name__, str(error)) from error
+    with _eval_mode(module), torch.no_grad():
+        return _flat(module(*bound.args, **bound.kwargs))
+
+
+def run_program(
+    program: torch.export.ExportedProgram, module: torch.nn.Module, feeds: Mapping[str, _Array]
+) -> list[_Array]:
+    """Run an exported program.
+
+    Args:
+        program: The program, which knows its inputs.
+        module: ``program.module()``, which is slow to make.
+        feeds: Arrays by the names of its user inputs; if those are other names, in its order.
+
+    Returns:
+        What `run_module` returns.
+
+    Raises:
+        PreconditionError: If there are more or fewer arrays than inputs.
+        UnsupportedModelError: If it returns what is neither tensor nor number.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    wanted = list(program.graph_signature.user_inputs)  # names, and constants such as None
+    names = [each for each in wanted if isinstance(each, str)]
+    tensors = {n: _tensor(n, array, torch.device("cpu")) for n, array in feeds.items()}
+    if set(tensors) != set(names):
+        _check_order(list(tensors), names, "ExportedProgram")
+        if len(tensors) != len(names):
+            raise _misfit(list(tensors), names, "ExportedProgram", "")
+        tensors = dict(zip(names, tensors.values(), strict=True))
+    leaves = [tensors[each] if isinstance(each, str) else each for each in wanted]
+    layout: Any = program.call_spec.in_spec
+    args, kwargs = pytree.tree_unflatten(leaves, layout)
+    with torch.no_grad():
+        return _flat(module(*args, **kwargs))
+
+
+def as_array(tensor: torch.Tensor) -> _Array:
+    """Return a tensor's values, of bfloat16 and float8 too, as an array of its own.
+
+    Example:
+        >>> import torch
+        >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
+        dtype(bfloat16)
+    """
+    import torch
+
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name in _ML_DTYPES:
+        bits = torch.int16 if tensor.element_size() == 2 else torch.uint8
+        return tensor.contiguous().view(bits).numpy().view(_ML_DTYPES[name]).copy()
+    return tensor.numpy().copy()
+
+
+def _tensor(name: str, array: _Array, device: torch.device) -> torch.Tensor:
+    import torch
+
+    # Copied in C order: the module may write into its inputs, and the arrays are used again.
+    array = np.array(array, order="C")
+    if array.dtype.name in _ML_DTYPES:
+        bits = array.view(np.int16 if array.dtype.itemsize == 2 else np.uint8)
+        return torch.from_numpy(bits).view(getattr(torch, array.dtype.name)).to(device)
+    try:
+        return torch.from_numpy(array).to(device)
+    except TypeError as error:
+        raise PreconditionError(
+            f"torch cannot take the input {name}",
+            {"it says": str(error)},
+            "pass numbers: torch has no tensors of this type",
+        ) from error
+
+
+def _check_order(given: Sequence[str], names: Sequence[str], what: str) -> None:
+    """Raise if passing by position would hand a named array to another parameter."""
+    for position, name in enumerate(given):
+        if name in names and names.index(name) != position:
+            raise _misfit(given, names, what, f"{name} is at another place, and not all are named")
+
+
+def _misfit(given: Sequence[str], names: Sequence[str], what: str, why: str) -> PreconditionError:
+    return PreconditionError(
+        f"the inputs do not fit {what}'s parameters" + (f": {why}" if why else ""),
+        {"inputs": ", ".join(given), "parameters": ", ".join(names)},
+        "pass inputs={parameter: array, …} with the parameters' names",
+    )
+
+
+@contextmanager
+def _eval_mode(module: torch.nn.Module) -> Generator[None]:
+    flags = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, flag in flags:
+            each.training = flag
+
+
+def _flat(outputs: object) -> list[_Array]:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    arrays: list[_Array] = []
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, torch.Tensor):
+            arrays.append(as_array(leaf))
+        elif isinstance(leaf, (bool, int, float)):
+            arrays.append(np.asarray(leaf))
+        elif leaf is not None:
+            raise UnsupportedModelError(
+                f"the module returns a {type(leaf).__name__}",
+                {},
+                "wrap it in a module that returns tensors",
+            )
+    return arrays
