@@ -11,10 +11,9 @@ Importing tieops loads neither torch nor ONNX Runtime: each comes with the verb 
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
 
+from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
 from tieops.exporters.onnx import to_onnx
 from tieops.importers.onnx import from_onnx

@@ -128,22 +128,31 @@ def _units(traced: Trace) -> dict[tuple[onnx_ir.Node, Path], _Unit]:
 
 
 def _fuse_biases(units: dict[tuple[onnx_ir.Node, Path], _Unit]) -> None:
-    """Give each MatMul the Add of a stored vector that follows it and nothing else reads."""
+    """Give each product the Add of a stored vector that follows it and nothing else reads."""
     for (node, path), unit in list(units.items()):
-        if node.op_type not in ("MatMul", "FusedMatMul", "MatMulInteger"):
+        if node.op_type not in ("MatMul", "FusedMatMul", "MatMulInteger", "Gemm"):
             continue
-        uses = list(node.outputs[0].uses())
-        if len(uses) != 1 or node.outputs[0].is_graph_output():
-            continue
-        add = units.get((uses[0].node, path))
+        follower, position = _only_reader(node)
+        if follower is not None and node.op_type == "Gemm" and follower.op_type == "Reshape":
+            # The rows of a Gemm are put back into their leading axes.
+            follower, position = _only_reader(follower)
+        add = units.get((follower, path)) if follower is not None else None
         if add is None or add.node.op_type != "Add" or len(add.arrivals) != 1:
             continue
         index, arrivals = next(iter(add.arrivals.items()))
-        if index != uses[0].idx and np.prod(arrivals[0].view.shape) == max(
+        if index != position and np.prod(arrivals[0].view.shape) == max(
             (*arrivals[0].view.shape, 1)
         ):
             unit.bias = add
             del units[add.node, path]
+
+
+def _only_reader(node: onnx_ir.Node) -> tuple[onnx_ir.Node | None, int]:
+    """Return the one node that reads a node's result, and at which input; None if it is not one."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None, 0
+    return uses[0].node, uses[0].idx
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 
-import tieops
+from tieops._version import __version__
 from tieops.errors import ExportError, PostconditionError, TieopsError
 from tieops.exporters.data_file import Layout, lay_out, write_data
 from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx
@@ -101,7 +101,7 @@ def to_onnx(
     graph = model.clone()
     if tie_form == "gemm":
         LowerTiedReadsPass()(graph)
-    graph.metadata_props["tieops.version"] = tieops.__version__
+    graph.metadata_props["tieops.version"] = __version__
     layout = lay_out(graph, MIN_EXTERNAL_BYTES)
     if external_data is None:
         external_data = layout.stored_bytes > EXTERNAL_BYTES

@@ -34,9 +34,6 @@ class LowerTiedReadsPass(SurgeryPass):
         """Lower every tied read that has the form."""
         opset = model.opset_imports.get("", 0)
         tied = TiedModel(model)
-        biases = {
-            slot.node: slot for layer in tied.layers for slot in layer.slots if slot.role == "bias"
-        }
         changes: list[Change] = []
         skips: list[Skip] = []
         for slot in dict.fromkeys(slot for tie in tied.ties for slot in tie.slots):
@@ -54,7 +51,7 @@ class LowerTiedReadsPass(SurgeryPass):
             if slot.node.op_type == "Gemm":
                 _flip(slot)
             else:
-                _matmul_to_gemm(slot, biases, model.graph)
+                _matmul_to_gemm(slot, model.graph)
             _drop_view(slot)
             changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
         return Rewrite(tuple(changes), tuple(skips))
@@ -67,45 +64,25 @@ def _flip(slot: Slot) -> None:
     node.replace_input_with(1, slot.parameter.value)
 
 
-def _matmul_to_gemm(slot: Slot, biases: dict[onnx_ir.Node, Slot], main: onnx_ir.Graph) -> None:
+def _matmul_to_gemm(slot: Slot, main: onnx_ir.Graph) -> None:
+    # A bias that is added afterwards stays where it is: within the Gemm it would be added first,
+    # and round otherwise. Without it ONNX Runtime's packed Gemm is its packed MatMul bit for bit.
     node, weight = slot.node, slot.parameter
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     features, hidden = weight.shape
-    last = node
-    bias: onnx_ir.Value | None = None
-    follower = next(iter(out.uses()), None)
-    if follower is not None and len(out.uses()) == 1 and not out.is_graph_output():
-        add = follower.node
-        known = biases.get(add)
-        # Only a bias of the plain form: Gemm broadcasts it to every row by itself.
-        if (
-            known is not None
-            and add.op_type == "Add"
-            and known.view.shape == (features,)
-            and add.graph is node.graph
-        ):
-            bias, last = add.inputs[known.index], add
-            out = add.outputs[0]
-    rank = None if x.shape is None else x.shape.rank()
-    name = node.name or out.name or "linear"
-    build = _Builder(name, node, main)
-    flat = x if rank == 2 else build("Reshape", [x, build.ints(-1, hidden)], "flat")
-    inputs = [flat, weight.value] if bias is None else [flat, weight.value, bias]
-    if rank == 2:
-        result = build("Gemm", inputs, "gemm", {"transB": 1})
+    build = _Builder(node.name or out.name or "linear", node, main)
+    if x.shape is not None and x.shape.rank() == 2:
+        result = build("Gemm", [x, weight.value], "gemm", {"transB": 1})
     else:
-        rows = build("Gemm", inputs, "gemm", {"transB": 1})
+        flat = build("Reshape", [x, build.ints(-1, hidden)], "flat")
+        rows = build("Gemm", [flat, weight.value], "gemm", {"transB": 1})
         result = build("Reshape", [rows, _unflattened(build, x, features)], "unflat")
-    graph = last.graph
+    graph = node.graph
     assert graph is not None
-    graph.insert_before(last, build.nodes)
+    graph.insert_before(node, build.nodes)
     _take_over(out, result)
-    graph.remove(last, safe=True)
-    if last is not node:
-        owner = node.graph
-        assert owner is not None
-        owner.remove(node, safe=True)
+    graph.remove(node, safe=True)
 
 
 def _unflattened(build: _Builder, x: onnx_ir.Value, features: int) -> onnx_ir.Value:
