@@ -17,7 +17,11 @@ from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
 from tieops.exporters.onnx import to_onnx
 from tieops.importers.onnx import from_onnx
+from tieops.passes.disconnected_outputs import remove_disconnected_outputs
+from tieops.passes.replace_head import replace_head
 from tieops.passes.tie import tie
+from tieops.passes.untie import untie
+from tieops.pipeline import Pipeline
 from tieops.runtime import session
 from tieops.tied_model import TiedModel
 from tieops.verify.verify import verify
@@ -26,13 +30,17 @@ if TYPE_CHECKING:
     from tieops.importers import from_torch
 
 __all__ = [
+    "Pipeline",
     "TiedModel",
     "TieopsError",
     "from_onnx",
     "from_torch",
+    "remove_disconnected_outputs",
+    "replace_head",
     "session",
     "tie",
     "to_onnx",
+    "untie",
     "verify",
 ]
 

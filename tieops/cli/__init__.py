@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli import convert, demo, inspect, run, tie, verify
+from tieops.cli import convert, demo, inspect, run, surgery, verify
 from tieops.errors import (
     ExportError,
     PostconditionError,
@@ -31,7 +31,10 @@ app = typer.Typer(
 )
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
-app.command("tie")(tie.tie)
+app.command("tie")(surgery.tie)
+app.command("untie")(surgery.untie)
+app.command("replace-head")(surgery.replace_head)
+app.command("remove-outputs")(surgery.remove_outputs)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("demo")(demo.demo)

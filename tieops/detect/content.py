@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import is_made_up
+from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
 from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape
@@ -224,8 +224,13 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
         tuple(candidate.parameter for candidate, _ in members),
         tuple(perms),
         Evidence.STORAGE if storage else Evidence.CONTENT,
-        "" if storage else _held_back(keep.parameter),
+        "" if storage or _were_one(members) else _held_back(keep.parameter),
     )
+
+
+def _were_one(members: Sequence[tuple[_Candidate, Shape]]) -> bool:
+    origins = {origin_of(candidate.parameter.value) for candidate, _ in members}
+    return len(origins) == 1 and origins != {""}
 
 
 def _held_back(parameter: Parameter) -> str:

@@ -242,7 +242,7 @@ def _place(unit: _Unit, drafts: list[_Draft], namer: _Namer) -> None:
 
 def _reads(arrivals: Sequence[Arrival]) -> Iterator[Read]:
     for arrival in arrivals:
-        yield Read(arrival.parameter, arrival.view, arrival.nodes)
+        yield Read(arrival.parameter, arrival.view, arrival.nodes, arrival.entry)
 
 
 def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir
 
-from tieops.ir.parameter import Parameter
+from tieops.ir.parameter import Entry, Parameter
 from tieops.ir.scopes import call_paths, nested_graphs, stored_values
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Slice, Step, Transpose, View
 
-__all__ = ["Arrival", "Exposure", "Trace", "trace"]
+__all__ = ["Arrival", "Exposure", "Trace", "static_value", "trace"]
 
 Path = tuple[onnx_ir.Node, ...]
 MAX_STATIC_ELEMENTS = 4096
@@ -35,6 +36,7 @@ class Arrival:
     node: onnx_ir.Node
     index: int
     path: Path
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class _At:
     view: View
     nodes: Path
     path: Path
+    entry: Entry | None = None
 
 
 def trace(model: onnx_ir.Model) -> Trace:
@@ -96,13 +99,20 @@ def trace(model: onnx_ir.Model) -> Trace:
             for node, index in at.value.uses():
                 callee = model.functions.get(node.op_identifier())
                 if callee is not None:
-                    stack.append(_At(callee.inputs[index], at.view, at.nodes, (*at.path, node)))
+                    entry = at.entry or (Entry(index, at.view, at.nodes) if not at.path else None)
+                    path = (*at.path, node)
+                    stack.append(_At(callee.inputs[index], at.view, at.nodes, path, entry))
                     continue
                 onward = _onward(node, index, at.view)
                 if not onward:
-                    found.append(Arrival(parameter, at.view, at.nodes, node, index, at.path))
+                    found.append(
+                        Arrival(parameter, at.view, at.nodes, node, index, at.path, at.entry)
+                    )
                     continue
-                stack += [_At(output, view, (*at.nodes, node), at.path) for output, view in onward]
+                stack += [
+                    _At(output, view, (*at.nodes, node), at.path, at.entry)
+                    for output, view in onward
+                ]
     return Trace(arrivals, exposures)
 
 
@@ -113,7 +123,9 @@ def _returns(at: _At, model: onnx_ir.Model) -> list[_At]:
     call = at.path[-1]
     outputs = model.functions[call.op_identifier()].outputs
     return [
-        _At(call.outputs[i], at.view, at.nodes, at.path[:-1])
+        _At(
+            call.outputs[i], at.view, at.nodes, at.path[:-1], at.entry if len(at.path) > 1 else None
+        )
         for i, output in enumerate(outputs)
         if output is at.value and i < len(call.outputs)
     ]
@@ -308,6 +320,28 @@ def _join(node: onnx_ir.Node, index: int, view: View) -> list[tuple[onnx_ir.Valu
     sizes = list(view.shape)
     sizes[axis] = sum(shape[axis] for shape in shapes)
     return [(node.outputs[0], view.then(Join(axis, index, tuple(sizes))))]
+
+
+def static_value(value: onnx_ir.Value, depth: int = 0) -> np.ndarray[Any, Any]:
+    """Return what a value holds that is computed from stored tensors by movement alone.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is None or depth > MAX_MOVES:
+        raise ValueError(f"{value.name} is not static")
+    inputs = [each for each in node.inputs if each is not None]
+    if node.op_type == "Concat":
+        parts = [static_value(each, depth + 1) for each in inputs]
+        return np.concatenate(parts, axis=node.attributes["axis"].as_int())
+    array = static_value(inputs[0], depth + 1)
+    view = dict(_onward(node, 0, View(tuple(array.shape)))).get(value)
+    if view is None:
+        raise ValueError(f"{value.name} is not static")
+    return view.apply(array)
 
 
 def _static_shape(value: onnx_ir.Value | None, depth: int = 0) -> tuple[int, ...] | None:

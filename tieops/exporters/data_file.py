@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
+import numpy as np
 import onnx_ir
 
 from tieops.ir.scopes import all_graphs, stored_values
@@ -20,6 +22,13 @@ PAGE_BYTES = 4096
 PAGE_ALIGNED_FROM = 1_000_000
 """Large tensors begin on a page, so that each can be mapped and given back alone."""
 SMALL_ALIGNMENT = 64
+BLOCK_BYTES = 16 << 20
+
+
+@runtime_checkable
+class _CanWrite(Protocol):
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the bytes to a file."""
 
 
 @dataclass(eq=False)
@@ -102,9 +111,24 @@ def write_data(layout: Layout, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _write_tensor(tensor: onnx_ir.TensorProtocol, file: object) -> None:
-    # onnx_ir copies external ranges within the kernel and writes arrays without a second copy.
-    if hasattr(tensor, "tofile"):
-        tensor.tofile(file)  # pyright: ignore[reportAttributeAccessIssue]
+def _write_tensor(tensor: onnx_ir.TensorProtocol, file: BinaryIO) -> None:
+    raw = getattr(tensor, "raw", None)
+    if isinstance(raw, np.ndarray) and raw.ndim > 1 and not raw.flags.c_contiguous:
+        _write_in_blocks(cast("np.ndarray[Any, Any]", raw), tensor, file)
+    elif isinstance(tensor, _CanWrite):
+        # onnx_ir copies external ranges within the kernel and writes arrays without a second copy.
+        tensor.tofile(file)
     else:
-        file.write(tensor.tobytes())  # pyright: ignore[reportAttributeAccessIssue]
+        file.write(tensor.tobytes())
+
+
+def _write_in_blocks(
+    array: np.ndarray[Any, Any], tensor: onnx_ir.TensorProtocol, file: BinaryIO
+) -> None:
+    """Write a transposed or sliced view a few rows at a time: no copy of the whole is made."""
+    if tensor.dtype.bitwidth < 8:
+        file.write(tensor.tobytes())
+        return
+    rows = max(1, BLOCK_BYTES // max(1, array[0].nbytes))
+    for start in range(0, len(array), rows):
+        file.write(np.ascontiguousarray(array[start : start + rows]).tobytes())

@@ -18,19 +18,26 @@ __all__ = [
     "add_names",
     "aliases_of",
     "evidence_of",
+    "forget_evidence",
     "is_made_up",
     "lr_factor_of",
     "names_of",
+    "origin_of",
     "packed_parts",
+    "recorded_names",
+    "set_axes",
     "set_evidence",
     "set_lr_factor",
     "set_names",
+    "set_origin",
 ]
 
 NAMES = "tieops.names"
 EVIDENCE = "tieops.evidence"
 LR_FACTOR = "tieops.lr_factor"
 PACKED = "tieops.packed"
+AXES = "tieops.axes"
+ORIGIN = "tieops.origin"
 
 # Names that exporters invent for tensors that have none of their own.
 _MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*")
@@ -106,6 +113,31 @@ def evidence_of(value: onnx_ir.Value) -> Evidence | None:
 def set_evidence(value: onnx_ir.Value, evidence: Evidence) -> None:
     """Record why the readers of this tensor share it."""
     value.metadata_props[EVIDENCE] = evidence.value
+
+
+def forget_evidence(value: onnx_ir.Value) -> None:
+    """Remove the record of why a tensor is shared: it no longer is."""
+    value.metadata_props.pop(EVIDENCE, None)
+
+
+def origin_of(value: onnx_ir.Value) -> str:
+    """Return the tensor that this one was untied from, or that was untied from it; else nothing."""
+    return value.metadata_props.get(ORIGIN, "")
+
+
+def set_origin(value: onnx_ir.Value, name: str) -> None:
+    """Record that tensors of one origin were one: what makes equal content no coincidence."""
+    value.metadata_props[ORIGIN] = name
+
+
+def recorded_names(value: onnx_ir.Value) -> tuple[str, ...]:
+    """Return the names that were recorded for a tensor, without the one it is stored under."""
+    return tuple(_strings(value, NAMES))
+
+
+def set_axes(value: onnx_ir.Value, perm: Iterable[int]) -> None:
+    """Record in which order of axes a tensor is stored, beside the one its name stands for."""
+    value.metadata_props[AXES] = json.dumps([int(axis) for axis in perm])
 
 
 def lr_factor_of(value: onnx_ir.Value) -> float:

@@ -14,7 +14,7 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.names import evidence_of, lr_factor_of, names_of
 from tieops.ir.view import Join, Shape, View
 
-__all__ = ["Parameter", "Read", "Slot"]
+__all__ = ["Entry", "Parameter", "Read", "Slot"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +98,26 @@ class Parameter:
 
 
 @dataclass(frozen=True, eq=False)
+class Entry:
+    """Where a parameter is handed to the outermost function call on its way to a slot."""
+
+    index: int
+    """Which input of the call; the call is the first of the slot's ``path``."""
+    view: View
+    """What the call is handed."""
+    nodes: tuple[onnx_ir.Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Read:
     """One way from a parameter to a slot."""
 
     parameter: Parameter
     view: View
     nodes: tuple[onnx_ir.Node, ...] = ()
-    """The nodes of the view, in the order of reading; Identity and function calls included."""
+    """The nodes of the view, in the order of reading; Identity nodes included."""
+    entry: Entry | None = None
+    """Where it enters a function, if it does."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ __all__ = [
     "call_paths",
     "is_constant",
     "nested_graphs",
+    "rename_scope",
     "scope_of",
     "stored_values",
     "subgraphs_of",
@@ -142,6 +143,7 @@ class Scope:
     """What the exporter called the operation within the module."""
 
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _TORCHSCRIPT_NAME = re.compile(r"/(?:(.+)/)?(\w+)")
 
 
@@ -151,7 +153,7 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
     The dynamo exporter writes ``pkg.torch.onnx.name_scopes`` and ``…class_hierarchy``; the older
     one puts the modules' path into the node's name ("/encoder/layer.0/query/MatMul").
     """
-    names = _listed(node, "pkg.torch.onnx.name_scopes")
+    names = _listed(node, _SCOPES)
     if names:
         classes = _listed(node, "pkg.torch.onnx.class_hierarchy")
         cls = classes[len(names) - 2] if 2 <= len(names) <= len(classes) else ""
@@ -161,6 +163,13 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
     if match is None:
         return None
     return Scope((match[1] or "").replace("/", "."), "", match[2])
+
+
+def rename_scope(node: onnx_ir.Node, old: str, new: str) -> None:
+    """Say that a node comes from the module ``new`` where it says that it comes from ``old``."""
+    names = _listed(node, _SCOPES)
+    if names:
+        node.metadata_props[_SCOPES] = repr([new if name == old else name for name in names])
 
 
 def _listed(node: onnx_ir.Node, key: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import onnx_ir
 
+from tieops.ir.names import origin_of
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import transposes
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
@@ -36,7 +37,7 @@ class LowerTiedReadsPass(SurgeryPass):
         tied = TiedModel(model)
         changes: list[Change] = []
         skips: list[Skip] = []
-        for slot in dict.fromkeys(slot for tie in tied.ties for slot in tie.slots):
+        for slot in _shared(tied):
             perm = slot.view.permutation
             plain = slot.node.op_type in ("MatMul", "Gemm") and slot.node.domain in ("", "ai.onnx")
             if perm != (1, 0) or not plain or slot.index != 1 or slot.is_joined:
@@ -55,6 +56,12 @@ class LowerTiedReadsPass(SurgeryPass):
             _drop_view(slot)
             changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
         return Rewrite(tuple(changes), tuple(skips))
+
+
+def _shared(model: TiedModel) -> list[Slot]:
+    """Return the slots of ties; and of what was tied once, so that untying changes no bit."""
+    tied = {slot for tie in model.ties for slot in tie.slots}
+    return [slot for slot in model.slots if slot in tied or origin_of(slot.parameter.value)]
 
 
 def _flip(slot: Slot) -> None:

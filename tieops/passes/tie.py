@@ -13,7 +13,7 @@ from tieops.detect.content import bit_equal, same_range
 from tieops.errors import PreconditionError, TieMismatchError
 from tieops.ir.brief import brief, brief_bytes
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import add_names, is_made_up, set_evidence
+from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.rewire import drop_unread, substitute
 from tieops.ir.scopes import all_graphs, nested_graphs, scope_of
@@ -236,6 +236,9 @@ def _join(
 
 def _names(parameter: Parameter, readers: dict[Parameter, list[Slot]]) -> list[str]:
     """Return the names that a tensor is known by; if an exporter made them up, its slots' names."""
+    if origin_of(parameter.value):
+        # Untied before: the name it is stored under may be one that untie had to find.
+        return list(recorded_names(parameter.value))
     real = [name for name in parameter.names if not is_made_up(name)]
     if real:
         return real

@@ -1,0 +1,158 @@
+"""``tieops tie | untie | replace-head | remove-outputs``: edit a model, show before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.cli.common import Json, ModelPath, OutPath, print_json, read_model
+from tieops.passes.base import SurgeryPass
+from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
+from tieops.passes.replace_head import ReplaceHeadPass
+from tieops.passes.tie import TiePass
+from tieops.passes.untie import UntiePass
+from tieops.pipeline import Pipeline
+
+__all__ = ["remove_outputs", "replace_head", "tie", "untie"]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+
+
+def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_json: bool) -> None:
+    report = Pipeline([surgery])(read_model(model))
+    if not dry_run:
+        tieops.to_onnx(report.model, out)
+    _, result = report.results[0]
+    if as_json:
+        print_json(
+            {
+                "changes": [str(change) for change in result.changes],
+                "skips": [str(skip) for skip in result.skips],
+                "ties_before": len(report.before.ties),
+                "ties_after": len(report.model.ties),
+                "stored_bytes_before": report.before.ledger.stored_bytes,
+                "stored_bytes_after": report.model.ledger.stored_bytes,
+                "written": None if dry_run else str(out),
+            }
+        )
+        return
+    typer.echo(str(report))
+    typer.echo("nothing written (dry run)" if dry_run else f"wrote   {out}")
+
+
+def tie(
+    model: ModelPath,
+    out: OutPath,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", help="A layer, slot or parameter to tie; name two or more of them."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Whose values stay, where the targets' values differ.")
+    ] = None,
+    include_small: Annotated[
+        bool, typer.Option("--include-small", help="Join small and constant duplicates too.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Join equal weights, transposed copies included; or tie the layers named.
+
+    tieops tie exported.onnx tied.onnx
+    tieops tie model.onnx tied.onnx -t emb -t fc
+    """
+    surgery = TiePass(targets=tuple(target or ()), keep=keep or False, include_small=include_small)
+    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+
+
+def untie(
+    model: ModelPath,
+    out: OutPath,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="A layer or slot that leaves its tie; all by default."),
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Those that leave stay tied with each other.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Give layers weights of their own: all that share one, or the ones named.
+
+    tieops untie tied.onnx free.onnx
+    tieops untie tied.onnx free.onnx -t fc
+    """
+    surgery = UntiePass(targets=tuple(target or ()), together=together)
+    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+
+
+def replace_head(
+    model: ModelPath,
+    out: OutPath,
+    out_features: Annotated[int, typer.Option(help="How many outputs the new head has.")],
+    head: Annotated[
+        str | None, typer.Option(help="The layer to replace; the last one by default.")
+    ] = None,
+    lr_factor: Annotated[float, typer.Option(help="Learn-rate factor of the new weight.")] = 1.0,
+    bias_lr_factor: Annotated[
+        float | None, typer.Option(help="The same for the new bias; --lr-factor by default.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option(help="kaiming_uniform, xavier_uniform, normal or zeros.")
+    ] = "kaiming_uniform",
+    bias: Annotated[bool, typer.Option(help="Whether the new head has a bias.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the new values.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the new head; the old name by default.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Replace the head by one of another size; a tied one leaves its tie first.
+
+    tieops replace-head tied.onnx transfer.onnx --out-features 15 --lr-factor 10
+    """
+    surgery = ReplaceHeadPass(
+        head=head,
+        out_features=out_features,
+        lr_factor=lr_factor,
+        bias_lr_factor=bias_lr_factor,
+        init=init,
+        bias=bias,
+        seed=seed,
+        name=name,
+    )
+    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+
+
+def remove_outputs(
+    model: ModelPath,
+    out: OutPath,
+    output: Annotated[
+        list[str] | None,
+        typer.Option("--output", help="An output to remove, connected or not."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", help="An output to keep; all others go.")
+    ] = None,
+    unused_inputs: Annotated[
+        bool, typer.Option("--unused-inputs", help="Remove inputs that nothing reads, too.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Remove outputs that no input reaches, or named ones, and what only they kept alive.
+
+    tieops remove-outputs model.onnx smaller.onnx
+    tieops remove-outputs model.onnx smaller.onnx --keep logits
+    """
+    surgery = RemoveDisconnectedOutputsPass(
+        outputs=tuple(output or ()), keep=tuple(keep or ()), unused_inputs=unused_inputs
+    )
+    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)

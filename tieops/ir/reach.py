@@ -1,0 +1,144 @@
+"""What the inputs reach, and what the outputs need; the rest can go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir
+
+from tieops.ir.scopes import all_graphs, nested_graphs, subgraphs_of
+
+__all__ = ["prune", "reached_from_inputs"]
+
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
+           "Bernoulli")  # fmt: skip
+
+
+def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
+    """Return the values of the main graph that depend on what a caller feeds.
+
+    Inputs that merely override a stored tensor do not count; random operators do, for what they
+    compute is no constant either.
+    """
+    reached: set[onnx_ir.Value] = {
+        value for value in model.graph.inputs if not value.is_initializer()
+    }
+    around = {
+        inner: node
+        for graph in nested_graphs(model.graph)
+        for node in graph
+        for inner in subgraphs_of(node)
+    }
+    pending = list(reached)
+    for node in model.graph.all_nodes():
+        if node.op_type in _RANDOM:
+            pending += _new(node, reached, around)
+    while pending:
+        value = pending.pop()
+        for node, _ in value.uses():
+            pending += _new(node, reached, around)
+    return reached
+
+
+def _new(
+    node: onnx_ir.Node,
+    reached: set[onnx_ir.Value],
+    around: Mapping[onnx_ir.Graph, onnx_ir.Node],
+) -> list[onnx_ir.Value]:
+    """Mark what a node computes, and all nodes around it, whose result depends on it."""
+    found: list[onnx_ir.Value] = []
+    at: onnx_ir.Node | None = node
+    while at is not None:
+        fresh = [output for output in at.outputs if output not in reached]
+        # What a body is handed depends on what its node is handed.
+        fresh += [v for graph in subgraphs_of(at) for v in graph.inputs if v not in reached]
+        reached.update(fresh)
+        found += fresh
+        at = around.get(at.graph) if isinstance(at.graph, onnx_ir.Graph) else None
+    return found
+
+
+def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[str, str]]:
+    """Remove what no output needs: nodes, stored tensors, functions; return what went by name.
+
+    Trailing optional outputs of nodes that nobody reads lose their names, so that a runtime need
+    not compute them. Graph inputs go only if ``unused_inputs`` says so.
+    """
+    gone: list[tuple[str, str]] = []
+    for graph in reversed(list(all_graphs(model))):
+        gone += _prune_nodes(graph)
+    for graph in all_graphs(model):
+        for value in list(graph.initializers.values()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                gone.append(("initializer", value.name or ""))
+                del graph.initializers[value.name or ""]
+    gone += _prune_functions(model)
+    if unused_inputs:
+        unused = [v for v in model.graph.inputs if not v.uses() and not v.is_graph_output()]
+        for value in unused:
+            model.graph.inputs.remove(value)
+            if value.name is not None and value.name in model.graph.initializers:
+                del model.graph.initializers[value.name]
+            gone.append(("input", value.name or ""))
+    return gone
+
+
+def _prune_nodes(graph: onnx_ir.Graph | onnx_ir.Function) -> list[tuple[str, str]]:
+    gone: list[tuple[str, str]] = []
+    for node in reversed(list(graph)):
+        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+            _drop_trailing(node)
+            continue
+        for inner in subgraphs_of(node):
+            _release(inner)
+        gone.append(("node", node.name or f"{node.op_type}"))
+        graph.remove(node, safe=True)
+    return gone
+
+
+def _release(graph: onnx_ir.Graph) -> None:
+    """Let go of what the nodes of a graph that is about to vanish read outside of it."""
+    for inner in list(nested_graphs(graph)):
+        inner.outputs.clear()
+        for node in reversed(list(inner)):
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+
+
+def _drop_trailing(node: onnx_ir.Node) -> None:
+    """Take names from optional outputs at the end that nobody reads, where the operator allows."""
+    needed = len(node.outputs)
+    while needed > 1:
+        output = node.outputs[needed - 1]
+        if output.uses() or output.is_graph_output() or not _is_optional(node, needed - 1):
+            break
+        needed -= 1
+    if needed < len(node.outputs):
+        node.resize_outputs(needed)
+
+
+def _is_optional(node: onnx_ir.Node, index: int) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    if index >= len(schema.outputs):
+        return False
+    return schema.outputs[index].option == onnx.defs.OpSchema.FormalParameterOption.Optional
+
+
+def _prune_functions(model: onnx_ir.Model) -> list[tuple[str, str]]:
+    called: set[onnx_ir.OperatorIdentifier] = set()
+    pending = [model.graph]
+    while pending:
+        for graph in nested_graphs(pending.pop()):
+            for node in graph:
+                key = node.op_identifier()
+                if key in model.functions and key not in called:
+                    called.add(key)
+                    pending.append(model.functions[key].graph)
+    unused = [key for key in model.functions if key not in called]
+    for key in unused:
+        del model.functions[key]
+    return [("function", key[1]) for key in unused]

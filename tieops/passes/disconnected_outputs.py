@@ -1,0 +1,129 @@
+"""Remove graph outputs: those that no input reaches, or those that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir
+
+from tieops.errors import PreconditionError, SelectionError
+from tieops.ir.brief import printable
+from tieops.ir.reach import prune, reached_from_inputs
+from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
+from tieops.tied_model import TiedModel
+
+__all__ = ["RemoveDisconnectedOutputsPass", "remove_disconnected_outputs"]
+
+
+def remove_disconnected_outputs(
+    model: TiedModel,
+    *,
+    outputs: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    unused_inputs: bool = False,
+) -> TiedModel:
+    """Remove outputs that no input reaches, or named ones, and what only they kept alive.
+
+    An output that is computed from stored tensors alone says nothing about the input: it is what
+    remains, for one, of an embedding's weights output once its transpose is gone.
+
+    Args:
+        model: The model; left alone.
+        outputs: Remove just these, connected or not.
+        keep: Keep just these, connected or not.
+        unused_inputs: Remove graph inputs that nothing reads any more, too.
+
+    Returns:
+        A new model without the outputs, the nodes, the stored tensors and the functions that only
+        they needed. The outputs that stay are the same to the last bit.
+
+    Raises:
+        SelectionError: If the model has no output of a given name.
+        PreconditionError: If no output would be left, or both ``outputs`` and ``keep`` are given.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 2] y, float[2, 3] weights)
+        ... <float[3, 2] emb = {1,2,3,4,5,6}>
+        ... { y = Gather(emb, x)
+        ...   weights = Transpose<perm = [1, 0]>(emb) }''')
+        >>> [o.name for o in remove_disconnected_outputs(TiedModel(graph)).ir.graph.outputs]
+        ['y']
+    """
+    surgery = RemoveDisconnectedOutputsPass(
+        outputs=tuple(outputs), keep=tuple(keep), unused_inputs=unused_inputs
+    )
+    smaller, _ = run(surgery, model)
+    return smaller
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveDisconnectedOutputsPass(SurgeryPass):
+    """Remove outputs and what only they kept alive; see ``remove_disconnected_outputs``."""
+
+    preserves: ClassVar[Preserves] = Preserves.BITS
+    outputs: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    unused_inputs: bool = False
+
+    def requires(self, model: onnx_ir.Model) -> None:
+        """Check the names, and that an output is left."""
+        names = [output.name or "" for output in model.graph.outputs]
+        if self.outputs and self.keep:
+            raise PreconditionError(
+                "outputs and keep say the same thing twice",
+                {"outputs": ", ".join(self.outputs), "keep": ", ".join(self.keep)},
+                "give one of them",
+            )
+        for name in (*self.outputs, *self.keep):
+            if name not in names:
+                raise SelectionError(
+                    f"the model has no output called {printable(name)}",
+                    {"outputs": ", ".join(map(printable, names))},
+                    "name one of these",
+                )
+        if not _staying(model, self.outputs, self.keep):
+            raise PreconditionError(
+                "no output would be left",
+                {"outputs": ", ".join(map(printable, names))},
+                "keep one of them: keep=[...]",
+            )
+
+    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+        """Remove what goes, and say why."""
+        graph = model.graph
+        staying = _staying(model, self.outputs, self.keep)
+        named = bool(self.outputs or self.keep)
+        why = "removed as asked" if named else "no graph input reaches it"
+        gone = [output for i, output in enumerate(graph.outputs) if i not in staying]
+        changes = [Change(f"output {output.name}", why) for output in gone]
+        kept = [output for i, output in enumerate(graph.outputs) if i in staying]
+        graph.outputs.clear()
+        graph.outputs.extend(kept)
+        changes += [
+            Change(f"{what} {name}", "nothing needs it any more")
+            for what, name in prune(model, unused_inputs=self.unused_inputs)
+        ]
+        skips: list[Skip] = []
+        if not self.unused_inputs:
+            skips = [
+                Skip(f"input {value.name}", "nothing reads it; unused_inputs=True removes it")
+                for value in graph.inputs
+                if not value.uses() and not value.is_graph_output()
+            ]
+        return Rewrite(tuple(changes), tuple(skips))
+
+    def ensures(self, model: onnx_ir.Model) -> None:
+        """Check that the graph is whole and reads all that it stores."""
+        super().ensures(model)
+
+
+def _staying(model: onnx_ir.Model, outputs: Sequence[str], keep: Collection[str]) -> set[int]:
+    if keep:
+        return {i for i, output in enumerate(model.graph.outputs) if output.name in keep}
+    if outputs:
+        return {i for i, output in enumerate(model.graph.outputs) if output.name not in outputs}
+    reached = reached_from_inputs(model)
+    return {i for i, output in enumerate(model.graph.outputs) if output in reached}

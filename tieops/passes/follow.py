@@ -1,0 +1,269 @@
+"""What happens downstream when one axis of a value changes its size: what follows, what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir
+
+from tieops.detect.trace import static_ints
+from tieops.errors import PreconditionError
+from tieops.ir.brief import brief, printable
+
+__all__ = ["Following", "follow"]
+
+_SAME = frozenset((
+    "Softmax", "LogSoftmax", "Hardmax", "Sigmoid", "HardSigmoid", "Relu", "LeakyRelu", "Elu",
+    "Selu", "Gelu", "Tanh", "Identity", "Cast", "Neg", "Exp", "Log", "Sqrt", "Abs", "Clip",
+    "Dropout", "Erf", "Floor", "Ceil", "Round", "Sign", "Softplus", "Softsign", "Not", "IsNaN",
+    "Mish", "HardSwish", "Celu", "ThresholdedRelu", "Reciprocal", "Sin", "Cos", "CumSum",
+))  # fmt: skip
+"""Operators whose outputs have the shape of their first input."""
+_BROADCAST = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "Equal", "Greater",
+    "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Mod", "PRelu",
+))  # fmt: skip
+_REDUCE = frozenset((
+    "ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Following:
+    """What has to be changed so that the graph follows.
+
+    Args:
+        sizes: For each value the axis that changes and its new size.
+        operands: For each (node, input) the new integers of a shape that named the old size.
+    """
+
+    sizes: dict[onnx_ir.Value, tuple[int, int]] = field(
+        default_factory=dict[onnx_ir.Value, tuple[int, int]]
+    )
+    operands: dict[tuple[onnx_ir.Node, int], list[int]] = field(
+        default_factory=dict[tuple[onnx_ir.Node, int], list[int]]
+    )
+
+
+def follow(start: onnx_ir.Value, axis: int, old: int, new: int) -> Following:
+    """Follow a change of size through everything that reads a value.
+
+    Args:
+        start: The value whose axis changes.
+        axis: Which axis, not negative.
+        old: Its size now.
+        new: Its size then.
+
+    Raises:
+        PreconditionError: If a node downstream has the old size baked in, or it cannot be told; the
+            node is named. Nothing has changed.
+    """
+    plan = Following()
+    plan.sizes[start] = (axis, new)
+    pending = [start]
+    while pending:
+        value = pending.pop()
+        at, _ = plan.sizes[value]
+        for node, index in value.uses():
+            for output, out_axis in _through(node, index, value, at, old, new, plan):
+                known = plan.sizes.get(output)
+                if known is None:
+                    plan.sizes[output] = (out_axis, new)
+                    pending.append(output)
+                elif known[0] != out_axis:
+                    raise _baked(node, value, old, "its axes cannot be told apart")
+    return plan
+
+
+def _baked(node: onnx_ir.Node, value: onnx_ir.Value, old: int, why: str) -> PreconditionError:
+    return PreconditionError(
+        f"cannot change the size {old} of {printable(value.name or '?')}: "
+        f"{node.op_type} {printable(node.name or '?')} depends on it",
+        {"why": why, "reads": ", ".join(_described(v) for v in node.inputs if v is not None)},
+        "remove that node first, or its output with remove_disconnected_outputs(outputs=[...])",
+    )
+
+
+def _described(value: onnx_ir.Value) -> str:
+    return f"{printable(value.name or '?')} {brief(value.dtype, value.shape)}"
+
+
+def _through(
+    node: onnx_ir.Node,
+    index: int,
+    value: onnx_ir.Value,
+    axis: int,
+    old: int,
+    new: int,
+    plan: Following,
+) -> list[tuple[onnx_ir.Value, int]]:
+    """Return the outputs whose size changes too, with their axes."""
+    kind = node.op_type
+    first = node.outputs[0]
+    rank = _rank(value)
+    if node.domain not in ("", "ai.onnx"):
+        raise _baked(node, value, old, "tieops does not know this operator")
+    if kind in _SAME and index == 0:
+        return [(output, axis) for output in node.outputs]
+    if kind in _BROADCAST:
+        return [(first, _broadcast(node, index, value, axis, old, plan))]
+    if kind in ("Shape", "Size"):
+        return []
+    if kind in _REDUCE:
+        return _reduced(node, axis, rank)
+    special: dict[str, Callable[[], list[tuple[onnx_ir.Value, int]]]] = {
+        "Transpose": lambda: [(first, _order(node, rank).index(axis))],
+        "Reshape": lambda: _reshape(node, value, axis, old, new, plan),
+        "Squeeze": lambda: [(first, axis - sum(a < axis for a in _axes(node, rank)))],
+        "Unsqueeze": lambda: [(first, _unsqueezed(node, axis, rank))],
+        "Flatten": lambda: _flatten(node, value, axis, old),
+        "Gather": lambda: _gather(node, value, index, axis, old, new),
+        "Slice": lambda: _slice(node, value, axis, old, new),
+        "TopK": lambda: _top_k(node, value, axis, old, new),
+    }
+    if kind not in special or (index != 0 and kind != "Gather"):
+        raise _baked(node, value, old, "the new size cannot be followed through this operator")
+    return special[kind]()
+
+
+def _rank(value: onnx_ir.Value) -> int:
+    return 0 if value.shape is None else value.shape.rank()
+
+
+def _order(node: onnx_ir.Node, rank: int) -> list[int]:
+    perm = node.attributes.get("perm")
+    return list(reversed(range(rank))) if perm is None else list(perm.as_ints())
+
+
+def _axes(node: onnx_ir.Node, rank: int) -> list[int]:
+    found: Sequence[int] | None = None
+    if len(node.inputs) > 1:
+        found = static_ints(node.inputs[1])
+    elif "axes" in node.attributes:
+        found = node.attributes["axes"].as_ints()
+    return sorted(axis % rank for axis in found or ())
+
+
+def _unsqueezed(node: onnx_ir.Node, axis: int, rank: int) -> int:
+    added = len(static_ints(node.inputs[1]) or ()) if len(node.inputs) > 1 else 0
+    added = added or len(node.attributes["axes"].as_ints() if "axes" in node.attributes else ())
+    new = set(_axes(node, rank + added))
+    return [each for each in range(rank + added) if each not in new][axis]
+
+
+def _broadcast(
+    node: onnx_ir.Node, index: int, value: onnx_ir.Value, axis: int, old: int, plan: Following
+) -> int:
+    from_end = _rank(value) - axis
+    highest = _rank(value)
+    for position, other in enumerate(node.inputs):
+        if other is None or position == index or other is value or other in plan.sizes:
+            continue
+        highest = max(highest, _rank(other))
+        if other.shape is None:
+            raise _baked(node, value, old, f"the shape of {other.name} is not known")
+        if other.shape.rank() >= from_end and other.shape[other.shape.rank() - from_end] == old:
+            stored = "a stored constant" if other.const_value is not None else "another value"
+            raise _baked(node, value, old, f"{other.name} is {stored} of the old size")
+    return highest - from_end
+
+
+def _reduced(node: onnx_ir.Node, axis: int, rank: int) -> list[tuple[onnx_ir.Value, int]]:
+    if node.op_type in ("ArgMax", "ArgMin"):
+        attr = node.attributes.get("axis")
+        axes = [(0 if attr is None else attr.as_int()) % rank]
+    else:
+        axes = _axes(node, rank) or list(range(rank))
+    keep = node.attributes.get("keepdims")
+    if axis in axes:
+        return []
+    gone = 0 if keep is None or keep.as_int() else sum(each < axis for each in axes)
+    return [(node.outputs[0], axis - gone)]
+
+
+def _reshape(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int, plan: Following
+) -> list[tuple[onnx_ir.Value, int]]:
+    target = static_ints(node.inputs[1])
+    if target is None:
+        # A shape computed at run time from the value's own shape follows by itself.
+        out = node.outputs[0].shape
+        spots = [i for i, size in enumerate(out or ()) if size == old]
+        if len(spots) == 1:
+            return [(node.outputs[0], spots[0])]
+        raise _baked(node, value, old, "its shape is computed, and may name the old size")
+    shape = value.shape
+    sizes = list(target)
+    # Only where everything behind the axis stays as it is does the axis come out as an axis.
+    if axis == _rank(value) - 1 and sizes and sizes[-1] in (old, -1):
+        spot = len(sizes) - 1
+    elif axis < len(sizes) and sizes[axis] in (old, 0) and shape is not None:
+        spot = axis
+    else:
+        spots = [i for i, size in enumerate(sizes) if size == old]
+        if len(spots) != 1:
+            raise _baked(node, value, old, f"it reshapes to {sizes}")
+        spot = spots[0]
+    if sizes[spot] == old:
+        sizes[spot] = new
+        plan.operands[node, 1] = sizes
+    elif sizes[spot] == -1 and any(size == old for size in sizes):
+        raise _baked(node, value, old, f"it reshapes to {sizes}")
+    return [(node.outputs[0], spot)]
+
+
+def _flatten(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    attr = node.attributes.get("axis")
+    cut = (1 if attr is None else attr.as_int()) % max(_rank(value), 1)
+    if cut == axis == _rank(value) - 1:
+        return [(node.outputs[0], 1)]
+    raise _baked(node, value, old, "it merges the axis with others")
+
+
+def _gather(
+    node: onnx_ir.Node, value: onnx_ir.Value, index: int, axis: int, old: int, new: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    attr = node.attributes.get("axis")
+    along = (0 if attr is None else attr.as_int()) % max(_rank(value), 1)
+    if index != 0:
+        raise _baked(node, value, old, "it is used as indices")
+    indices = static_ints(node.inputs[1])
+    rank = _rank(node.inputs[1]) if node.inputs[1] is not None else 0
+    if along != axis:
+        return [(node.outputs[0], axis if axis < along else axis + rank - 1)]
+    if indices is None or any(not -new <= each < new for each in indices):
+        raise _baked(node, value, old, f"it takes elements {list(indices or ())[:8]} of the axis")
+    return []
+
+
+def _slice(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    starts, ends = static_ints(node.inputs[1]), static_ints(node.inputs[2])
+    axes = static_ints(node.inputs[3]) if len(node.inputs) > 3 else None
+    if starts is None or ends is None:
+        raise _baked(node, value, old, "it slices by computed bounds")
+    along = [each % _rank(value) for each in axes or range(len(starts))]
+    if axis not in along:
+        return [(node.outputs[0], axis)]
+    start, end = starts[along.index(axis)], ends[along.index(axis)]
+    if start == 0 and end > old:
+        return [(node.outputs[0], axis)]
+    raise _baked(node, value, old, f"it slices {start}:{end} of the axis")
+
+
+def _top_k(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    attr = node.attributes.get("axis")
+    along = (-1 if attr is None else attr.as_int()) % max(_rank(value), 1)
+    if along != axis:
+        return [(output, axis) for output in node.outputs]
+    count = static_ints(node.inputs[1]) if len(node.inputs) > 1 else None
+    if count is None or count[0] > new:
+        raise _baked(node, value, old, "it takes more elements than there will be")
+    return []

@@ -1,0 +1,316 @@
+"""Replace a head: new classes for a model whose other layers stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import onnx_ir
+
+from tieops.errors import PreconditionError, SelectionError
+from tieops.ir.brief import brief, printable
+from tieops.ir.copies import free_name, remove_dead_views
+from tieops.ir.layers import Layer
+from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
+from tieops.ir.reach import prune
+from tieops.ir.rewire import permute
+from tieops.ir.scopes import rename_scope
+from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.follow import Following, follow
+from tieops.passes.head import Head, find_head
+from tieops.passes.initialise import new_bias, new_weight
+from tieops.tied_model import TiedModel
+
+__all__ = ["ReplaceHeadPass", "replace_head"]
+
+Array = np.ndarray[Any, Any]
+_FLOATS = {
+    onnx_ir.DataType.FLOAT: np.dtype(np.float32),
+    onnx_ir.DataType.DOUBLE: np.dtype(np.float64),
+    onnx_ir.DataType.FLOAT16: np.dtype(np.float16),
+    onnx_ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def replace_head(
+    model: TiedModel,
+    head: str | Layer | None = None,
+    *,
+    out_features: int,
+    lr_factor: float = 1.0,
+    bias_lr_factor: float | None = None,
+    init: str | Array = "kaiming_uniform",
+    bias: bool | Array = True,
+    seed: int = 0,
+    name: str | None = None,
+) -> TiedModel:
+    """Replace the head by a new one of another size; a tied one leaves its tie first.
+
+    The other readers of a shared weight keep it: an embedding has the same values, name and size
+    afterwards. Shapes downstream follow; where one cannot, nothing changes.
+
+    Args:
+        model: The model; left alone.
+        head: The layer to replace; by default the last layer with learnables on the way to the
+            outputs.
+        out_features: How many outputs the new layer has.
+        lr_factor: Factor of the learn rate of the new weight, stored in the file.
+        bias_lr_factor: The same for the new bias; ``lr_factor`` by default.
+        init: ``"kaiming_uniform"`` (torch's own for Linear and Conv2d), ``"xavier_uniform"``,
+            ``"normal"``, ``"zeros"``, or an array of shape (out_features, in_features) or
+            (out_features, channels, *kernel).
+        bias: Whether the new layer has a bias; or its values, of shape (out_features,).
+        seed: Seed of the new values.
+        name: What to call the new layer; the old one's name by default.
+
+    Returns:
+        A new model. Everything upstream of the head computes the same bits.
+
+    Raises:
+        PreconditionError: If the head is ambiguous, has no size to replace, has a dtype that cannot
+            be initialised, or its size is baked into a node downstream, which is named.
+        SelectionError: If no layer is called ``head``.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (float[n, 2] x) => (float[n, 3] y) <float[2, 3] w = {1,2,3,4,5,6}>
+        ... { h = MatMul(x, w)
+        ...   y = Softmax(h) }''')
+        >>> small = replace_head(TiedModel(graph), out_features=15, lr_factor=10, name="fcNew")
+        >>> [str(parameter) for parameter in small.parameters]
+        ['fcNew.weight: f32[15,2]', 'fcNew.bias: f32[15]']
+    """
+    surgery = ReplaceHeadPass(
+        head=head.name if isinstance(head, Layer) else head,
+        out_features=out_features,
+        lr_factor=lr_factor,
+        bias_lr_factor=bias_lr_factor,
+        init=init,
+        bias=bias,
+        seed=seed,
+        name=name,
+    )
+    replaced, _ = run(surgery, model)
+    return replaced
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceHeadPass(SurgeryPass):
+    """Replace the head by one of another size; see ``tieops.replace_head``."""
+
+    preserves: ClassVar[Preserves] = Preserves(0)
+    head: str | None = None
+    out_features: int
+    lr_factor: float = 1.0
+    bias_lr_factor: float | None = None
+    init: str | Array = "kaiming_uniform"
+    bias: bool | Array = True
+    seed: int = 0
+    name: str | None = None
+
+    def requires(self, model: onnx_ir.Model) -> None:
+        """Find the head, make its values and follow its size downstream, without changing it."""
+        self._plan(model)
+
+    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+        """Replace the head."""
+        head, weight, bias, following = self._plan(model)
+        return _replace(model, head, weight, bias, following, self)
+
+    def _plan(self, model: onnx_ir.Model) -> tuple[Head, Array, Array | None, Following]:
+        head = find_head(TiedModel(model), self.head)
+        if self.out_features < 1:
+            raise PreconditionError(
+                f"a head of {self.out_features} features computes nothing",
+                {"now": head.out_features},
+                "give a positive number",
+            )
+        weight, bias = _values(head, self)
+        following = follow(head.out, head.axis, head.out_features, self.out_features)
+        taken = {layer.name for layer in TiedModel(model).layers} - {head.layer.name}
+        if self.name in taken:
+            raise SelectionError(
+                f"a layer is called {self.name} already", None, "choose another name"
+            )
+        return head, weight, bias, following
+
+
+def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
+    seen = head.weight.node.inputs[head.weight.index]
+    dtype = _dtype(head, seen)
+    shape = (options.out_features, *head.in_features)
+    rng = np.random.default_rng(options.seed)
+    if isinstance(options.init, str):
+        weight = new_weight(options.init, shape, rng)
+        bias = new_bias(options.init, shape, rng)
+    else:
+        weight = _given("init", options.init, shape)
+        bias = np.zeros(shape[:1], np.float32)
+    if not isinstance(options.bias, bool):
+        bias = _given("bias", options.bias, shape[:1])
+    return weight.astype(dtype), bias.astype(dtype) if options.bias is not False else None
+
+
+def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
+    dtype = head.weight.parameter.dtype if seen is None or seen.dtype is None else seen.dtype
+    for step in head.weight.view.steps:
+        dtype = getattr(step, "dtype", dtype)
+    if head.x.dtype is not None:
+        dtype = head.x.dtype  # a quantized weight is read in the dtype of what it is multiplied by
+    if dtype not in _FLOATS:
+        raise PreconditionError(
+            f"the weight of {printable(head.layer.name)} cannot be initialised",
+            {"dtype": dtype.name, "can": ", ".join(d.name for d in _FLOATS)},
+            "replace the head before the model is quantized",
+        )
+    return _FLOATS[dtype]
+
+
+def _given(what: str, values: Array, shape: Sequence[int]) -> Array:
+    array = np.asarray(values)
+    if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
+        raise PreconditionError(
+            f"{what} has another shape than the new head needs",
+            {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
+            "give (out_features, in_features) values, as torch.nn.Linear stores them",
+        )
+    return array
+
+
+def _replace(
+    model: onnx_ir.Model,
+    head: Head,
+    weight: Array,
+    bias: Array | None,
+    following: Following,
+    options: ReplaceHeadPass,
+) -> Rewrite:
+    name = options.name or head.layer.name
+    old_names = [slot.name for slot in head.layer.slots]
+    shared = [read.parameter.value for slot in head.layer.slots for read in slot.reads]
+    views = [read.nodes for slot in head.layer.slots for read in slot.reads]
+    node = head.weight.node
+    graph = node.graph
+    assert isinstance(graph, onnx_ir.Graph)
+    _apply(model, following)
+    for value in shared:
+        # The names of a head that goes are not the shared tensor's any more.
+        kept = [each for each in aliases_of(value) if each not in old_names or each == value.name]
+        set_names(value, kept)
+        if len(kept) == 1:
+            forget_evidence(value)
+    _free_names(model, head, [f"{name}.weight", f"{name}.bias"])
+    stored = _stored(model, f"{name}.weight", weight, options.lr_factor)
+    factor = options.lr_factor if options.bias_lr_factor is None else options.bias_lr_factor
+    offset = None if bias is None else _stored(model, f"{name}.bias", bias, factor)
+    build = _Builder(name, node, head)
+    if head.is_conv:
+        out = build.conv(head.x, stored, offset)
+    elif head.axis == 1:
+        out = build("Gemm", [head.x, stored, *([offset] if offset else [])], {"transB": 1})
+    else:
+        out = build("MatMul", [head.x, permute(stored, (1, 0))])
+        out = out if offset is None else build("Add", [out, offset])
+    last = head.out.producer()
+    assert last is not None
+    graph.insert_before(last, build.nodes)
+    out.type, out.shape = head.out.type, head.out.shape
+    title = head.out.name
+    head.out.replace_all_uses_with(out, replace_graph_outputs=True)
+    head.out.name = None
+    out.name = title
+    gone = [f"{what} {each}" for what, each in prune(model) if what == "initializer"]
+    for nodes in views:
+        remove_dead_views(nodes)
+    new = [brief(stored.dtype, weight.shape)]
+    new += [] if offset is None else [brief(offset.dtype, offset.shape)]
+    what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
+    changes = [Change(head.layer.name, what), *(Change(each, "nothing reads it") for each in gone)]
+    return Rewrite(tuple(changes))
+
+
+def _free_names(model: onnx_ir.Model, head: Head, wanted: Sequence[str]) -> None:
+    """Move what the old head alone reads out of the way of the new one's names."""
+    for slot in head.layer.slots:
+        value = slot.parameter.value
+        if value.name not in wanted or value.producer() is not None:
+            continue
+        if all(use.node in (slot.node, *slot.reads[0].nodes) for use in value.uses()):
+            del model.graph.initializers[value.name or ""]
+            value.name = free_name(model, f"{value.name}_old")
+            model.graph.initializers.add(value)
+
+
+def _apply(model: onnx_ir.Model, following: Following) -> None:
+    for value, (axis, size) in following.sizes.items():
+        if value.shape is not None:
+            sizes = list(value.shape.dims)
+            sizes[axis] = size
+            value.shape = onnx_ir.Shape(sizes)
+    for (node, index), numbers in following.operands.items():
+        name = free_name(model, f"{node.name or node.op_type}_sizes")
+        value = onnx_ir.Value(
+            name=name,
+            const_value=onnx_ir.tensor(numbers, dtype=onnx_ir.DataType.INT64, name=name),
+            type=onnx_ir.TensorType(onnx_ir.DataType.INT64),
+            shape=onnx_ir.Shape([len(numbers)]),
+        )
+        model.graph.initializers.add(value)
+        node.replace_input_with(index, value)
+
+
+def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onnx_ir.Value:
+    name = free_name(model, name)
+    tensor = onnx_ir.Tensor(array, name=name)
+    value = onnx_ir.Value(
+        name=name,
+        const_value=tensor,
+        type=onnx_ir.TensorType(tensor.dtype),
+        shape=onnx_ir.Shape(array.shape),
+    )
+    if factor != 1.0:
+        set_lr_factor(value, factor)
+    model.graph.initializers.add(value)
+    model.ir_version = max(model.ir_version, 4)
+    return value
+
+
+class _Builder:
+    """The nodes of the new head: named after it, in the place of the old one's module."""
+
+    def __init__(self, name: str, like: onnx_ir.Node, head: Head) -> None:
+        self.nodes: list[onnx_ir.Node] = []
+        self._name = name
+        self._like = like
+        self._old = head.layer.name
+
+    def __call__(
+        self,
+        op_type: str,
+        inputs: Sequence[onnx_ir.Value],
+        attributes: dict[str, int] | None = None,
+    ) -> onnx_ir.Value:
+        node = onnx_ir.node(op_type, inputs, attributes, name=f"{self._name}_{op_type}")
+        return self._add(node)
+
+    def conv(
+        self, x: onnx_ir.Value, weight: onnx_ir.Value, bias: onnx_ir.Value | None
+    ) -> onnx_ir.Value:
+        node = onnx_ir.Node(
+            "",
+            "Conv",
+            [x, weight] if bias is None else [x, weight, bias],
+            list(self._like.attributes.values()),
+            name=f"{self._name}_Conv",
+        )
+        return self._add(node)
+
+    def _add(self, node: onnx_ir.Node) -> onnx_ir.Value:
+        node.metadata_props.update(self._like.metadata_props)
+        rename_scope(node, self._old, self._name)
+        node.outputs[0].name = f"{node.name}_out"
+        self.nodes.append(node)
+        return node.outputs[0]
