@@ -44,10 +44,16 @@ def slots_of(model: TiedModel, target: Target) -> tuple[Slot, ...]:
         found = [slot for slot in model.slots if slot.name == target.name]
     elif isinstance(target, Layer):
         found = [slot for slot in model.slots if slot.layer == target.name]
+    elif isinstance(target, str):
+        found = _by_name(model, target)
     elif callable(target):
         found = [slot for slot in model.slots if target(slot)]
-    else:
-        found = _by_name(model, target)
+    else:  # pyright: ignore[reportUnnecessaryComparison]
+        raise SelectionError(
+            f"{target!r} selects nothing",
+            {"type": type(target).__name__},
+            "give a name, a glob, a layer, a slot or a predicate",
+        )
     if not found:
         raise SelectionError(*_nothing(model, target))
     return tuple(found)

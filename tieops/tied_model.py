@@ -17,7 +17,7 @@ from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import all_nodes, stored_values
 from tieops.ir.summary import summary
 from tieops.ir.ties import Duplicate, Ledger, Tie
-from tieops.ir.view import overlaps
+from tieops.ir.view import Slice
 
 __all__ = ["Listing", "TiedModel"]
 
@@ -175,16 +175,14 @@ def _is_shareable(parameter: Parameter) -> bool:
 
 def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
     """Split the readers of one parameter into those that share elements with each other."""
-    boxes = {
-        slot: [read.view.region for read in slot.reads if read.parameter is parameter]
-        for slot in slots
-    }
     if len(slots) == 1:
         if len(aliases_of(parameter.value)) > 1:
             yield tuple(slots)
         return
-    whole = tuple((0, size) for size in parameter.shape)
-    if all(whole in found for found in boxes.values()):
+    views = {
+        slot: [read.view for read in slot.reads if read.parameter is parameter] for slot in slots
+    }
+    if not any(isinstance(s, Slice) for v in views.values() for view in v for s in view.steps):
         yield tuple(slots)  # the usual case, without comparing pairs
         return
     groups: list[list[Slot]] = []
@@ -192,7 +190,7 @@ def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[
         mine = [
             group
             for group in groups
-            if any(overlaps(a, b) for other in group for a in boxes[other] for b in boxes[slot])
+            if any(a.overlaps(b) for other in group for a in views[other] for b in views[slot])
         ]
         merged = [each for group in mine for each in group] + [slot]
         groups = [group for group in groups if group not in mine] + [merged]

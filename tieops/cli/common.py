@@ -30,7 +30,8 @@ Examples = Annotated[
     list[str] | None,
     typer.Option(
         "--example",
-        help="An example input for a TorchScript file, in order, such as i64[2,5] or f32[1,784].",
+        help="An example input for a TorchScript file, in order: i64[batch=2,length=5]. Sizes with "
+        "a name vary.",
     ),
 ]
 
@@ -43,21 +44,32 @@ def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
     """Import a model by its suffix."""
     if path.suffix.lower() not in _TORCH_SUFFIXES:
         return tieops.from_onnx(path)
-    return tieops.from_torch(path, tuple(_example(text) for text in examples or ()))
+    found = [_example(text) for text in examples or ()]
+    shapes = [axes for _, axes in found]
+    return tieops.from_torch(
+        path, tuple(tensor for tensor, _ in found), dynamic_shapes=shapes if any(shapes) else None
+    )
 
 
-def _example(text: str) -> Any:
+def _example(text: str) -> tuple[Any, dict[int, str]]:
+    """Return an example tensor, and the names of its axes that vary."""
     import torch
 
-    match = re.fullmatch(r"(\w+)\[([\d,]*)\]", text)
+    match = re.fullmatch(r"(\w+)\[((?:(?:\w+=)?\d+(?:,|(?=\])))*)\]", text)
     if match is None or match[1] not in _DTYPES:
         raise PreconditionError(
             f"{text!r} is no example input",
             {"dtypes": ", ".join(_DTYPES)},
-            "write dtype and sizes, such as i64[2,5]",
+            "write dtype and sizes, such as i64[batch=2,5]; a size with a name varies",
         )
-    sizes = [int(size) for size in match[2].split(",") if size]
-    return torch.zeros(sizes, dtype=getattr(torch, _DTYPES[match[1]]))
+    sizes: list[int] = []
+    names: dict[int, str] = {}
+    for axis, part in enumerate(part for part in match[2].split(",") if part):
+        name, _, size = part.rpartition("=")
+        sizes.append(int(size))
+        if name:
+            names[axis] = name
+    return torch.zeros(sizes, dtype=getattr(torch, _DTYPES[match[1]])), names
 
 
 def as_record(model: TiedModel) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def is_parameter(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     if dtype == onnx_ir.DataType.STRING:
         return False
     learnable = any(is_learnable_role(a.node, a.index) for a in arrivals)
+    if parameter.is_constant_node and not learnable and is_made_up(parameter.name):
+        return False  # a constant of the program: a state of zeros, a table of factors
     if dtype.is_floating_point() or dtype in (
         onnx_ir.DataType.COMPLEX64,
         onnx_ir.DataType.COMPLEX128,

@@ -61,6 +61,27 @@ class Layout:
                     base_dir=str(path.parent),
                 )
 
+    def bring_inline(self, model: onnx_ir.Model, *, all_tensors: bool) -> None:
+        """Take what does not go to the data file out of the files where it lies now."""
+        elsewhere = set() if all_tensors else {v for _, values, _ in self.ranges for v in values}
+        for graph in all_graphs(model):
+            for value in graph.initializers.values():
+                if value not in elsewhere and value.const_value is not None:
+                    value.const_value = _in_memory(value.const_value)
+            for node in graph:
+                for name, attr in list(node.attributes.items()):
+                    if not attr.is_ref() and attr.type == onnx_ir.AttributeType.TENSOR:
+                        tensor = attr.as_tensor()
+                        if isinstance(tensor, onnx_ir.ExternalTensor):
+                            inline = _in_memory(tensor)
+                            node.attributes[name] = onnx_ir.AttrTensor(name, inline)
+
+
+def _in_memory(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
+        return tensor
+    return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+
 
 def _identity(tensor: onnx_ir.TensorProtocol) -> object:
     """Return what two tensors have in common if, and only if, they are one range of bytes."""

@@ -107,7 +107,9 @@ def to_onnx(
         external_data = layout.stored_bytes > EXTERNAL_BYTES
     with _as_export_error(path):
         if external_data and layout.ranges:
+            layout.bring_inline(graph, all_tensors=False)
             return _write_with_data(model, graph, layout, path)
+        layout.bring_inline(graph, all_tensors=True)
         return _write(graph, layout, path, None)
 
 
@@ -132,8 +134,7 @@ def _write_with_data(
     placed = False
     try:
         write_data(layout, temporary)
-        # A hard link fails if the name was taken meanwhile, where a rename would overwrite.
-        os.link(temporary, data_path)
+        _place(temporary, data_path)
         placed = True
         layout.refer_to(data_path)
         written = _write(graph, layout, path, data_path)
@@ -148,6 +149,19 @@ def _write_with_data(
         with suppress(OSError):
             stale.unlink()
     return written
+
+
+def _place(temporary: Path, data_path: Path) -> None:
+    """Give the data its name before any model refers to it, and none that was taken meanwhile."""
+    try:
+        os.link(temporary, data_path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        temporary.rename(data_path)
+    else:
+        # Readers refuse data with two hard links: one name must be left when the model appears.
+        temporary.unlink()
 
 
 def _write(graph: onnx_ir.Model, layout: Layout, path: Path, data_path: Path | None) -> Written:

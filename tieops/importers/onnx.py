@@ -11,7 +11,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
-from tieops.importers.onnx_checks import check_external, check_model
+from tieops.importers.onnx_checks import check_external, check_graphs, check_model
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
 from tieops.tied_model import TiedModel
 
@@ -60,9 +60,15 @@ def from_onnx(
             base_dir = path.parent if base_dir is None else base_dir
             proto = _parse(data, path.name)
         elif isinstance(source, bytes):
-            proto = _parse(source, "these bytes")
-        else:
+            proto = _parse(source, "the bytes")
+        elif isinstance(source, onnx.ModelProto):  # pyright: ignore[reportUnnecessaryIsInstance]
             proto = source
+        else:
+            raise UnsupportedModelError(
+                f"from_onnx cannot read a {type(source).__name__}",
+                {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
+                "use from_torch for PyTorch",
+            )
         check_model(proto)
         try:
             model = onnx_ir.from_proto(proto)
@@ -72,6 +78,7 @@ def from_onnx(
                 {"onnx_ir says": _innermost(error)},
                 "run onnx.checker.check_model on it",
             ) from error
+    check_graphs(model)
     _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
     call_paths(model)
     return TiedModel(model)
@@ -85,10 +92,11 @@ def _read(path: Path) -> bytes:
         raise UntrustedFileError(
             f"cannot open {path}", {"the system says": error.strerror}, "check the path"
         ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UntrustedFileError(f"{path} is not a regular file", None, "pass an .onnx file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UntrustedFileError(f"{path} is not a regular file", None, "pass an .onnx file")
         if status.st_size > MAX_PROTO_BYTES:
             raise UntrustedFileError(
                 f"{path.name} is larger than one protobuf message can be",
@@ -111,13 +119,13 @@ _MAGIC = {
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
-            raise UntrustedFileError(f"{name} is no ONNX model but {what}")
+            raise UntrustedFileError(f"no ONNX model in {name}, but {what}")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
         raise UntrustedFileError(
-            f"{name} is no ONNX model, or a damaged one",
+            f"no ONNX model in {name}, or a damaged one",
             {"size": len(data), "protobuf says": error},
             "copy or export it again",
         ) from error

@@ -13,8 +13,9 @@ import onnx_ir
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.ir.brief import brief, printable
+from tieops.ir.scopes import all_graphs, all_nodes
 
-__all__ = ["check_external", "check_model"]
+__all__ = ["check_external", "check_graphs", "check_model"]
 
 
 def check_model(proto: onnx.ModelProto) -> None:
@@ -98,6 +99,15 @@ def _refuse_repeats(what: str, names: Iterable[str]) -> None:
         )
 
 
+_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_FIELD_OF = {
+    "FLOAT": "float_data", "COMPLEX64": "float_data", "DOUBLE": "double_data",
+    "COMPLEX128": "double_data", "INT64": "int64_data", "UINT32": "uint64_data",
+    "UINT64": "uint64_data",
+}  # fmt: skip
+"""The field of a TensorProto for values of each dtype, by onnx.proto; int32_data for all others."""
+
+
 def check_tensor(tensor: onnx.TensorProto) -> None:
     """Refuse a tensor whose bytes are not exactly what its shape and dtype need.
 
@@ -120,18 +130,21 @@ def check_tensor(tensor: onnx.TensorProto) -> None:
     elements = math.prod(shape)
     need = -(-elements * dtype.bitwidth // 8)
     facts = {name: brief(dtype, shape)}
+    fields = [field for field in _FIELDS if len(getattr(tensor, field))]
+    fields += ["raw_data"] if tensor.HasField("raw_data") else []
+    if len(fields) > 1:
+        have = {**facts, "fields": ", ".join(fields)}
+        raise UntrustedFileError(f"{name} has its values in two fields, which may differ", have)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != need:
             have = {**facts, "bytes stored": len(tensor.raw_data), "bytes needed": need}
             raise UntrustedFileError(f"{name} holds other data than its shape says", have)
         return
-    stored = sum(
-        len(values)
-        for values in (
-            tensor.float_data, tensor.int32_data, tensor.int64_data,
-            tensor.double_data, tensor.uint64_data,
-        )
-    )  # fmt: skip
+    own = _FIELD_OF.get(dtype.name, "int32_data")
+    if fields and fields != [own]:
+        have = {**facts, "stored as": fields[0], "belongs in": own}
+        raise UntrustedFileError(f"{name} has its values in another dtype's field", have)
+    stored = len(getattr(tensor, own))
     per_value = {2: 4, 4: 2}.get(dtype.bitwidth, 1)
     wanted = -(-elements // per_value)
     if dtype in (onnx_ir.DataType.COMPLEX64, onnx_ir.DataType.COMPLEX128):
@@ -164,6 +177,28 @@ def _check_entries(tensor: onnx.TensorProto, name: str) -> None:
             )
     if not keys["location"]:
         raise UntrustedFileError(f"{name} is external data without a location")
+
+
+def check_graphs(model: onnx_ir.Model) -> None:
+    """Refuse a graph that reads what nothing defines.
+
+    Raises:
+        UnsupportedModelError: With the value and the node that reads it.
+    """
+    inputs = {value for graph in all_graphs(model) for value in graph.inputs}
+    inputs |= {value for function in model.functions.values() for value in function.inputs}
+    for graph in all_graphs(model):
+        stored = set(graph.initializers.values())
+        inputs |= stored
+    for node in all_nodes(model):
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value in inputs:
+                continue
+            raise UnsupportedModelError(
+                f"nothing defines {printable(value.name or '?')}",
+                {"read by": f"{node.op_type} {printable(node.name or '')}".strip()},
+                "export the model again: an initializer or a node is missing",
+            )
 
 
 def check_external(tensor: onnx_ir.ExternalTensor, sizes: dict[str, int]) -> None:
@@ -212,4 +247,10 @@ def _file_size(tensor: onnx_ir.ExternalTensor, name: str) -> int:
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise UntrustedFileError(f"the external data of {name} is no regular file", {"file": real})
+    if status.st_nlink > 1:
+        raise UntrustedFileError(
+            f"the external data of {name} has other names elsewhere (hard links)",
+            {"file": real, "links": status.st_nlink},
+            "copy the file, so that nobody can change it from outside of the folder",
+        )
     return status.st_size

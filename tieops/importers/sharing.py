@@ -10,6 +10,7 @@ import torch
 from tieops.errors import UnsupportedModelError
 from tieops.importers.storages import Alias, find_aliases
 from tieops.ir.evidence import Evidence
+from tieops.ir.fresh import FreshNames
 from tieops.ir.names import set_evidence, set_names
 from tieops.ir.rewire import drop_unread, substitute
 from tieops.ir.view import Reshape, Slice, Transpose, View
@@ -73,7 +74,7 @@ def _move_to_base(
 def _read_view(model: onnx_ir.Model, old: onnx_ir.Value, keep: onnx_ir.Value, view: View) -> None:
     perm = view.permutation
     if perm is not None:
-        substitute(old, keep, perm)
+        substitute(old, keep, perm, FreshNames(model))
         return
     name = old.name or ""
     del model.graph.initializers[name]

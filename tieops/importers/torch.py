@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.storages import find_aliases
 from tieops.importers.torch_files import read_torch_file
+from tieops.ir.brief import printable
 from tieops.ir.evidence import Evidence
 from tieops.ir.names import add_names, set_evidence
 from tieops.progress import progress
@@ -153,12 +155,24 @@ def _export(
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(
                 f"torch cannot export {type(source).__name__}",
-                {"torch says": str(error).strip()},
+                {"torch says": _gist(error)},
                 "make the module work under torch.export.export first",
             ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for {type(source).__name__}")
     return program
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+MAX_GIST_LINES = 4
+
+
+def _gist(error: BaseException) -> str:
+    """Return what torch's exporter says went wrong, without its advice, colours and traces."""
+    text = _ANSI.sub("", str(error))
+    _, found, summary = text.partition("## Exception summary")
+    lines = [line.strip() for line in (summary if found else text).splitlines() if line.strip()]
+    return printable(" ".join(lines[:MAX_GIST_LINES]))
 
 
 @contextmanager
@@ -167,7 +181,7 @@ def quiet() -> Generator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -263,7 +277,7 @@ def _from_torchscript(
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(
                 "torch cannot export this TorchScript program",
-                {"torch says": str(error).strip()},
+                {"torch says": _gist(error)},
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
     model = from_onnx(onnx.load_from_string(buffer.getvalue())).ir

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import warnings
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +16,11 @@ import torch
 from tieops.errors import UntrustedFileError
 
 __all__ = ["read_torch_file"]
+
+
+_LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError,
+                AssertionError, pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
+"""What torch.export.load raises on archives that it did not write."""
 
 
 def read_torch_file(
@@ -33,7 +40,10 @@ def read_torch_file(
     ):
         return _read_exported_program(path, names)
     if any(tail.startswith("code/") for tail in tails) and "constants.pkl" in tails:
-        return torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings():
+            # torch marks TorchScript as deprecated; whoever has such a file knows.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(path), map_location="cpu")
     if "data.pkl" in tails:
         raise UntrustedFileError(
             f"{path.name} is a pickle: tieops does not execute it",
@@ -66,11 +76,18 @@ def _members(path: Path) -> list[str]:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
+            members = archive.infolist()
     except zipfile.BadZipFile as error:
         raise UntrustedFileError(
             f"{path.name} is a damaged archive", {"zipfile says": error}, "copy the file again"
         ) from error
+    if members and members[0].header_offset:
+        raise UntrustedFileError(
+            f"{path.name} is a damaged archive",
+            {"why": "what ends the file is the end of an archive within this one"},
+            "copy the file again",
+        )
+    return [member.filename for member in members]
 
 
 def _read_exported_program(path: Path, names: list[str]) -> torch.export.ExportedProgram:
@@ -78,16 +95,28 @@ def _read_exported_program(path: Path, names: list[str]) -> torch.export.Exporte
         for name in names:
             if not name.endswith("_config.json"):
                 continue
-            config = json.loads(archive.read(name)).get("config", {})
-            pickled = [fqn for fqn, entry in config.items() if entry.get("use_pickle")]
+            try:
+                config = json.loads(archive.read(name)).get("config", {})
+                pickled = [fqn for fqn, entry in config.items() if entry.get("use_pickle")]
+            except (ValueError, AttributeError, RecursionError) as error:
+                raise UntrustedFileError(
+                    f"{path.name} has no readable {name}", {"json says": error}, "save it again"
+                ) from error
             if pickled:
                 raise UntrustedFileError(
                     f"{path.name} holds pickled objects: tieops does not execute them",
                     {"pickled": ", ".join(pickled[:4])},
                     "load it yourself with torch.export.load and pass the ExportedProgram",
                 )
-    with _weights_only():
-        return torch.export.load(path)
+    try:
+        with _weights_only():
+            return torch.export.load(path)
+    except _LOAD_ERRORS as error:
+        raise UntrustedFileError(
+            f"{path.name} is no program that torch can load without unpickling",
+            {"torch says": (str(error).strip().splitlines() or [type(error).__name__])[0]},
+            "load it yourself with torch.export.load and pass the ExportedProgram",
+        ) from error
 
 
 @contextmanager

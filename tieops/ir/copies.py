@@ -10,24 +10,9 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.parameter import Read
-from tieops.ir.scopes import all_graphs, is_constant
+from tieops.ir.scopes import is_constant
 
-__all__ = ["call_own_copy", "free_name", "remove_dead_views", "store"]
-
-
-def free_name(model: onnx_ir.Model, wanted: str) -> str:
-    """Return ``wanted``, or ``wanted_1``…: a name that no value of any graph has."""
-    taken = {
-        value.name
-        for graph in all_graphs(model)
-        for value in (
-            *graph.inputs,
-            *graph.initializers.values(),
-            *(output for node in graph for output in node.outputs),
-        )
-    }
-    names = itertools.chain([wanted], (f"{wanted}_{count}" for count in itertools.count(1)))
-    return next(name for name in names if name not in taken)
+__all__ = ["call_own_copy", "remove_dead_views", "store"]
 
 
 def store(

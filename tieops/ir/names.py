@@ -7,6 +7,7 @@ any tool that keeps metadata, and a clone of the graph carries them without touc
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 
@@ -53,15 +54,22 @@ def is_made_up(name: str) -> bool:
     return _MADE_UP.fullmatch(name) is not None
 
 
-def _strings(value: onnx_ir.Value, key: str) -> list[str]:
+def _parsed(value: onnx_ir.Value, key: str) -> object:
     # A file from elsewhere may hold anything under our keys; what is not ours is left alone.
     try:
-        found = json.loads(value.metadata_props.get(key, "[]"))
-    except json.JSONDecodeError:
-        return []
+        return json.loads(value.metadata_props.get(key, "null"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _only_strings(found: object) -> list[str]:
     if not isinstance(found, list):
         return []
     return [name for name in found if isinstance(name, str) and name]
+
+
+def _strings(value: onnx_ir.Value, key: str) -> list[str]:
+    return _only_strings(_parsed(value, key))
 
 
 def names_of(value: onnx_ir.Value) -> tuple[str, ...]:
@@ -86,12 +94,8 @@ def aliases_of(value: onnx_ir.Value) -> tuple[str, ...]:
 
 def packed_parts(value: onnx_ir.Value) -> tuple[str, ...]:
     """Return the torch names of the parts that one packed recurrent weight was made of."""
-    try:
-        found = json.loads(value.metadata_props.get(PACKED, "{}"))
-    except json.JSONDecodeError:
-        return ()
-    parts = found.get("parts", ()) if isinstance(found, dict) else ()
-    return tuple(name for name in parts if isinstance(name, str))
+    found = _parsed(value, PACKED)
+    return tuple(_only_strings(found.get("parts") if isinstance(found, dict) else None))
 
 
 def set_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
@@ -143,9 +147,10 @@ def set_axes(value: onnx_ir.Value, perm: Iterable[int]) -> None:
 def lr_factor_of(value: onnx_ir.Value) -> float:
     """Return the learn-rate factor stored with a tensor; 1.0 where there is none."""
     try:
-        return float(value.metadata_props.get(LR_FACTOR, "1"))
+        factor = float(value.metadata_props.get(LR_FACTOR, "1"))
     except ValueError:
         return 1.0
+    return factor if math.isfinite(factor) and factor >= 0 else 1.0
 
 
 def set_lr_factor(value: onnx_ir.Value, factor: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Parameter:
         """The name it is stored under."""
         return self.value.name or ""
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Every name it is known by, its own first."""
         return names_of(self.value)
@@ -154,8 +155,8 @@ class Slot:
 
     @property
     def is_joined(self) -> bool:
-        """Whether it reads several parts joined by a Concat."""
-        return len(self.reads) > 1
+        """Whether it reads parts joined by a Concat."""
+        return any(isinstance(step, Join) for read in self.reads for step in read.view.steps)
 
     @property
     def logical_bytes(self) -> int:

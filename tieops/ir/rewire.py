@@ -9,51 +9,45 @@ from collections.abc import Iterable
 
 import onnx_ir
 
+from tieops.ir.fresh import FreshNames
 from tieops.ir.view import Shape
 
 __all__ = ["permute", "substitute"]
 
 
-def permute(keep: onnx_ir.Value, perm: Shape, name: str | None = None) -> onnx_ir.Value:
+def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Value:
     """Return a value that is ``keep`` with its axes in the order ``perm``; adds a node if needed.
 
-    An existing Transpose of ``keep`` with the same order in the same graph is used again.
+    An existing Transpose of ``keep`` with the same order is used again, moved to where every reader
+    comes after it.
 
     Args:
-        keep: A stored value.
+        keep: An initializer.
         perm: Axis ``i`` of the result is axis ``perm[i]`` of ``keep``.
-        name: What to call a new value.
+        names: Where a new value gets its name.
     """
     if perm == tuple(range(len(perm))):
         return keep
     graph = keep.graph
-    assert graph is not None, f"{keep.name} belongs to no graph"
+    assert isinstance(graph, onnx_ir.Graph), f"{keep.name} belongs to no graph"
     for node, index in keep.uses():
         if index == 0 and node.graph is graph and transposes(node, len(perm)) == perm:
-            return node.outputs[0]
-    node = onnx_ir.node(
-        "Transpose", [keep], {"perm": list(perm)}, name=f"{name or keep.name}_transpose"
-    )
-    out = node.outputs[0]
-    out.name = name or f"{keep.name}_transposed"
-    out.type = keep.type
-    if keep.shape is not None:
-        out.shape = onnx_ir.Shape([keep.shape[axis] for axis in perm])
-    # First in the graph: every reader, in nested graphs too, comes after it.
+            graph.remove(node)
+            break
+    else:
+        node = onnx_ir.node("Transpose", [keep], {"perm": list(perm)})
+        out = node.outputs[0]
+        out.name = names.take(f"{keep.name}_transposed")
+        node.name = f"{out.name}_transpose"
+        out.type = keep.type
+        if keep.shape is not None:
+            out.shape = onnx_ir.Shape([keep.shape[axis] for axis in perm])
     first = next(iter(graph), None)
     if first is None:
         graph.append(node)
-    elif keep.producer() is not None:
-        graph.insert_after(_producer(keep), node)
     else:
         graph.insert_before(first, node)
-    return out
-
-
-def _producer(value: onnx_ir.Value) -> onnx_ir.Node:
-    node = value.producer()
-    assert node is not None
-    return node
+    return node.outputs[0]
 
 
 def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
@@ -66,7 +60,7 @@ def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
     return None if attr.is_ref() else tuple(attr.as_ints())
 
 
-def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape) -> None:
+def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> None:
     """Make every reader of ``old`` read ``keep`` with its axes in the order ``perm``.
 
     A reader that transposes what it reads gets the two orders composed, and none at all where they
@@ -76,6 +70,7 @@ def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape) -> None:
         old: The value to leave without readers; it keeps its place, removing it is the caller's.
         keep: A value that is visible wherever ``old`` is.
         perm: The order of ``keep``'s axes in which it equals ``old``.
+        names: Where new values get their names.
     """
     rank = len(perm)
     for node, _ in old.uses():
@@ -83,7 +78,7 @@ def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape) -> None:
         if inner is None or node.outputs[0].is_graph_output():
             continue
         both = tuple(perm[axis] for axis in inner)
-        source = permute(keep, both)
+        source = permute(keep, both, names)
         if source is not node.outputs[0]:
             node.outputs[0].replace_all_uses_with(source)
             owner = node.graph
@@ -91,13 +86,13 @@ def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape) -> None:
             owner.remove(node, safe=True)
     if not old.uses() and not old.is_graph_output():
         return
-    source = permute(keep, perm, name=None)
+    source = permute(keep, perm, names)
     for node, index in old.uses():
         node.replace_input_with(index, source)
-    _keep_outputs(old, source)
+    _keep_outputs(old, source, names)
 
 
-def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value) -> None:
+def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value, names: FreshNames) -> None:
     graph = old.graph
     if graph is None or not old.is_graph_output():
         return
@@ -106,7 +101,7 @@ def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value) -> None:
     out = identity.outputs[0]
     out.type, out.shape = old.type, old.shape
     positions = [i for i, output in enumerate(graph.outputs) if output is old]
-    old.name = f"{name}_untied"
+    old.name = names.take(f"{name}_stored")
     out.name = name
     graph.append(identity)
     for position in positions:

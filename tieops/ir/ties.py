@@ -60,7 +60,9 @@ class Duplicate:
 
     @property
     def wasted_bytes(self) -> int:
-        """The bytes that joining them would save."""
+        """The bytes that joining them would save; none where they are one range already."""
+        if self.evidence is Evidence.STORAGE:
+            return 0
         return sum(each.nbytes for each in self.parameters[1:])
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
 """How a slot reads its parameter: a chain of steps that move elements and change none of them.
 
-A view composes (``then``), applies to an array, tells which elements it reads (``region``) and, if
-it only permutes axes, inverts. Casts and dequantization end what can be undone; joins (one part of
-a Concat) are shown, not applied.
+A view composes (``then``), applies to an array, tells whether it shares elements with another one
+(``overlaps``) and, if it only permutes axes, inverts. Casts and dequantization end what can be
+undone; joins (one part of a Concat) are shown, not applied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tieops.ir.brief import brief_dtype
 __all__ = ["Cast", "Dequantize", "Join", "Reshape", "Slice", "Step", "Transpose", "View"]
 
 Shape = tuple[int, ...]
-Box = tuple[tuple[int, int], ...]
+MAX_OVERLAP_WORK = 10_000
+"""How hard numpy may try to decide whether two views overlap."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,18 @@ class Slice:
 
     def apply(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the values after this step."""
-        # A negative stop means "down to and including 0" in ONNX's normalised ranges.
-        return array[tuple(slice(a, None if b < 0 else b, s) for a, b, s in self.ranges)]
+        return array[tuple(_as_slice(*each) for each in self.ranges)]
 
     def __str__(self) -> str:
         parts = [f"{a}:{b}" + (f":{s}" if s != 1 else "") for a, b, s in self.ranges]
         return f"slice[{','.join(parts)}]"
+
+
+def _as_slice(start: int, stop: int, step: int) -> slice:
+    if not len(range(start, stop, step)):
+        return slice(0, 0)
+    # Going backwards, a stop of -1 means down to and including 0, which Python spells None.
+    return slice(start, None if stop < 0 else stop, step)
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,10 @@ class Join:
     """One part of a static Concat: the reader sees this part beside others."""
 
     axis: int
-    index: int
+    start: int
+    """Where the part begins along the axis."""
     sizes: Shape
+    """The shape of the whole."""
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shape after this step."""
@@ -162,7 +171,7 @@ class Join:
         raise ValueError("a part of a Concat has no value without the other parts")
 
     def __str__(self) -> str:
-        return f"part {self.index} of concat"
+        return f"from {self.start} on in a concat"
 
 
 Step = Transpose | Reshape | Slice | Cast | Dequantize | Join
@@ -263,34 +272,28 @@ class View:
             array = step.apply(array)
         return array
 
-    @property
-    def region(self) -> Box:
-        """The half-open box of the parameter that holds all elements read, one range an axis.
+    def overlaps(self, other: View) -> bool:
+        """Tell whether two views of one parameter share an element; True where it is hard to tell.
 
-        Exact through Transpose and Slice; after a Reshape that follows nothing but the whole
-        parameter it stays the box known before it.
+        Nothing is read: the views are laid over an array whose pages are never touched, and numpy
+        decides whether their memory overlaps.
+
+        Example:
+            >>> rows = View((4, 2))
+            >>> upper = rows.then(Slice(((0, 2, 1), (0, 2, 1))))
+            >>> lower = rows.then(Slice(((2, 4, 1), (0, 2, 1))))
+            >>> upper.overlaps(lower), upper.overlaps(rows)
+            (False, True)
         """
-        box = [(0, size) for size in self.source]
-        axes: list[int] | None = list(range(len(self.source)))
-        for step in self.steps:
-            if axes is None:
-                break
-            match step:
-                case Transpose(perm):
-                    axes = [axes[axis] for axis in perm]
-                case Slice(ranges):
-                    for axis, each in zip(axes, ranges, strict=True):
-                        inside = range(*each)
-                        start = box[axis][0]
-                        low, high = (min(inside), max(inside) + 1) if len(inside) else (0, 0)
-                        box[axis] = (start + low, start + high)
-                    if any(step != 1 for _, _, step in ranges):
-                        axes = None  # what follows reads within the box that is known now
-                case Reshape() | Join():
-                    axes = None
-                case _:
-                    pass
-        return tuple(box)
+        if not (_reads_all(self) or _reads_all(other)):
+            ground = np.empty(self.source, np.uint8)
+            mine, others = _footprint(self, ground), _footprint(other, ground)
+            if mine is not None and others is not None:
+                try:
+                    return np.shares_memory(mine, others, max_work=MAX_OVERLAP_WORK)  # pyright: ignore[reportArgumentType] - its stub knows 0 and -1
+                except np.exceptions.TooHardError:
+                    return True
+        return self.elements > 0 and other.elements > 0
 
     @property
     def elements(self) -> int:
@@ -301,14 +304,37 @@ class View:
         return " → ".join(str(step) for step in self.steps)
 
 
-def overlaps(one: Box, other: Box) -> bool:
-    """Tell whether two boxes share an element.
+def _reads_all(view: View) -> bool:
+    return not any(isinstance(step, Slice) for step in view.steps)
+
+
+def _footprint(view: View, ground: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Return the part of ``ground`` that a view reads, or None if it is no view of memory."""
+    array = ground
+    for step in view.steps:
+        if isinstance(step, Cast | Dequantize):
+            continue
+        if isinstance(step, Join):
+            break
+        array = step.apply(array)
+        if array.size and not np.may_share_memory(array, ground):
+            return None  # a reshape that copied
+    return array
+
+
+def relative(base: Sequence[int], perm: Sequence[int]) -> Shape:
+    """Return the order of axes that leads from one reordering of a tensor to another.
+
+    Args:
+        base: The order in which the first one has the tensor's axes.
+        perm: The order in which the second one has them.
 
     Example:
-        >>> overlaps(((0, 4), (0, 2)), ((4, 8), (0, 2)))
-        False
+        >>> relative((1, 0), (0, 1)), relative((1, 0), (1, 0))
+        ((1, 0), (0, 1))
     """
-    return all(max(a, c) < min(b, d) for (a, b), (c, d) in zip(one, other, strict=True))
+    places = {axis: place for place, axis in enumerate(base)}
+    return tuple(places[axis] for axis in perm)
 
 
 def permuted(shape: Sequence[int], perm: Sequence[int]) -> Shape:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
-from tieops.detect.trace import static_ints
+from tieops.detect.moves import static_ints
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
 

@@ -12,16 +12,18 @@ from typing import ClassVar
 
 import onnx_ir
 
+from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import transposes
+from tieops.ir.scopes import nested_graphs
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
 from tieops.tied_model import TiedModel
 
 __all__ = ["LowerTiedReadsPass"]
 
-MIN_OPSET = 13
-"""Where Gemm's bias is optional and every shape operand is an input."""
+MIN_OPSET = 14
+"""Where Reshape can be told that a size of 0 is a size, for inputs without rows."""
 _GEMM_DTYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 
 
@@ -37,12 +39,17 @@ class LowerTiedReadsPass(SurgeryPass):
         tied = TiedModel(model)
         changes: list[Change] = []
         skips: list[Skip] = []
+        functions = {
+            graph for each in model.functions.values() for graph in nested_graphs(each.graph)
+        }
+        names = FreshNames(model)
         for slot in _shared(tied):
             perm = slot.view.permutation
             plain = slot.node.op_type in ("MatMul", "Gemm") and slot.node.domain in ("", "ai.onnx")
             if perm != (1, 0) or not plain or slot.index != 1 or slot.is_joined:
                 continue
-            if opset < MIN_OPSET or slot.parameter.dtype.name not in _GEMM_DTYPES or slot.path:
+            hidden = slot.path or slot.parameter.value.graph in functions
+            if opset < MIN_OPSET or slot.parameter.dtype.name not in _GEMM_DTYPES or hidden:
                 skips.append(
                     Skip(
                         slot.name, f"opset {opset} or dtype {slot.parameter.dtype.name} has no Gemm"
@@ -52,7 +59,7 @@ class LowerTiedReadsPass(SurgeryPass):
             if slot.node.op_type == "Gemm":
                 _flip(slot)
             else:
-                _matmul_to_gemm(slot, model.graph)
+                _matmul_to_gemm(slot, model.graph, names)
             _drop_view(slot)
             changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
         return Rewrite(tuple(changes), tuple(skips))
@@ -71,20 +78,23 @@ def _flip(slot: Slot) -> None:
     node.replace_input_with(1, slot.parameter.value)
 
 
-def _matmul_to_gemm(slot: Slot, main: onnx_ir.Graph) -> None:
+def _matmul_to_gemm(slot: Slot, main: onnx_ir.Graph, names: FreshNames) -> None:
     # A bias that is added afterwards stays where it is: within the Gemm it would be added first,
     # and round otherwise. Without it ONNX Runtime's packed Gemm is its packed MatMul bit for bit.
     node, weight = slot.node, slot.parameter
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     features, hidden = weight.shape
-    build = _Builder(node.name or out.name or "linear", node, main)
+    build = _Builder(node.name or out.name or "linear", node, main, names)
     if x.shape is not None and x.shape.rank() == 2:
         result = build("Gemm", [x, weight.value], "gemm", {"transB": 1})
     else:
         flat = build("Reshape", [x, build.ints(-1, hidden)], "flat")
         rows = build("Gemm", [flat, weight.value], "gemm", {"transB": 1})
-        result = build("Reshape", [rows, _unflattened(build, x, features)], "unflat")
+        sizes = _unflattened(build, x, features)
+        # Computed sizes may be 0, which is a size here and not "as it was".
+        as_given = {} if sizes.is_initializer() else {"allowzero": 1}
+        result = build("Reshape", [rows, sizes], "unflat", as_given)
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, build.nodes)
@@ -127,11 +137,14 @@ def _drop_view(slot: Slot) -> None:
 class _Builder:
     """Nodes that take the place of one node: named after it, and of its torch module."""
 
-    def __init__(self, name: str, like: onnx_ir.Node, graph: onnx_ir.Graph) -> None:
+    def __init__(
+        self, name: str, like: onnx_ir.Node, graph: onnx_ir.Graph, names: FreshNames
+    ) -> None:
         self.nodes: list[onnx_ir.Node] = []
         self._name = name
         self._like = like
         self._graph = graph
+        self._names = names
 
     def __call__(
         self,
@@ -140,9 +153,10 @@ class _Builder:
         tail: str,
         attributes: dict[str, int] | None = None,
     ) -> onnx_ir.Value:
-        node = onnx_ir.node(op_type, inputs, attributes, name=f"{self._name}_{tail}")
+        node = onnx_ir.node(op_type, inputs, attributes)
+        node.name = self._names.take(f"{self._name}_{tail}")
         node.metadata_props.update(self._like.metadata_props)
-        node.outputs[0].name = f"{self._name}_{tail}_out"
+        node.outputs[0].name = self._names.take(f"{self._name}_{tail}_out")
         self.nodes.append(node)
         return node.outputs[0]
 

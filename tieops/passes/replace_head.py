@@ -12,7 +12,8 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
-from tieops.ir.copies import free_name, remove_dead_views
+from tieops.ir.copies import remove_dead_views
+from tieops.ir.fresh import FreshNames
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
 from tieops.ir.reach import prune
@@ -195,24 +196,25 @@ def _replace(
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
-    _apply(model, following)
+    names = FreshNames(model)
+    _apply(model, following, names)
     for value in shared:
         # The names of a head that goes are not the shared tensor's any more.
         kept = [each for each in aliases_of(value) if each not in old_names or each == value.name]
         set_names(value, kept)
         if len(kept) == 1:
             forget_evidence(value)
-    _free_names(model, head, [f"{name}.weight", f"{name}.bias"])
-    stored = _stored(model, f"{name}.weight", weight, options.lr_factor)
+    _step_aside(model, head, [f"{name}.weight", f"{name}.bias"], names)
+    stored = _stored(model, names.take(f"{name}.weight"), weight, options.lr_factor)
     factor = options.lr_factor if options.bias_lr_factor is None else options.bias_lr_factor
-    offset = None if bias is None else _stored(model, f"{name}.bias", bias, factor)
-    build = _Builder(name, node, head)
+    offset = None if bias is None else _stored(model, names.take(f"{name}.bias"), bias, factor)
+    build = _Builder(name, node, head, names)
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
     elif head.axis == 1:
         out = build("Gemm", [head.x, stored, *([offset] if offset else [])], {"transB": 1})
     else:
-        out = build("MatMul", [head.x, permute(stored, (1, 0))])
+        out = build("MatMul", [head.x, permute(stored, (1, 0), names)])
         out = out if offset is None else build("Add", [out, offset])
     last = head.out.producer()
     assert last is not None
@@ -232,26 +234,27 @@ def _replace(
     return Rewrite(tuple(changes))
 
 
-def _free_names(model: onnx_ir.Model, head: Head, wanted: Sequence[str]) -> None:
+def _step_aside(model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: FreshNames) -> None:
     """Move what the old head alone reads out of the way of the new one's names."""
     for slot in head.layer.slots:
         value = slot.parameter.value
-        if value.name not in wanted or value.producer() is not None:
+        if value.name is None or value.name not in wanted or value.producer() is not None:
             continue
         if all(use.node in (slot.node, *slot.reads[0].nodes) for use in value.uses()):
-            del model.graph.initializers[value.name or ""]
-            value.name = free_name(model, f"{value.name}_old")
+            del model.graph.initializers[value.name]
+            names.release(value.name)
+            value.name = names.take(f"{value.name}_old")
             model.graph.initializers.add(value)
 
 
-def _apply(model: onnx_ir.Model, following: Following) -> None:
+def _apply(model: onnx_ir.Model, following: Following, names: FreshNames) -> None:
     for value, (axis, size) in following.sizes.items():
         if value.shape is not None:
             sizes = list(value.shape.dims)
             sizes[axis] = size
             value.shape = onnx_ir.Shape(sizes)
     for (node, index), numbers in following.operands.items():
-        name = free_name(model, f"{node.name or node.op_type}_sizes")
+        name = names.take(f"{node.name or node.op_type}_sizes")
         value = onnx_ir.Value(
             name=name,
             const_value=onnx_ir.tensor(numbers, dtype=onnx_ir.DataType.INT64, name=name),
@@ -263,7 +266,6 @@ def _apply(model: onnx_ir.Model, following: Following) -> None:
 
 
 def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onnx_ir.Value:
-    name = free_name(model, name)
     tensor = onnx_ir.Tensor(array, name=name)
     value = onnx_ir.Value(
         name=name,
@@ -281,11 +283,12 @@ def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onn
 class _Builder:
     """The nodes of the new head: named after it, in the place of the old one's module."""
 
-    def __init__(self, name: str, like: onnx_ir.Node, head: Head) -> None:
+    def __init__(self, name: str, like: onnx_ir.Node, head: Head, names: FreshNames) -> None:
         self.nodes: list[onnx_ir.Node] = []
         self._name = name
         self._like = like
         self._old = head.layer.name
+        self._names = names
 
     def __call__(
         self,
@@ -311,6 +314,6 @@ class _Builder:
     def _add(self, node: onnx_ir.Node) -> onnx_ir.Value:
         node.metadata_props.update(self._like.metadata_props)
         rename_scope(node, self._old, self._name)
-        node.outputs[0].name = f"{node.name}_out"
+        node.outputs[0].name = self._names.take(f"{node.name}_out")
         self.nodes.append(node)
         return node.outputs[0]

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir
 
-from tieops.detect.trace import static_value
+from tieops.detect.moves import Moves
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, printable
-from tieops.ir.copies import call_own_copy, free_name, remove_dead_views, store
+from tieops.ir.copies import call_own_copy, remove_dead_views, store
+from tieops.ir.fresh import FreshNames
 from tieops.ir.names import (
     PACKED,
     aliases_of,
@@ -87,6 +88,7 @@ class UntiePass(SurgeryPass):
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
         tied = TiedModel(model)
+        names = FreshNames(model)
         changes: list[Change] = []
         skips: list[Skip] = []
         for tie, slots in _leaving(tied, self.targets):
@@ -97,7 +99,7 @@ class UntiePass(SurgeryPass):
             if not slots:
                 skips.append(Skip(tie.parameter.name, "its names have one reader, which keeps it"))
                 continue
-            changes += untie_slots(model, tie.parameter, slots, together=self.together)
+            changes += untie_slots(model, tie.parameter, slots, names, together=self.together)
         return Rewrite(tuple(changes), tuple(skips))
 
 
@@ -153,7 +155,12 @@ def _bound(parameter: Parameter) -> str:
 
 
 def untie_slots(
-    model: onnx_ir.Model, parameter: Parameter, slots: Sequence[Slot], *, together: bool = False
+    model: onnx_ir.Model,
+    parameter: Parameter,
+    slots: Sequence[Slot],
+    names: FreshNames,
+    *,
+    together: bool = False,
 ) -> list[Change]:
     """Give each of the slots what it reads of a parameter as an initializer of its own, in place.
 
@@ -161,6 +168,7 @@ def untie_slots(
         model: The graph.
         parameter: What the slots share.
         slots: The slots that leave; another reader keeps the parameter.
+        names: Where new tensors get their names.
         together: One new initializer for all of them.
     """
     changes: list[Change] = []
@@ -172,7 +180,7 @@ def untie_slots(
     set_origin(parameter.value, origin)
     known = aliases_of(parameter.value)
     for group in groups.values():
-        value = _leave(model, group)
+        value = _leave(model, group, names)
         set_origin(value, origin)
         mine = [slot.name for slot in group]
         gone.update(name for name in mine if name in known)
@@ -190,34 +198,35 @@ def untie_slots(
     return changes
 
 
-def _leave(model: onnx_ir.Model, group: Sequence[Slot]) -> onnx_ir.Value:
+def _leave(model: onnx_ir.Model, group: Sequence[Slot], names: FreshNames) -> onnx_ir.Value:
     """Store what a group of slots reads anew and make them read it; return the new value."""
     first = group[0]
     read = first.reads[0]
     if first.path and read.entry is None:
         return call_own_copy(model, first.path, read.parameter.value)
     if first.is_joined:
-        return _own(model, first, _joined(first), first.node, first.index)
+        return _own(model, first, _joined(first), first.node, first.index, names)
     if read.entry is not None:
         array = read.entry.view.apply(read.parameter.numpy())
-        return _own(model, first, array, first.path[0], read.entry.index, read.entry.nodes)
+        entry = read.entry
+        return _own(model, first, array, first.path[0], entry.index, names, entry.nodes)
     views = {slot.view for slot in group}
     if len(views) > 1:
-        return _share_anew(model, group)
+        return _share_anew(model, group, names)
     moves, rest = _split(read.view)
-    value = store(model, free_name(model, first.name), moves.apply(read.parameter.numpy()), read)
+    value = store(model, names.take(first.name), moves.apply(read.parameter.numpy()), read)
     _note_axes(value, moves)
     for slot in group:
-        _read_from(slot, value, slot.reads[0].nodes, len(rest))
+        _read_from(slot, value, slot.reads[0].nodes, len(rest), names)
     return value
 
 
-def _share_anew(model: onnx_ir.Model, group: Sequence[Slot]) -> onnx_ir.Value:
+def _share_anew(model: onnx_ir.Model, group: Sequence[Slot], names: FreshNames) -> onnx_ir.Value:
     """Store the whole parameter once more for slots that read it through different views."""
     read = group[0].reads[0]
-    value = store(model, free_name(model, group[0].name), read.parameter.numpy(), read)
+    value = store(model, names.take(group[0].name), read.parameter.numpy(), read)
     for slot in group:
-        _read_from(slot, value, slot.reads[0].nodes, len(slot.reads[0].nodes))
+        _read_from(slot, value, slot.reads[0].nodes, len(slot.reads[0].nodes), names)
     return value
 
 
@@ -227,10 +236,11 @@ def _own(
     array: Array,
     node: onnx_ir.Node,
     index: int,
+    names: FreshNames,
     nodes: Sequence[onnx_ir.Node] | None = None,
 ) -> onnx_ir.Value:
     read = slot.reads[0]
-    value = store(model, free_name(model, slot.name), array, read)
+    value = store(model, names.take(slot.name), array, read)
     node.replace_input_with(index, value)
     for each in slot.reads if nodes is None else [read]:
         remove_dead_views(each.nodes if nodes is None else nodes)
@@ -244,7 +254,13 @@ def _split(view: View) -> tuple[View, tuple[Step, ...]]:
     return View(view.source, steps[:cut]), steps[cut:]
 
 
-def _read_from(slot: Slot, value: onnx_ir.Value, nodes: Sequence[onnx_ir.Node], keep: int) -> None:
+def _read_from(
+    slot: Slot,
+    value: onnx_ir.Value,
+    nodes: Sequence[onnx_ir.Node],
+    keep: int,
+    names: FreshNames,
+) -> None:
     """Make a slot read ``value`` through copies of the last nodes of its view that count."""
     changing = list(nodes)
     if keep < len(nodes):
@@ -261,7 +277,7 @@ def _read_from(slot: Slot, value: onnx_ir.Value, nodes: Sequence[onnx_ir.Node], 
             num_outputs=len(node.outputs),
         )
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = f"{old.name}_{value.name}"
+            new.name = names.take(f"{old.name}_{value.name}")
             new.type, new.shape = old.type, old.shape
         graph = node.graph
         assert graph is not None
@@ -288,4 +304,4 @@ def _joined(slot: Slot) -> Array:
     """Return the value that a slot reads through a static Concat of parts."""
     value = slot.node.inputs[slot.index]
     assert value is not None
-    return static_value(value)
+    return Moves().static_value(value)

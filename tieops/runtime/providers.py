@@ -109,9 +109,10 @@ def environment() -> dict[str, str]:
     Example:
         >>> found = environment()
         >>> found["cpu"], sorted(found)
-        ('loads', ['cpu', 'cuda', 'onnx', 'onnx_ir', 'onnxruntime', 'torch'])
+        ('loads', ['cpu', 'cuda', 'onnx', 'onnx_ir', 'onnxruntime', 'tieops', 'torch'])
     """
     packages = {
+        "tieops": ("tieops",),
         "onnx": ("onnx",),
         "onnx_ir": ("onnx-ir",),
         "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
 from tieops.verify import torch_side
@@ -35,6 +36,10 @@ Comparable: TypeAlias = Union[
     "os.PathLike[str]",
     bytes,
 ]
+
+
+TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".jit", ".ts")
+"""Paths that are opened as PyTorch's; all others go to ONNX Runtime."""
 
 
 class Side(Protocol):
@@ -131,7 +136,7 @@ def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxS
     """
     if isinstance(model, Session):
         return OnnxSide(_label(model.model), model, own=False)
-    if isinstance(model, (str, os.PathLike)) and Path(model).suffix == ".pt2":
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model)))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
         return OnnxSide(_label(model), session(model, provider, optimize=optimize), own=True)
@@ -142,7 +147,7 @@ def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxS
     raise PreconditionError(
         f"cannot compare a {type(model).__name__}",
         {"it compares": "nn.Module, ExportedProgram, TiedModel, onnx_ir.Model, ModelProto, "
-         "bytes, Session, paths of .onnx and .pt2"},
+         "bytes, Session, paths of .onnx, .pt2 and .pt"},
         "pass one of these",
     )  # fmt: skip
 
@@ -161,8 +166,4 @@ def _graph(
         return model.ir
     if isinstance(model, onnx_ir.Model):
         return model
-    if isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    if isinstance(model, onnx.ModelProto):
-        return onnx_ir.from_proto(model)
-    return onnx_ir.load(model)
+    return from_onnx(model).ir

@@ -30,21 +30,22 @@ _ML_DTYPES = {
 }
 
 
-def load_program(path: str) -> torch.export.ExportedProgram:
-    """Load a .pt2 file.
+def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
+    """Load a .pt2 of torch.export or a TorchScript file, without running a pickle.
 
     Raises:
         MissingDependencyError: If torch is not installed.
+        UntrustedFileError: If the file is neither.
     """
     try:
-        import torch
-    except ImportError as error:
+        from tieops.importers.torch_files import read_torch_file
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"reading {path} needs torch",
             {"import says": str(error)},
             "pip install 'tieops[torch]'",
         ) from error
-    return torch.export.load(path)
+    return read_torch_file(path)
 
 
 def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Array]:
