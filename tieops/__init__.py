@@ -11,23 +11,26 @@ Importing tieops loads neither torch nor ONNX Runtime: each comes with the verb 
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-from tieops.exporters.onnx import to_onnx
-from tieops.importers.onnx import from_onnx
-from tieops.passes.disconnected_outputs import remove_disconnected_outputs
-from tieops.passes.replace_head import replace_head
-from tieops.passes.tie import tie
-from tieops.passes.untie import untie
-from tieops.pipeline import Pipeline
-from tieops.runtime import session
 from tieops.tied_model import TiedModel
+
+# Not by name below: a package is called verify too, and the function has to win.
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
+    from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
+    from tieops.importers.onnx import from_onnx
+    from tieops.passes.disconnected_outputs import remove_disconnected_outputs
+    from tieops.passes.replace_head import replace_head
+    from tieops.passes.tie import tie
+    from tieops.passes.untie import untie
+    from tieops.pipeline import Pipeline
+    from tieops.runtime import session
 
 __all__ = [
     "Pipeline",
@@ -44,14 +47,24 @@ __all__ = [
     "verify",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_HOMES = {
+    "Pipeline": "tieops.pipeline",
+    "from_onnx": "tieops.importers.onnx",
+    "from_torch": "tieops.importers",
+    "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
+    "replace_head": "tieops.passes.replace_head",
+    "session": "tieops.runtime",
+    "tie": "tieops.passes.tie",
+    "to_onnx": "tieops.exporters.onnx",
+    "untie": "tieops.passes.untie",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "from_torch":
-        from tieops.importers import from_torch
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tieops' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
-        return from_torch
-    raise AttributeError(f"module 'tieops' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,7 @@ import onnx_ir
 from tieops.detect.content import find_duplicates
 from tieops.detect.layers import find_layers, parameters_of
 from tieops.detect.trace import Trace, trace
+from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of
 from tieops.ir.parameter import Parameter, Slot
@@ -45,10 +46,10 @@ class Listing(Sequence[T], Generic[T]):
         return iter(self._items)
 
     def __str__(self) -> str:
-        return "\n".join(str(item) for item in self._items) or f"no {self._title}"
+        return "\n".join(str(item) for item in self._items) or f"no {self._title}s"
 
     def __repr__(self) -> str:
-        return f"<{len(self._items)} {self._title}>"
+        return f"<{counted(len(self._items), self._title)}>"
 
 
 class TiedModel:
@@ -89,17 +90,17 @@ class TiedModel:
     @cached_property
     def parameters(self) -> Listing[Parameter]:
         """What is stored and learnable, or a table: every name, shape and dtype."""
-        return Listing(tuple(parameters_of(self.trace).values()), "parameters")
+        return Listing(tuple(parameters_of(self.trace).values()), "parameter")
 
     @cached_property
     def layers(self) -> Listing[Layer]:
         """Layers in the order of the graph: learnable ones and plain operators."""
-        return Listing(find_layers(self._ir, self.trace), "layers")
+        return Listing(find_layers(self._ir, self.trace), "layer")
 
     @cached_property
     def slots(self) -> Listing[Slot]:
         """Every place where a layer reads a parameter."""
-        return Listing([slot for layer in self.layers for slot in layer.slots], "slots")
+        return Listing([slot for layer in self.layers for slot in layer.slots], "slot")
 
     @cached_property
     def ties(self) -> Listing[Tie]:
@@ -119,12 +120,12 @@ class TiedModel:
             if _is_shareable(parameter)
             for group in _overlapping(parameter, slots)
         ]
-        return Listing(sorted(ties, key=lambda tie: -tie.saved_bytes), "ties")
+        return Listing(sorted(ties, key=lambda tie: -tie.saved_bytes), "tie")
 
     @cached_property
     def duplicates(self) -> Listing[Duplicate]:
         """Stored tensors of equal content that are not tied, the largest waste first."""
-        return Listing(find_duplicates(self.parameters), "duplicates")
+        return Listing(find_duplicates(self.parameters), "duplicate")
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -161,8 +162,9 @@ class TiedModel:
 
     def __repr__(self) -> str:
         return (
-            f"<TiedModel: {len(self.layers)} layers, {len(self.parameters)} parameters, "
-            f"{len(self.ties)} ties, {self.ledger}>"
+            f"<TiedModel: {counted(len(self.layers), 'layer')}, "
+            f"{counted(len(self.parameters), 'parameter')}, "
+            f"{counted(len(self.ties), 'tie')}, {self.ledger}>"
         )
 
 

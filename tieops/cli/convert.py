@@ -8,7 +8,7 @@ import typer
 
 import tieops
 from tieops.cli.common import Examples, Json, ModelPath, OutPath, print_json, read_model
-from tieops.ir.brief import brief_bytes
+from tieops.ir.brief import brief_bytes, counted
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
 
@@ -57,5 +57,7 @@ def convert(
         return
     for change in changes:
         typer.echo(change)
-    typer.echo(f"{len(tied.ties)} ties, {brief_bytes(source.ledger.stored_bytes)} before")
+    typer.echo(
+        f"{counted(len(tied.ties), 'tie')}, {brief_bytes(source.ledger.stored_bytes)} before"
+    )
     typer.echo(written)

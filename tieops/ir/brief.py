@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir
 
-__all__ = ["brief", "brief_bytes", "brief_dtype", "printable"]
+__all__ = ["brief", "brief_bytes", "brief_dtype", "counted", "printable"]
 
 _SHORT = {
     "FLOAT": "f32", "DOUBLE": "f64", "FLOAT16": "f16", "BFLOAT16": "bf16",
@@ -51,6 +51,16 @@ def brief_bytes(count: float) -> str:
             value = count / size
             return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
     return f"{count:.0f} B"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun in the right number.
+
+    Example:
+        >>> counted(1, "tie"), counted(3, "tie")
+        ('1 tie', '3 ties')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def printable(name: str) -> str:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tieops.ir.brief import brief, brief_bytes, printable
+from tieops.ir.brief import brief, brief_bytes, counted, printable
 from tieops.ir.layers import Layer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.ties import Duplicate, Ledger, Tie
@@ -49,18 +49,18 @@ def summary(
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
     console.print(_layer_table(layers, tied))
     console.print()
-    _section(console, "ties", [str(tie) for tie in ties])
+    _section(console, "tie", [str(tie) for tie in ties])
     if duplicates:
-        _section(console, "duplicates", [str(duplicate) for duplicate in duplicates])
-    console.print(f"{len(parameters)} parameters, {ledger}", soft_wrap=True)
+        _section(console, "duplicate", [str(duplicate) for duplicate in duplicates])
+    console.print(f"{counted(len(parameters), 'parameter')}, {ledger}", soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _section(console: Console, title: str, items: Sequence[str]) -> None:
     if not items:
-        console.print(f"no {title}")
+        console.print(f"no {title}s")
         return
-    console.print(f"{len(items)} {title if len(items) > 1 else title.rstrip('s')}")
+    console.print(counted(len(items), title))
     for item in items[:MAX_ROWS]:
         for line in item.splitlines():
             console.print(f"  {line}", soft_wrap=True)

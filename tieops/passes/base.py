@@ -109,7 +109,8 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
                 if value is None or value.producer() is not None or value.graph is not None:
                     continue
                 raise PostconditionError(
-                    f"{type(self).__name__} left {node.name} reading {value.name}, which is gone",
+                    f"{type(self).__name__} left {node.name or node.op_type} reading "
+                    f"{value.name}, which is gone",
                     None,
                     "this is a bug in tieops: please report it with the model",
                 )

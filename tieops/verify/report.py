@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tieops.errors import VerificationError
-from tieops.ir.brief import printable
+from tieops.ir.brief import counted, printable
 from tieops.verify.compare import OutputComparison
 
 __all__ = ["Report", "RunComparison", "Verdict"]
@@ -65,7 +65,7 @@ class Report:
         different (every byte)
           candidate  small.onnx on cpu
           reference  Net on torch
-          inputs     1 sets, made with seed 0
+          inputs     1 set, made with seed 0
         <BLANKLINE>
           output                   dtype     worst at               max diff    of peak  result
           y                        float32   n 1                           1        0.5  DIFFERENT
@@ -139,7 +139,7 @@ class Report:
             f"{self.verdict} ({how})",
             f"  candidate  {_cut(self.candidate, 50)} on {self.candidate_provider}",
             f"  reference  {_cut(self.reference, 50)} on {self.reference_provider}",
-            f"  inputs     {len(self.runs)} sets, {inputs}",
+            f"  inputs     {counted(len(self.runs), 'set')}, {inputs}",
         ]
         lines += [
             f"  input      {_cut(name, 40)}: {seen} of {rows} table rows indexed"
