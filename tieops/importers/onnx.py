@@ -49,7 +49,7 @@ def from_onnx(
         >>> proto = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]>
         ... g (float[2] x) => (float[2] y) { y = Relu(x) }''')
         >>> from_onnx(proto)
-        <TiedModel: 1 layers, 0 parameters, 0 ties, 0 B read, 0 B stored>
+        <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
     if isinstance(source, onnx_ir.Model):
         model = source.clone()
