@@ -31,6 +31,7 @@ from tieops.runtime.providers import (
     onnxruntime_module,
 )
 from tieops.runtime.source import Runnable, source
+from tieops.runtime.weights import Arranged, Memory, arrange
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -50,6 +51,7 @@ def session(
     model: Runnable,
     provider: Provider = "auto",
     *,
+    memory: Memory = "packed",
     options: Mapping[str, str] | None = None,
     optimize: bool = True,
     threads: int | None = None,
@@ -60,6 +62,11 @@ def session(
         model: A tied model, a path, a serialized model, a ModelProto or an onnx_ir model.
         provider: "cuda" runs on an NVIDIA GPU or raises; "cpu" runs on the CPU; "auto" runs on the
             GPU if it can, else on the CPU, and says which and why in ``provider`` and ``note``.
+        memory: How many copies of tied weights the CPU holds, where they lie in a data file.
+            "packed": one private copy, packed for speed; the file's pages are given back. "mapped":
+            none, the file's pages are shared with other sessions and processes; a session is made
+            at once, and 4 to 64 rows take longer. "default": ONNX Runtime's own, two copies. On
+            CUDA the runtime holds one by itself.
         options: Session configuration entries of ONNX Runtime, such as
             ``{"session.disable_prepacking": "1"}``.
         optimize: False turns every graph optimization of ONNX Runtime off.
@@ -94,12 +101,12 @@ def session(
         settings.add_session_config_entry(key, str(value))
     folder = Path(tempfile.mkdtemp(prefix="tieops-"))
     try:
-        opened = source(model, folder)
-        inner, chosen, note = _open(opened, settings, provider)
+        opened = source(model, folder, apart=memory != "default" and provider != "cuda")
+        inner, chosen, note, arranged = _open(opened, settings, provider, memory, options or {})
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Session(inner, model, chosen, note, folder)
+    return Session(inner, model, chosen, note, folder, arranged)
 
 
 class Session:
@@ -121,9 +128,16 @@ class Session:
     """
 
     def __init__(
-        self, inner: Any, model: Runnable, provider: Literal["cuda", "cpu"], note: str, folder: Path
+        self,
+        inner: Any,
+        model: Runnable,
+        provider: Literal["cuda", "cpu"],
+        note: str,
+        folder: Path,
+        arranged: Arranged,
     ) -> None:
         self._inner = inner
+        self._arranged = arranged
         # ONNX Runtime may map the weights' file for as long as the session lives.
         self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.model = model
@@ -133,7 +147,11 @@ class Session:
         self.inputs = tuple(_port(each) for each in inner.get_inputs())
         self.outputs = tuple(_port(each) for each in inner.get_outputs())
         # An initializer that is a graph input too may be fed, and need not be.
-        self._defaults = tuple(_port(each) for each in inner.get_overridable_initializers())
+        self._defaults = tuple(
+            _port(each)
+            for each in inner.get_overridable_initializers()
+            if each.name not in arranged.names
+        )
 
     def __enter__(self) -> Session:
         return self
@@ -148,6 +166,7 @@ class Session:
     def close(self) -> None:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
+        self._arranged = Arranged("")
         self._cleanup()
 
     def run(
@@ -246,21 +265,35 @@ def _raw_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def _open(
-    opened: str | bytes, settings: Any, provider: Provider
-) -> tuple[Any, Literal["cuda", "cpu"], str]:
+    opened: str | bytes,
+    settings: Any,
+    provider: Provider,
+    memory: Memory,
+    options: Mapping[str, str],
+) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
     if provider == "cpu":
-        return _create(opened, settings, "cpu"), "cpu", ""
+        return _open_on_cpu(opened, settings, memory, options, "")
     blocker = cuda_blocker()
     if blocker is None:
         try:
-            return _create(opened, settings, "cuda"), "cuda", "running on the GPU"
+            inner = _create(opened, settings, "cuda")
+            return inner, "cuda", "running on the GPU", Arranged(opened)
         except ProviderError as error:
             if provider == "cuda":
                 raise
             blocker = "; ".join(map(str, error.facts.values())) or error.what
     if provider == "cuda":
         raise not_on_cuda(blocker)
-    return _create(opened, settings, "cpu"), "cpu", f"running on the CPU: {blocker}"
+    return _open_on_cpu(opened, settings, memory, options, f"running on the CPU: {blocker}")
+
+
+def _open_on_cpu(
+    opened: str | bytes, settings: Any, memory: Memory, options: Mapping[str, str], note: str
+) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
+    arranged = arrange(opened, settings, memory, options)
+    inner = _create(arranged.opened, settings, "cpu")
+    arranged.created()
+    return inner, "cpu", note, arranged
 
 
 def _create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"]) -> Any:

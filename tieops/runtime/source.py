@@ -21,8 +21,13 @@ Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelPro
 _INLINE_BYTES = 1_000_000_000
 
 
-def source(model: Runnable, folder: Path) -> str | bytes:
+def source(model: Runnable, folder: Path, *, apart: bool = False) -> str | bytes:
     """Return the path or bytes to open; what has neither is written into the folder first.
+
+    Args:
+        model: The model.
+        folder: Where to write what has to be written.
+        apart: Write weights to a data file, so that they can be mapped.
 
     Raises:
         PreconditionError: If the path is not a file, or the model is none of these.
@@ -32,10 +37,12 @@ def source(model: Runnable, folder: Path) -> str | bytes:
         return model
     if isinstance(model, onnx.ModelProto):
         return model.SerializeToString()
-    return str(_as_file(model, folder))
+    return str(_as_file(model, folder, apart))
 
 
-def _as_file(model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: Path) -> Path:
+def _as_file(
+    model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: Path, apart: bool
+) -> Path:
     """Return the model as a file: its own, or one written into the folder."""
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
@@ -47,7 +54,7 @@ def _as_file(model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: 
         # Imported late: only who runs a tied model needs the exporter.
         from tieops.exporters.onnx import to_onnx
 
-        to_onnx(model, path)
+        to_onnx(model, path, external_data=apart or None)
         return path
     if not isinstance(model, onnx_ir.Model):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
@@ -56,8 +63,8 @@ def _as_file(model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: 
             "make a TiedModel of it first: tieops.from_torch(net, example_inputs)",
         )
     held = [v.const_value for g in all_graphs(model) for v in g.initializers.values()]
-    apart = sum(each.nbytes for each in held if each is not None) > _INLINE_BYTES or any(
+    large = sum(each.nbytes for each in held if each is not None) > _INLINE_BYTES or any(
         isinstance(each, onnx_ir.ExternalTensor) for each in held
     )
-    onnx_ir.save(model, path, external_data="model.onnx.data" if apart else None)
+    onnx_ir.save(model, path, external_data="model.onnx.data" if large else None)
     return path
