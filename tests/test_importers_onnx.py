@@ -57,7 +57,7 @@ def test_the_source_is_left_alone():
     graph = onnx_ir.from_proto(proto)
     imported = tieops.from_onnx(graph)
     graph.graph.remove(graph.graph.node(0))
-    assert imported.node_count == 1
+    assert len(list(imported.ir.graph.all_nodes())) == 1
 
 
 # External data
@@ -427,7 +427,7 @@ def calls(bodies: dict[str, str]) -> onnx.ModelProto:
 
 
 def test_functions_may_call_functions():
-    assert tieops.from_onnx(calls({"f": "-h-", "h": "-"})).node_count == 5
+    assert len(tieops.from_onnx(calls({"f": "-h-", "h": "-"})).ir.functions) == 2
 
 
 @pytest.mark.parametrize("bodies", [{"f": "f"}, {"f": "h", "h": "f"}, {"f": "-h", "h": "hh"}])

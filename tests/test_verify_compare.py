@@ -39,8 +39,8 @@ def test_the_worst_is_the_one_furthest_out_of_tolerance():
     found = compare(np.float64([[1001.0, 0.2]]), np.float64([[1000.0, 0.1]]), rtol=1e-2)
     assert (found.worst, found.worst_candidate, found.worst_reference) == ((0, 1), "0.2", "0.1")
     assert found.max_abs_diff == 1.0
-    assert found.max_diff_over_peak == 1e-3
-    assert compare(np.float64([1.0]), np.float64([0.0])).max_diff_over_peak == float("inf")
+    assert found.max_rel_diff == 1e-3
+    assert compare(np.float64([1.0]), np.float64([0.0])).max_rel_diff == float("inf")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Generic, TypeVar, overload
 
+import numpy as np
 import onnx_ir
 
 from tieops.detect.content import find_duplicates
@@ -15,10 +16,10 @@ from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.scopes import all_nodes, stored_values
+from tieops.ir.storage import stored_bytes
 from tieops.ir.summary import summary
 from tieops.ir.ties import Duplicate, Ledger, Tie
-from tieops.ir.view import Slice
+from tieops.ir.view import Slice, share
 
 __all__ = ["Listing", "TiedModel"]
 
@@ -131,27 +132,12 @@ class TiedModel:
     def ledger(self) -> Ledger:
         """Where the bytes are: read by the slots, and stored."""
         logical = sum(slot.logical_bytes for slot in self.slots)
-        ranges: dict[object, int] = {}
-        for value in stored_values(self._ir):
-            tensor = value.const_value
-            if tensor is None:
-                continue
-            if isinstance(tensor, onnx_ir.ExternalTensor):
-                key: object = (tensor.path, tensor.offset, tensor.nbytes)
-            else:
-                key = id(tensor)
-            ranges[key] = int(tensor.nbytes)
-        return Ledger(logical, sum(ranges.values()))
+        return Ledger(logical, stored_bytes(self._ir))
 
     @cached_property
     def inputs(self) -> tuple[onnx_ir.Value, ...]:
         """The graph's inputs that a caller must feed: those without a stored value."""
         return tuple(v for v in self._ir.graph.inputs if not v.is_initializer())
-
-    @cached_property
-    def node_count(self) -> int:
-        """How many nodes the model has, in all its graphs and functions."""
-        return sum(1 for _ in all_nodes(self._ir))
 
     def clone(self) -> onnx_ir.Model:
         """Return a copy of the graph that shares the weights: it costs the graph alone."""
@@ -171,8 +157,11 @@ class TiedModel:
 def _is_shareable(parameter: Parameter) -> bool:
     # A buffer under one name (a mask, a table of positions) that several operators of a program
     # read is a constant of that program; torch says which tensors are buffers.
+    # The same goes for a tensor that the export lifted out of the code, and for a scalar.
+    if len(aliases_of(parameter.value)) > 1:
+        return True
     kind = parameter.value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind")
-    return kind != "BUFFER" or len(aliases_of(parameter.value)) > 1
+    return kind not in ("BUFFER", "CONSTANT_TENSOR") and parameter.elements > 1
 
 
 def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
@@ -185,14 +174,17 @@ def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[
         slot: [read.view for read in slot.reads if read.parameter is parameter] for slot in slots
     }
     if not any(isinstance(s, Slice) for v in views.values() for view in v for s in view.steps):
-        yield tuple(slots)  # the usual case, without comparing pairs
+        if len({(slot.layer, slot.role.partition(".")[0]) for slot in slots}) > 1:
+            yield tuple(slots)  # the usual case, without comparing pairs
         return
+    ground = np.empty(parameter.shape, np.uint8)
+    prints = {slot: [view.footprint(ground) for view in views[slot]] for slot in slots}
     groups: list[list[Slot]] = []
     for slot in slots:
         mine = [
             group
             for group in groups
-            if any(a.overlaps(b) for other in group for a in views[other] for b in views[slot])
+            if any(share(a, b) for other in group for a in prints[other] for b in prints[slot])
         ]
         merged = [each for group in mine for each in group] + [slot]
         groups = [group for group in groups if group not in mine] + [merged]

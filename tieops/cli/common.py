@@ -12,6 +12,7 @@ import typer
 
 import tieops
 from tieops.errors import PreconditionError
+from tieops.importers import TORCH_SUFFIXES
 from tieops.ir.record import record
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
@@ -35,14 +36,13 @@ Examples = Annotated[
     ),
 ]
 
-_TORCH_SUFFIXES = (".pt", ".pt2", ".pth", ".jit", ".torchscript")
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
            "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
 
 
 def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
     """Import a model by its suffix."""
-    if path.suffix.lower() not in _TORCH_SUFFIXES:
+    if path.suffix.lower() not in TORCH_SUFFIXES:
         return tieops.from_onnx(path)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ def convert(
         ),
     ] = None,
     tie_form: Annotated[
-        str,
+        Literal["gemm", "portable"],
         typer.Option(help="gemm: stays one copy in ONNX Runtime; portable: plain Transpose."),
     ] = "gemm",
     join: Annotated[

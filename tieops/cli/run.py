@@ -10,7 +10,7 @@ import typer
 
 import tieops
 from tieops.cli.common import Json, ProviderName, print_json
-from tieops.errors import PreconditionError
+from tieops.errors import ExportError, PreconditionError
 from tieops.verify.inputs import make_inputs
 
 __all__ = ["run"]
@@ -45,7 +45,12 @@ def run(
     session = tieops.session(model, provider=provider)
     outputs = session.run(feeds)
     if out is not None:
-        np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
+        try:
+            np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
+        except OSError as error:
+            raise ExportError(
+                f"cannot write {out}", {"the system says": error.strerror}, "choose another folder"
+            ) from error
     if as_json:
         print_json(
             {
@@ -76,6 +81,10 @@ def _read_inputs(given: list[str]) -> dict[str, Any]:
             ) from error
         if equals:
             feeds[name] = loaded
+        elif isinstance(loaded, np.ndarray):
+            raise PreconditionError(
+                f"{file} holds one array, and no input is named", None, f"write name={file}"
+            )
         else:
             feeds.update({key: loaded[key] for key in loaded})
     return feeds

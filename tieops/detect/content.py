@@ -21,6 +21,7 @@ import onnx_ir
 from tieops.ir.evidence import Evidence
 from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
+from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape
 
@@ -106,12 +107,9 @@ def _blocks(shape: Shape, itemsize: int) -> Iterator[tuple[slice, ...]]:
 
 
 def same_range(one: onnx_ir.TensorProtocol, other: onnx_ir.TensorProtocol) -> bool:
-    """Tell whether two external tensors are one range of bytes in one file, read the same way."""
-    if not isinstance(one, onnx_ir.ExternalTensor) or not isinstance(other, onnx_ir.ExternalTensor):
-        return one is other
-    return (one.path, one.offset or 0, one.nbytes, one.dtype) == (
-        other.path, other.offset or 0, other.nbytes, other.dtype
-    ) and one.shape == other.shape  # fmt: skip
+    """Tell whether two tensors are one range of bytes, read the same way."""
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and storage_key(one) == storage_key(other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +155,7 @@ def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
     shape = group[0].shape
     places = _places(shape)
     symmetries = _symmetries(shape)
-    ranked = sorted(group, key=lambda c: (is_made_up(c.parameter.name),))
+    ranked = sorted(group, key=lambda candidate: _rank(candidate.parameter))
     buckets: dict[bytes, _Bucket] = {}
     for candidate in ranked:
         array = candidate.array()
@@ -172,6 +170,13 @@ def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
         for members in bucket.sets:
             if len(members) > 1:
                 yield _duplicate(members)
+
+
+def _rank(parameter: Parameter) -> int:
+    """Return which of equal tensors to keep: the one that others left, then one with a name."""
+    if origin_of(parameter.value) == parameter.name:
+        return 0
+    return 2 if is_made_up(parameter.name) else 1
 
 
 class _Bucket:

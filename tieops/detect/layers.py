@@ -11,7 +11,7 @@ import onnx_ir
 from tieops.detect.roles import is_learnable_role, kind_of, role_of
 from tieops.detect.trace import Arrival, Trace
 from tieops.ir.layers import Layer
-from tieops.ir.names import is_made_up
+from tieops.ir.names import is_made_up, origin_of, recorded_names
 from tieops.ir.parameter import Parameter, Read, Slot
 from tieops.ir.scopes import Scope, all_graphs, is_constant, scope_of
 
@@ -76,8 +76,9 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
     order = _order(model)
     namer = _Namer()
     drafts: list[_Draft] = []
-    for unit in sorted(units.values(), key=lambda unit: order.get(unit.node, 0)):
-        _place(unit, drafts, namer)
+    latest: dict[str, _Draft] = {}
+    for unit in sorted(units.values(), key=lambda u: [order.get(n, 0) for n in (*u.path, u.node)]):
+        _place(unit, drafts, latest, namer)
     views = {node for each in traced.arrivals.values() for a in each for node in a.nodes}
     taken = {node for draft in drafts for node in draft.nodes} | views
     rest = [node for node in order if _is_plain(node, taken, model)]
@@ -211,7 +212,7 @@ def _owned_role(scope: Scope | None, names: Sequence[str]) -> str | None:
     return None
 
 
-def _place(unit: _Unit, drafts: list[_Draft], namer: _Namer) -> None:
+def _place(unit: _Unit, drafts: list[_Draft], latest: dict[str, _Draft], namer: _Namer) -> None:
     """Put a unit into the layer that its module is building, or begin a layer."""
     scope = scope_of(unit.node)
     roles: dict[str, tuple[onnx_ir.Node, int, Path, tuple[Read, ...]]] = {}
@@ -230,7 +231,12 @@ def _place(unit: _Unit, drafts: list[_Draft], namer: _Namer) -> None:
     if fqn is not None:
         # Roles that a module reads one after the other (a norm's weight, then its bias) are one
         # call of it; the same role once more is the next call.
-        last = next((d for d in reversed(drafts) if d.fqn == fqn), None)
+        last = latest.get(fqn)
+        if last is not None and kind is None:
+            # A parametrization reads its tensor twice in one call, by different operators.
+            for role in [role for role in roles if role in last.reads]:
+                if last.reads[role][0].op_type != unit.node.op_type:
+                    roles[f"{role}.{unit.node.op_type.lower()}"] = roles.pop(role)
         if last is not None and not roles.keys() & last.reads.keys():
             last.reads.update(roles)
             last.nodes.extend(nodes)
@@ -239,7 +245,10 @@ def _place(unit: _Unit, drafts: list[_Draft], namer: _Namer) -> None:
             return
     fallback = scope.cls if scope is not None and owned and scope.cls else unit.node.op_type
     name = fqn or _name_of(unit, scope, kind)
-    drafts.append(_Draft(namer.unique(name), kind or fallback, fqn, nodes, roles))
+    draft = _Draft(namer.unique(name), kind or fallback, fqn, nodes, roles)
+    drafts.append(draft)
+    if fqn is not None:
+        latest[fqn] = draft
 
 
 def _reads(arrivals: Sequence[Arrival]) -> Iterator[Read]:
@@ -258,7 +267,10 @@ def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
     if scope is not None and scope.cls:
         return call + scope.fx_name
     for arrivals in unit.arrivals.values():
-        for name in arrivals[0].parameter.names:
+        value = arrivals[0].parameter.value
+        # A name that untie had to find is the layer's already: it says nothing about the layer.
+        real = recorded_names(value) if origin_of(value) else arrivals[0].parameter.names
+        for name in real:
             prefix, dot, _ = name.rpartition(".")
             if dot and kind is not None and not is_made_up(name):
                 return call + prefix

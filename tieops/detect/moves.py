@@ -54,6 +54,8 @@ class Moves:
         """
         if node.domain not in ("", "ai.onnx"):
             return None
+        if any(attr.is_ref() for attr in node.attributes.values()):
+            return None  # what it does depends on who calls the function
         if node.op_type == "Concat":
             return self._join(node, index, view)
         if index != 0:

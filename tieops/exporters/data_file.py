@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.scopes import all_graphs, stored_values
+from tieops.ir.storage import storage_key
 from tieops.progress import progress
 
 __all__ = ["Layout", "lay_out", "write_data"]
@@ -46,6 +47,11 @@ class Layout:
     )
     size: int = 0
     stored_bytes: int = 0
+
+    @property
+    def shares_ranges(self) -> bool:
+        """Whether two names have one range, which only a data file can hold once."""
+        return any(len(values) > 1 for _, values, _ in self.ranges)
 
     def refer_to(self, path: Path) -> None:
         """Make the graph's values refer to the file."""
@@ -83,13 +89,6 @@ def _in_memory(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
     return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
-def _identity(tensor: onnx_ir.TensorProtocol) -> object:
-    """Return what two tensors have in common if, and only if, they are one range of bytes."""
-    if isinstance(tensor, onnx_ir.ExternalTensor):
-        return (os.path.realpath(tensor.path), tensor.offset or 0, int(tensor.nbytes))
-    return id(tensor)
-
-
 def lay_out(model: onnx_ir.Model, smallest: int) -> Layout:
     """Give every initializer of ``smallest`` bytes or more its place in a data file.
 
@@ -101,7 +100,7 @@ def lay_out(model: onnx_ir.Model, smallest: int) -> Layout:
     for value in stored_values(model):
         tensor = value.const_value
         assert tensor is not None
-        key = _identity(tensor)
+        key = storage_key(tensor)
         if key not in seen:
             layout.stored_bytes += int(tensor.nbytes)
         external = (

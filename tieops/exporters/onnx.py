@@ -6,6 +6,7 @@ temporary one that is parsed again and then renamed over the target, in one step
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Generator
@@ -23,6 +24,7 @@ from tieops.exporters.data_file import Layout, lay_out, write_data
 from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx
 from tieops.ir.brief import brief_bytes
 from tieops.ir.scopes import all_graphs
+from tieops.ir.storage import stored_bytes
 from tieops.passes.lower import LowerTiedReadsPass
 from tieops.tied_model import TiedModel
 
@@ -71,8 +73,8 @@ def to_onnx(
         model: The model; left alone.
         path: The file to write. A data file, where there is one, lies beside it and is named after
             it; saving over the model's own source works.
-        external_data: Weights in a data file (``True``), in the model (``False``), or by size: from
-            16 MB on, and always where protobuf's 2 GiB would not do.
+        external_data: Weights in a data file (``True``), in the model (``False``), or by need: from
+            16 MB on, and where two names share one range of bytes, which a model cannot hold once.
         tie_form: ``"gemm"`` writes a tied read as a ``Gemm`` that transposes by itself, which
             ONNX Runtime does not fold into a second copy; results may differ in rounding.
             ``"portable"`` keeps ``Transpose`` and ``MatMul`` as they are.
@@ -104,12 +106,13 @@ def to_onnx(
     graph.metadata_props["tieops.version"] = __version__
     layout = lay_out(graph, MIN_EXTERNAL_BYTES)
     if external_data is None:
-        external_data = layout.stored_bytes > EXTERNAL_BYTES
+        external_data = layout.stored_bytes > EXTERNAL_BYTES or layout.shares_ranges
     with _as_export_error(path):
         if external_data and layout.ranges:
             layout.bring_inline(graph, all_tensors=False)
             return _write_with_data(model, graph, layout, path)
         layout.bring_inline(graph, all_tensors=True)
+        layout.stored_bytes = stored_bytes(graph)  # tensors of one range are two within a model
         return _write(graph, layout, path, None)
 
 
@@ -118,9 +121,12 @@ def _as_export_error(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        facts: dict[str, object] = {"the system says": error.strerror or error}
+        if error.filename is not None and not str(error.filename).endswith(".tmp"):
+            facts["about"] = error.filename  # not what is written, but what is read for it
         raise ExportError(
             f"cannot write {path}",
-            {"the system says": error.strerror or error},
+            facts,
             "make room or choose another folder; what was there is unchanged",
         ) from error
 
@@ -196,7 +202,7 @@ def _check_written(temporary: Path, layout: Layout) -> None:
         raise PostconditionError(
             "tieops wrote a model that it cannot read", {"reader": error}, "please report this"
         ) from error
-    stored = again.ledger.stored_bytes
+    stored = stored_bytes(again.ir)
     if stored != layout.stored_bytes:
         raise PostconditionError(
             "tieops wrote another number of bytes than the model stores",
@@ -242,7 +248,18 @@ def _old_data(path: Path) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location" and ours.fullmatch(entry.value)
     }
-    return [path.with_name(location) for location in sorted(locations)]
+    return [path.with_name(each) for each in sorted(locations) if not _is_shared(path, each)]
+
+
+def _is_shared(path: Path, location: str) -> bool:
+    """Tell whether another model of the folder refers to a data file, as far as its bytes say."""
+    for other in path.parent.glob("*.onnx"):
+        if other.name == path.name or not other.is_file():
+            continue
+        with other.open("rb") as file, suppress(ValueError, OSError):
+            if mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(location.encode()) >= 0:
+                return True
+    return False
 
 
 def _keep_mapped(model: TiedModel, stale: Path) -> None:
@@ -251,7 +268,9 @@ def _keep_mapped(model: TiedModel, stale: Path) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, onnx_ir.ExternalTensor) and Path(tensor.path) == stale:
-                tensor.numpy()
+                value.const_value = onnx_ir.Tensor(
+                    tensor.numpy(), dtype=tensor.dtype, name=tensor.name
+                )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,10 @@ from tieops.errors import MissingDependencyError
 if TYPE_CHECKING:
     from tieops.importers.torch import from_torch
 
-__all__ = ["from_torch"]
+__all__ = ["TORCH_SUFFIXES", "from_torch"]
+
+TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".jit", ".ts", ".torchscript")
+"""Paths that are read as PyTorch's; all others as ONNX."""
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,8 @@ def from_onnx(
     """
     if isinstance(source, onnx_ir.Model):
         model = source.clone()
+        if base_dir is not None:
+            _own_tensors(model)
     else:
         if isinstance(source, str | os.PathLike):
             path = Path(source)
@@ -158,8 +160,25 @@ def _settle_external(
                         {"location": tensor.location},
                         "pass base_dir=",
                     )
-                tensor.base_dir = str(base_dir)
+                tensor.base_dir = os.path.abspath(base_dir)
             check_external(tensor, checked)
+
+
+def _own_tensors(model: onnx_ir.Model) -> None:
+    """Give a clone external tensors of its own, so that setting their folder is nobody else's."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, onnx_ir.ExternalTensor):
+                value.const_value = onnx_ir.ExternalTensor(
+                    tensor.location,
+                    tensor.offset,
+                    tensor.length,
+                    tensor.dtype,
+                    shape=onnx_ir.Shape(tensor.shape.numpy()),
+                    name=tensor.name or "",
+                    base_dir=tensor.base_dir,
+                )
 
 
 def _attribute_tensors(node: onnx_ir.Node) -> list[onnx_ir.TensorProtocol | None]:

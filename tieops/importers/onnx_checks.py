@@ -81,6 +81,7 @@ def _check_graph(graph: onnx.GraphProto) -> None:
         )
     _refuse_repeats(f"initializer of {name}", (tensor.name for tensor in graph.initializer))
     _refuse_repeats(f"input of {name}", (value.name for value in graph.input))
+    _refuse_repeats(f"output of {name}", (value.name for value in graph.output))
     for tensor in graph.initializer:
         check_tensor(tensor)
     for node in graph.node:

@@ -18,103 +18,133 @@ from tieops.ir.view import Reshape, Slice, Transpose, View
 __all__ = ["share"]
 
 
-def share(model: onnx_ir.Model, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Store what the module shares once, under its first name, and remember all its names."""
-    initializers = model.graph.initializers
-    aliases = find_aliases(tensors)
-    bases = {alias.name: alias for alias in aliases}
-    names: dict[str, list[str]] = {}
-    for alias in aliases:
-        names.setdefault(alias.base, [alias.base]).append(alias.name)
-    for base, group in names.items():
-        _move_to_base(model, base, group, bases, tensors)
-        if base in initializers:
-            same = all(tensors[name] is tensors[base] for name in group)
-            set_names(initializers[base], group)
-            set_evidence(initializers[base], Evidence.OBJECT if same else Evidence.STORAGE)
-
-
-def _move_to_base(
+def share(
     model: onnx_ir.Model,
-    base: str,
-    group: Sequence[str],
-    aliases: Mapping[str, Alias],
     tensors: Mapping[str, torch.Tensor],
+    stored: Mapping[str, onnx_ir.Value],
 ) -> None:
-    """Make the readers of every name in a group read the one stored tensor of ``base``."""
-    initializers = model.graph.initializers
-    present = [name for name in group if name in initializers]
-    if not present:
-        return
-    if base not in initializers:
-        same = next((n for n in present if aliases[n].view.is_identity), None)
-        if same is not None:
-            # The exporter keeps the last name of one object: give it back its first.
-            value = initializers.pop(same)
-            value.name = base
-            initializers.add(value)
-            present.remove(same)
-        elif all(n == present[0] for n in present):
-            return  # the program reads one slice and nothing else of this storage
-        else:
-            tensor = onnx_ir.tensor(tensors[base].detach(), name=base)
-            value = onnx_ir.Value(name=base, const_value=tensor)
-            value.type, value.shape = onnx_ir.TensorType(tensor.dtype), tensor.shape  # pyright: ignore[reportAttributeAccessIssue]
-            initializers.add(value)
-    keep = initializers[base]
-    if keep.const_value is not None:
-        keep.const_value.name = base
-    for name in present:
-        if name != base:
-            old = initializers[name]
-            _read_view(model, old, keep, aliases[name].view)
+    """Store what a module shares once, under its first name, and remember all its names.
+
+    Args:
+        model: The exported graph; changed in place.
+        tensors: The module's parameters and buffers under every name they have.
+        stored: The initializer of each name that the exporter stored one for.
+    """
+    _Sharing(model, tensors, stored).run()
+
+
+class _Sharing:
+    def __init__(
+        self,
+        model: onnx_ir.Model,
+        tensors: Mapping[str, torch.Tensor],
+        stored: Mapping[str, onnx_ir.Value],
+    ) -> None:
+        self._model = model
+        self._tensors = tensors
+        here = set(model.graph.initializers.values())
+        self._stored = {fqn: value for fqn, value in stored.items() if value in here}
+        self._names = FreshNames(model)
+        aliases = find_aliases(tensors)
+        self._aliases = {alias.name: alias for alias in aliases}
+        self._groups: dict[str, list[str]] = {}
+        for alias in aliases:
+            self._groups.setdefault(alias.base, [alias.base]).append(alias.name)
+
+    def run(self) -> None:
+        for base, group in self._groups.items():
+            keep = self._gathered(base, group)
+            if keep is not None:
+                same = all(self._tensors[name] is self._tensors[base] for name in group)
+                set_names(keep, group)
+                set_evidence(keep, Evidence.OBJECT if same else Evidence.STORAGE)
+        for fqn, value in self._stored.items():
+            if value.name != fqn and fqn not in self._aliases and fqn not in self._groups:
+                set_names(value, [fqn])  # an input or another value of the program has its name
+
+    def _gathered(self, base: str, group: Sequence[str]) -> onnx_ir.Value | None:
+        """Make the readers of every name of a group read one stored tensor; return it."""
+        present = [name for name in group if name in self._stored]
+        if not present:
+            return None
+        keep = self._stored.get(base)
+        if keep is None:
+            same = next((n for n in present if self._aliases[n].view.is_identity), None)
+            if same is not None:
+                # The exporter keeps the last name of one object: give it back its first.
+                keep = self._stored[same]
+                self._rename(keep, base)
+                present.remove(same)
+            elif len(present) == 1:
+                return None  # the program reads one slice and nothing else of this storage
+            else:
+                keep = self._store(base, self._tensors[base])
+        for name in present:
+            if name != base:
+                self._read_view(name, keep, self._aliases[name])
+        return keep
+
+    def _rename(self, value: onnx_ir.Value, name: str) -> None:
+        initializers = self._model.graph.initializers
+        initializers.pop(value.name or "")
+        self._names.release(value.name or "")
+        value.name = self._names.take(name)
+        initializers.add(value)
+
+    def _store(self, name: str, tensor: torch.Tensor) -> onnx_ir.Value:
+        data = onnx_ir.tensor(tensor.detach(), name=name)
+        return self._add(self._names.take(name), data)
+
+    def _add(self, name: str, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Value:
+        value = onnx_ir.Value(
+            name=name,
+            const_value=tensor,
+            type=onnx_ir.TensorType(tensor.dtype),
+            shape=onnx_ir.Shape(tensor.shape.numpy()),
+        )
+        self._model.graph.initializers.add(value)
+        return value
+
+    def _read_view(self, name: str, keep: onnx_ir.Value, alias: Alias) -> None:
+        old, view = self._stored[name], alias.view
+        if view.permutation is not None:
+            substitute(old, keep, view.permutation, self._names)
             drop_unread([old])
+            return
+        # What is a slice of another tensor keeps its name as a value, and its bytes are gone.
+        title = old.name or name
+        del self._model.graph.initializers[title]
+        old.name = None
+        nodes = self._nodes(title, keep, view)
+        at = nodes[-1].outputs[0]
+        at.name, at.shape = title, onnx_ir.Shape(view.shape)
+        self._model.graph.insert_before(self._model.graph[0], nodes)
+        old.replace_all_uses_with(at, replace_graph_outputs=True)
 
+    def _nodes(self, title: str, keep: onnx_ir.Value, view: View) -> list[onnx_ir.Node]:
+        """Return the nodes that compute a view of a stored tensor."""
+        nodes: list[onnx_ir.Node] = []
+        at = keep
+        for step in view.steps:
+            match step:
+                case Slice(ranges):
+                    starts, ends, steps = (list(each) for each in zip(*ranges, strict=True))
+                    axes = list(range(len(ranges)))
+                    operands = [self._ints(title, each) for each in (starts, ends, axes, steps)]
+                    node = onnx_ir.node("Slice", [at, *operands])
+                case Transpose(perm):
+                    node = onnx_ir.node("Transpose", [at], {"perm": list(perm)})
+                case Reshape(sizes):
+                    node = onnx_ir.node("Reshape", [at, self._ints(title, list(sizes))])
+                case _:
+                    raise UnsupportedModelError(f"{title} reads {keep.name} through {step}")
+            at = node.outputs[0]
+            at.name = self._names.take(f"{title}_view")
+            at.type = keep.type
+            node.name = f"{at.name}_node"
+            nodes.append(node)
+        return nodes
 
-def _read_view(model: onnx_ir.Model, old: onnx_ir.Value, keep: onnx_ir.Value, view: View) -> None:
-    perm = view.permutation
-    if perm is not None:
-        substitute(old, keep, perm, FreshNames(model))
-        return
-    name = old.name or ""
-    del model.graph.initializers[name]
-    old.name = f"{name}_stored"
-    at = keep
-    nodes: list[onnx_ir.Node] = []
-    for step in view.steps:
-        match step:
-            case Slice(ranges):
-                columns = [list(each) for each in zip(*ranges, strict=True)]
-                operands = [*columns[:2], list(range(len(ranges))), columns[2]]
-                inputs = [
-                    _operand(model, name, f"{len(nodes)}_{i}", o) for i, o in enumerate(operands)
-                ]
-                node = onnx_ir.node("Slice", [at, *inputs])
-            case Transpose(perm):
-                node = onnx_ir.node("Transpose", [at], {"perm": list(perm)})
-            case Reshape(sizes):
-                shape = _operand(model, name, f"{len(nodes)}_shape", sizes)
-                node = onnx_ir.node("Reshape", [at, shape])
-            case _:
-                raise UnsupportedModelError(f"{name} reads {keep.name} through {step}")
-        node.name = f"{name}_view_{len(nodes)}"
-        node.outputs[0].name = f"{name}_view_{len(nodes)}_out"
-        node.outputs[0].type = keep.type
-        nodes.append(node)
-        at = node.outputs[0]
-    at.name, at.shape = name, onnx_ir.Shape(view.shape)
-    model.graph.insert_before(model.graph[0], nodes)
-    for node, index in old.uses():
-        node.replace_input_with(index, at)
-
-
-def _operand(model: onnx_ir.Model, name: str, tail: str, numbers: Sequence[int]) -> onnx_ir.Value:
-    tensor = onnx_ir.tensor(list(numbers), dtype=onnx_ir.DataType.INT64, name=f"{name}_view_{tail}")
-    value = onnx_ir.Value(
-        name=tensor.name,
-        const_value=tensor,
-        type=onnx_ir.TensorType(tensor.dtype),
-        shape=onnx_ir.Shape([len(numbers)]),
-    )
-    model.graph.initializers.add(value)
-    return value
+    def _ints(self, title: str, numbers: list[int]) -> onnx_ir.Value:
+        name = self._names.take(f"{title}_sizes")
+        return self._add(name, onnx_ir.tensor(numbers, dtype=onnx_ir.DataType.INT64, name=name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -22,11 +23,8 @@ from tieops.errors import ExportError, PreconditionError
 from tieops.importers.onnx import from_onnx
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
-from tieops.importers.storages import find_aliases
 from tieops.importers.torch_files import read_torch_file
 from tieops.ir.brief import printable
-from tieops.ir.evidence import Evidence
-from tieops.ir.names import add_names, set_evidence
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -34,12 +32,13 @@ __all__ = ["from_torch"]
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_LOGGERS = ("torch", "torch.onnx", "torch.export", "torch._subclasses.fake_tensor", "onnxscript",
+            "onnx_ir")  # fmt: skip
 
 
 def from_torch(
     source: torch.nn.Module | torch.export.ExportedProgram | str | os.PathLike[str],
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | torch.Tensor = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
@@ -57,11 +56,12 @@ def from_torch(
     Args:
         source: A module, an exported program, a ``.pt2`` file of ``torch.export.save``, or a
             TorchScript archive of ``torch.jit.save``. Pickles are never executed.
-        args: Example inputs, as for ``source(*args)``; not needed for an exported program.
+        args: Example inputs, as for ``source(*args)``, or the only one; an exported program has its
+            own.
         kwargs: Example keyword inputs.
         dynamic_shapes: As for ``torch.export.export``, or plain names:
             ``{"x": {0: "batch", 1: "sequence"}}``.
-        opset: The ONNX opset; the exporter's own by default.
+        opset: The ONNX opset; the exporter's own by default, 17 for TorchScript.
         input_names: New names for the graph's inputs, in order.
         output_names: New names for the graph's outputs, in order.
 
@@ -91,8 +91,32 @@ def from_torch(
     if isinstance(source, str | os.PathLike):
         source = read_torch_file(source)
     if isinstance(source, torch.jit.ScriptModule):
+        if input_names or output_names:
+            raise PreconditionError(
+                "a TorchScript program keeps its own names",
+                {"given": "input_names or output_names"},
+                "rename them on model.ir afterwards",
+            )
+        if isinstance(args, torch.Tensor):
+            args = (args,)
         return _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
     is_module = isinstance(source, torch.nn.Module)
+    if not is_module and not isinstance(source, torch.export.ExportedProgram):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PreconditionError(
+            f"from_torch cannot read a {type(source).__name__}",
+            {"takes": "an nn.Module, an ExportedProgram, or a path of a .pt2 or TorchScript file"},
+            "use from_onnx for ONNX",
+        )
+    if not is_module and (args or kwargs or dynamic_shapes):
+        raise PreconditionError(
+            "an exported program has its inputs and sizes already",
+            {"given": "args, kwargs or dynamic_shapes"},
+            "leave them out, or pass the module",
+        )
+    if isinstance(args, torch.Tensor):
+        args = (args,)
+    if args and isinstance(args[-1], Mapping) and not kwargs:
+        args = (*args, {})  # else torch takes a last dict for keyword inputs
     if is_module and not args and not kwargs:
         raise PreconditionError(
             f"cannot export {type(source).__name__} without example inputs",
@@ -110,11 +134,18 @@ def from_torch(
             output_names,
         )
     model = program.model
+    if opset is not None and model.opset_imports.get("") != opset:
+        raise ExportError(
+            f"torch cannot export {type(source).__name__} to opset {opset}",
+            {"asked for": opset, "came out": model.opset_imports.get("")},
+            "leave opset= out, or convert the file with onnx.version_converter",
+        )
     exported = program.exported_program
     assert exported is not None
     tensors = _named_tensors(source if is_module else exported)
+    stored = _stored_by_fqn(model, exported)
     _tidy(model)
-    share(model, tensors)
+    share(model, tensors, stored)
     pack_rnn_weights(model)
     common_passes.RemoveUnusedNodesPass()(model)
     _note_program(model)
@@ -217,6 +248,21 @@ def _named_tensors(
     }
 
 
+def _stored_by_fqn(
+    model: onnx_ir.Model, exported: torch.export.ExportedProgram
+) -> dict[str, onnx_ir.Value]:
+    """Return the initializer of each parameter and buffer.
+
+    The exporter calls it by its FQN, unless an input or another value has that name already.
+    """
+    targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs}
+    found: dict[str, onnx_ir.Value] = {}
+    for value in model.graph.initializers.values():
+        placeholder = value.metadata_props.get("pkg.torch.onnx.original_node_name", "")
+        found[targets.get(placeholder) or value.name or ""] = value
+    return found
+
+
 def _tidy(model: onnx_ir.Model) -> None:
     """Let onnxscript's optimizer clean the program up, without letting it see a learnable.
 
@@ -265,7 +311,7 @@ def _from_torchscript(
     with quiet(), _inference(module), progress("exporting TorchScript"):
         try:
             torch.onnx.export(
-                module,
+                copy.deepcopy(module),  # torch leaves its marks on what it exports
                 tuple(args),
                 buffer,  # pyright: ignore[reportArgumentType] - its stub forgets buffers
                 dynamo=False,
@@ -281,11 +327,7 @@ def _from_torchscript(
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
     model = from_onnx(onnx.load_from_string(buffer.getvalue())).ir
-    for alias in find_aliases(_named_tensors(module)):
-        if alias.view.is_identity and alias.base in model.graph.initializers:
-            value = model.graph.initializers[alias.base]
-            add_names(value, [alias.base, alias.name])
-            set_evidence(value, Evidence.STORAGE)
+    share(model, _named_tensors(module), dict(model.graph.initializers.items()))
     return TiedModel(model)
 
 

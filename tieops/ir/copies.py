@@ -1,30 +1,22 @@
-"""Stored tensors made anew: names that are free, values that are views, functions of one's own."""
+"""Stored tensors and nodes made anew: values that stay views, chains of nodes copied."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir
 
-from tieops.ir.parameter import Read
-from tieops.ir.scopes import is_constant
+from tieops.ir.fresh import FreshNames
+from tieops.ir.names import origin_of, set_origin
 
-__all__ = ["call_own_copy", "remove_dead_views", "store"]
+__all__ = ["copy_nodes", "store"]
 
 
-def store(
-    model: onnx_ir.Model, name: str, array: np.ndarray[Any, Any], like: Read
-) -> onnx_ir.Value:
+def store(model: onnx_ir.Model, name: str, array: np.ndarray[Any, Any]) -> onnx_ir.Value:
     """Store values as a new initializer of the main graph; an array that is a view stays one."""
-    tensor = onnx_ir.Tensor(
-        array,
-        dtype=like.parameter.dtype,
-        shape=onnx_ir.Shape(array.shape),
-        name=name,
-    )
+    tensor = onnx_ir.Tensor(array, name=name)
     value = onnx_ir.Value(
         name=name,
         const_value=tensor,
@@ -37,49 +29,76 @@ def store(
     return value
 
 
-def remove_dead_views(nodes: Sequence[onnx_ir.Node]) -> None:
-    """Remove the nodes of a view, the last first, as far as nobody reads them any more."""
-    for node in reversed(nodes):
-        if node.graph is None:
-            continue
-        if any(output.uses() or output.is_graph_output() for output in node.outputs):
-            return
-        node.graph.remove(node, safe=True)
-
-
-def call_own_copy(
-    model: onnx_ir.Model, path: Sequence[onnx_ir.Node], stored: onnx_ir.Value
-) -> onnx_ir.Value:
-    """Give one chain of calls functions of its own; return its copy of a Constant's value.
+def copy_nodes(
+    model: onnx_ir.Model,
+    chains: Sequence[Sequence[onnx_ir.Node]],
+    replaced: dict[onnx_ir.Value, onnx_ir.Value],
+    names: FreshNames,
+) -> dict[onnx_ir.Value, onnx_ir.Value]:
+    """Copy chains of nodes so that they read other values; each node once, behind its original.
 
     Args:
-        model: The model; gets the new functions.
-        path: The calls, outermost first. The outermost one is changed in place.
-        stored: The output of a Constant node in the function that the last call reaches.
+        model: The model that the nodes are part of.
+        chains: Nodes in the order of reading.
+        replaced: Which values stand for which; grows by the copies' outputs.
+        names: Where copies get their names.
+
+    Returns:
+        ``replaced``.
     """
-    call = path[0]
-    for depth in range(len(path)):
-        old = model.functions[path[depth].op_identifier()]
-        nodes = list(old.all_nodes())
-        new = old.clone()
-        names = {(key[0], key[1]) for key in model.functions}
-        counts = itertools.count(1)
-        new.name = next(
-            name for i in counts if (old.domain, name := f"{old.name}_{i}") not in names
-        )
-        model.functions[new.identifier()] = new
-        call.op_type, call.overload = new.name, new.overload
-        copies = dict(zip(nodes, new.all_nodes(), strict=True))
-        if depth + 1 < len(path):
-            call = copies[path[depth + 1]]
-            continue
-        producer = stored.producer()
-        assert producer is not None
-        copy = copies[producer]
-        tensor = copy.attributes["value"].as_tensor()
-        fresh = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-        copy.attributes["value"] = onnx_ir.AttrTensor("value", fresh)
-        copy.outputs[0].const_value = None
-        is_constant(copy)
-        return copy.outputs[0]
-    raise AssertionError("a path has at least one call")
+    done: set[onnx_ir.Node] = set()
+    pending = [node for chain in chains for node in chain]
+    while pending:
+        # A Concat is copied when all of its parts that are copied have been.
+        ready = [n for n in pending if not _waits(n, pending)] or pending[:1]
+        for node in dict.fromkeys(ready):
+            if node not in done:
+                _copy_node(model, node, replaced, names)
+                done.add(node)
+        pending = [node for node in pending if node not in done]
+    return replaced
+
+
+def _waits(node: onnx_ir.Node, pending: Sequence[onnx_ir.Node]) -> bool:
+    before = {value.producer() for value in node.inputs if value is not None}
+    return any(other in before for other in pending if other is not node)
+
+
+def _copy_node(
+    model: onnx_ir.Model,
+    node: onnx_ir.Node,
+    replaced: dict[onnx_ir.Value, onnx_ir.Value],
+    names: FreshNames,
+) -> None:
+    inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
+    if node.op_type == "DequantizeLinear":
+        # Scale and zero point belong to the quantized values: they are not shared either.
+        inputs[1:] = [_own_operand(model, value, names) for value in inputs[1:]]
+    copy = onnx_ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        list(node.attributes.values()),
+        name=names.take(f"{node.name or node.op_type}_copy"),
+        num_outputs=len(node.outputs),
+    )
+    copy.metadata_props.update(node.metadata_props)
+    for old, new in zip(node.outputs, copy.outputs, strict=True):
+        new.name = names.take(f"{old.name or node.op_type}_copy")
+        new.type, new.shape = old.type, old.shape
+        replaced[old] = new
+    graph = node.graph
+    assert graph is not None
+    graph.insert_after(node, copy)
+
+
+def _own_operand(
+    model: onnx_ir.Model, value: onnx_ir.Value | None, names: FreshNames
+) -> onnx_ir.Value | None:
+    if value is None or value.const_value is None or value.graph is not model.graph:
+        return value
+    origin = origin_of(value) or value.name or ""
+    set_origin(value, origin)
+    own = store(model, names.take(f"{value.name}_copy"), value.const_value.numpy())
+    set_origin(own, origin)
+    return own

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import onnx
 import onnx_ir
 
-from tieops.ir.scopes import all_graphs, nested_graphs, subgraphs_of
+from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
 
-__all__ = ["prune", "reached_from_inputs"]
+__all__ = ["Liveness", "prune", "reached_from_inputs"]
 
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
            "Bernoulli")  # fmt: skip
@@ -59,6 +59,50 @@ def _new(
     return found
 
 
+class Liveness:
+    """What is read now, so that what an edit leaves without readers can be told from the rest.
+
+    Args:
+        model: The model, before the edit.
+    """
+
+    def __init__(self, model: onnx_ir.Model) -> None:
+        self._model = model
+        self._dead = {node for node in all_nodes(model) if not _is_read(node)}
+        self._unread = {
+            value
+            for graph in all_graphs(model)
+            for value in graph.initializers.values()
+            if not value.uses()
+        }
+
+    def remove_newly_dead(self) -> list[tuple[str, str]]:
+        """Remove what nobody needs any more; return what it was and its name."""
+        gone: list[tuple[str, str]] = []
+        for graph in reversed(list(all_graphs(self._model))):
+            for node in reversed(list(graph)):
+                if node in self._dead or _is_read(node):
+                    continue
+                for inner in subgraphs_of(node):
+                    _release(inner)
+                gone.append(("node", node.name or node.op_type))
+                graph.remove(node, safe=True)
+            for value in list(graph.initializers.values()):
+                if _is_needed(value) or value in self._unread:
+                    continue
+                gone.append(("initializer", value.name or ""))
+                del graph.initializers[value.name or ""]
+        return gone + _prune_functions(self._model)
+
+
+def _is_read(node: onnx_ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
+
+
+def _is_needed(value: onnx_ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output() or value.is_graph_input()
+
+
 def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[str, str]]:
     """Remove what no output needs: nodes, stored tensors, functions; return what went by name.
 
@@ -70,7 +114,7 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
         gone += _prune_nodes(graph)
     for graph in all_graphs(model):
         for value in list(graph.initializers.values()):
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            if not _is_needed(value):
                 gone.append(("initializer", value.name or ""))
                 del graph.initializers[value.name or ""]
     gone += _prune_functions(model)
@@ -87,7 +131,7 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
 def _prune_nodes(graph: onnx_ir.Graph | onnx_ir.Function) -> list[tuple[str, str]]:
     gone: list[tuple[str, str]] = []
     for node in reversed(list(graph)):
-        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+        if _is_read(node):
             _drop_trailing(node)
             continue
         for inner in subgraphs_of(node):

@@ -108,6 +108,52 @@ def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value, names: FreshNames) 
         graph.outputs[position] = out
 
 
+_VIEW_OPS = frozenset((
+    "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Cast",
+    "DequantizeLinear", "Concat",
+))  # fmt: skip
+
+
+def merge_views(values: Iterable[onnx_ir.Value]) -> None:
+    """Make one node of equal nodes that read the same stored tensors, and so on down their views.
+
+    Args:
+        values: Stored tensors whose readers may be equal, since they were made one.
+    """
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        seen: dict[object, onnx_ir.Node] = {}
+        for node in dict.fromkeys(use.node for use in value.uses()):
+            if node.op_type not in _VIEW_OPS or node.domain not in ("", "ai.onnx"):
+                continue
+            attributes = tuple(sorted((key, str(a.value)) for key, a in node.attributes.items()))
+            key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))
+            first = seen.setdefault(key, node)
+            if first is not node and not any(o.is_graph_output() for o in node.outputs):
+                _merge(first, node)
+                pending += first.outputs
+
+
+def _merge(first: onnx_ir.Node, other: onnx_ir.Node) -> None:
+    graph = first.graph
+    assert graph is not None
+    if any(node is other for node in _until(graph, first)):
+        first, other = other, first
+        if any(output.is_graph_output() for output in other.outputs):
+            return
+    for mine, theirs in zip(first.outputs, other.outputs, strict=True):
+        theirs.replace_all_uses_with(mine)
+    graph.remove(other, safe=True)
+
+
+def _until(graph: onnx_ir.Graph | onnx_ir.Function, last: onnx_ir.Node) -> Iterable[onnx_ir.Node]:
+    for node in graph:
+        if node is last:
+            return
+        yield node
+
+
 def drop_unread(values: Iterable[onnx_ir.Value]) -> list[str]:
     """Remove stored values that nobody reads from their graphs; return the names that went."""
     gone: list[str] = []

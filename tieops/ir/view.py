@@ -272,11 +272,28 @@ class View:
             array = step.apply(array)
         return array
 
+    def footprint(self, ground: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+        """Return the part of an array of the parameter's shape that this view reads.
+
+        Args:
+            ground: Any array of shape ``source``; its pages are not touched.
+
+        Returns:
+            A view of ``ground``; None if the elements read are no view of memory.
+        """
+        array = ground
+        for step in self.steps:
+            if isinstance(step, Join):
+                break
+            if isinstance(step, Cast | Dequantize):
+                continue
+            array = step.apply(array)
+            if array.size and not np.may_share_memory(array, ground):
+                return None  # a reshape that copied
+        return array
+
     def overlaps(self, other: View) -> bool:
         """Tell whether two views of one parameter share an element; True where it is hard to tell.
-
-        Nothing is read: the views are laid over an array whose pages are never touched, and numpy
-        decides whether their memory overlaps.
 
         Example:
             >>> rows = View((4, 2))
@@ -285,15 +302,8 @@ class View:
             >>> upper.overlaps(lower), upper.overlaps(rows)
             (False, True)
         """
-        if not (_reads_all(self) or _reads_all(other)):
-            ground = np.empty(self.source, np.uint8)
-            mine, others = _footprint(self, ground), _footprint(other, ground)
-            if mine is not None and others is not None:
-                try:
-                    return np.shares_memory(mine, others, max_work=MAX_OVERLAP_WORK)  # pyright: ignore[reportArgumentType] - its stub knows 0 and -1
-                except np.exceptions.TooHardError:
-                    return True
-        return self.elements > 0 and other.elements > 0
+        ground = np.empty(self.source, np.uint8)
+        return share(self.footprint(ground), other.footprint(ground))
 
     @property
     def elements(self) -> int:
@@ -304,22 +314,19 @@ class View:
         return " → ".join(str(step) for step in self.steps)
 
 
-def _reads_all(view: View) -> bool:
-    return not any(isinstance(step, Slice) for step in view.steps)
+def share(one: np.ndarray[Any, Any] | None, other: np.ndarray[Any, Any] | None) -> bool:
+    """Tell whether two footprints share memory; True where it is hard to tell.
 
-
-def _footprint(view: View, ground: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
-    """Return the part of ``ground`` that a view reads, or None if it is no view of memory."""
-    array = ground
-    for step in view.steps:
-        if isinstance(step, Cast | Dequantize):
-            continue
-        if isinstance(step, Join):
-            break
-        array = step.apply(array)
-        if array.size and not np.may_share_memory(array, ground):
-            return None  # a reshape that copied
-    return array
+    numpy decides it from addresses and strides; no element is looked at.
+    """
+    if one is None or other is None:
+        return True
+    if not one.size or not other.size:
+        return False
+    try:
+        return np.shares_memory(one, other, max_work=MAX_OVERLAP_WORK)  # pyright: ignore[reportArgumentType] - its stub knows 0 and -1
+    except np.exceptions.TooHardError:
+        return True
 
 
 def relative(base: Sequence[int], perm: Sequence[int]) -> Shape:

@@ -47,7 +47,13 @@ def declared(model: TiedModel, targets: Sequence[Target], keep: bool | str) -> G
             them.
     """
     slots = [weight_slot(model, target) for target in targets]
-    if len({slot.name for slot in slots}) < len(slots):
+    parameters = {slot.parameter for slot in slots}
+    shared = len(parameters) == 1 and all(
+        isinstance(target, str) and target in slots[0].parameter.names for target in targets
+    )
+    if len({slot.name for slot in slots}) < len(slots) and not (
+        shared and len({*map(str, targets)}) == len(targets)
+    ):
         raise PreconditionError(
             "two targets name one slot",
             {"slots": ", ".join(printable(slot.name) for slot in slots)},

@@ -48,13 +48,15 @@ class LowerTiedReadsPass(SurgeryPass):
             plain = slot.node.op_type in ("MatMul", "Gemm") and slot.node.domain in ("", "ai.onnx")
             if perm != (1, 0) or not plain or slot.index != 1 or slot.is_joined:
                 continue
-            hidden = slot.path or slot.parameter.value.graph in functions
-            if opset < MIN_OPSET or slot.parameter.dtype.name not in _GEMM_DTYPES or hidden:
-                skips.append(
-                    Skip(
-                        slot.name, f"opset {opset} or dtype {slot.parameter.dtype.name} has no Gemm"
-                    )
-                )
+            why = ""
+            if slot.path or slot.parameter.value.graph in functions:
+                why = "it is read in a function"
+            elif opset < MIN_OPSET:
+                why = f"opset {opset} is older than {MIN_OPSET}"
+            elif slot.parameter.dtype.name not in _GEMM_DTYPES:
+                why = f"Gemm takes no {slot.parameter.dtype.name.lower()}"
+            if why:
+                skips.append(Skip(slot.name, why))
                 continue
             if slot.node.op_type == "Gemm":
                 _flip(slot)

@@ -12,11 +12,10 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
-from tieops.ir.copies import remove_dead_views
 from tieops.ir.fresh import FreshNames
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
-from tieops.ir.reach import prune
+from tieops.ir.reach import Liveness
 from tieops.ir.rewire import permute
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
@@ -192,11 +191,11 @@ def _replace(
     name = options.name or head.layer.name
     old_names = [slot.name for slot in head.layer.slots]
     shared = [read.parameter.value for slot in head.layer.slots for read in slot.reads]
-    views = [read.nodes for slot in head.layer.slots for read in slot.reads]
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
     names = FreshNames(model)
+    liveness = Liveness(model)
     _apply(model, following, names)
     for value in shared:
         # The names of a head that goes are not the shared tensor's any more.
@@ -224,9 +223,8 @@ def _replace(
     head.out.replace_all_uses_with(out, replace_graph_outputs=True)
     head.out.name = None
     out.name = title
-    gone = [f"{what} {each}" for what, each in prune(model) if what == "initializer"]
-    for nodes in views:
-        remove_dead_views(nodes)
+    dead = liveness.remove_newly_dead()
+    gone = [f"{what} {each}" for what, each in dead if what == "initializer"]
     new = [brief(stored.dtype, weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"

@@ -14,7 +14,7 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.rewire import drop_unread, substitute
+from tieops.ir.rewire import drop_unread, merge_views, substitute
 from tieops.ir.scopes import nested_graphs, scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -46,7 +46,10 @@ def tie(
         include_small: Join small and constant duplicates too.
 
     Returns:
-        A new model. Outputs are the same to the last bit, unless ``keep`` replaced values.
+        A new model. Written by ``to_onnx``, its outputs are the same to the last bit with ONNX
+        Runtime's optimizations off (opset 14 on), unless ``keep`` replaced values. In the portable
+        form they may differ in rounding: the runtime packs a stored matrix, and not one that a
+        Transpose computes, and multiplies the two in another order.
 
     Raises:
         TieMismatchError: If declared targets differ in dtype, shape or, without ``keep``, values.
@@ -79,6 +82,12 @@ class TiePass(SurgeryPass):
 
     def requires(self, model: onnx_ir.Model) -> None:
         """Check what is declared before anything changes."""
+        if self.keep and not self.targets:
+            raise PreconditionError(
+                "keep says whose values stay, and no targets are named",
+                {"keep": self.keep},
+                "name two or more targets",
+            )
         if len(self.targets) == 1:
             raise PreconditionError(
                 f"cannot tie {self.targets[0]} to nothing", None, "name two or more targets"
@@ -113,6 +122,7 @@ def tie_in_place(
     joiner = _Joiner(model, tied.slots)
     for group in groups:
         joiner.join(group)
+    merge_views(joiner.kept)
     return Rewrite(tuple(joiner.changes), (*skips, *joiner.skips))
 
 
@@ -122,6 +132,7 @@ class _Joiner:
     def __init__(self, model: onnx_ir.Model, slots: Iterable[Slot]) -> None:
         self.changes: list[Change] = []
         self.skips: list[Skip] = []
+        self.kept: list[onnx_ir.Value] = []
         self._model = model
         self._fresh = FreshNames(model)
         self._in_functions = {
@@ -159,6 +170,7 @@ class _Joiner:
             saved = 0 if group.evidence is Evidence.STORAGE else other.nbytes
             less = f", {brief_bytes(saved)} less stored" if saved else ""
             self.changes.append(Change(other.name, f"reads {value.name}{how}{less}"))
+        self.kept.append(value)
         add_names(value, names)
         set_evidence(value, group.evidence)
 

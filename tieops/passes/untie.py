@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import onnx_ir
+import onnx_ir.passes.common as common_passes
 
-from tieops.detect.moves import Moves
 from tieops.errors import PreconditionError
-from tieops.ir.brief import brief_bytes, printable
-from tieops.ir.copies import call_own_copy, remove_dead_views, store
+from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
-from tieops.ir.names import (
-    PACKED,
-    aliases_of,
-    forget_evidence,
-    lr_factor_of,
-    origin_of,
-    set_axes,
-    set_lr_factor,
-    set_names,
-    set_origin,
-)
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.reach import Liveness
+from tieops.ir.scopes import all_nodes, is_constant
 from tieops.ir.ties import Tie
-from tieops.ir.view import Cast, Dequantize, Step, View
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
+from tieops.passes.leave import Leaver, handle_of
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
 
-Array = np.ndarray[Any, Any]
-_CHANGE_VALUES = ("Cast", "DequantizeLinear")
-__all__ = ["UntiePass", "untie", "untie_slots"]
+__all__ = ["UntiePass", "untie"]
 
 
 def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedModel:
@@ -87,48 +73,111 @@ class UntiePass(SurgeryPass):
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
-        tied = TiedModel(model)
-        names = FreshNames(model)
-        changes: list[Change] = []
-        skips: list[Skip] = []
-        for tie, slots in _leaving(tied, self.targets):
-            why = _bound(tie.parameter)
-            if why:
-                skips.append(Skip(tie.parameter.name, why))
-                continue
-            if not slots:
-                skips.append(Skip(tie.parameter.name, "its names have one reader, which keeps it"))
-                continue
-            changes += untie_slots(model, tie.parameter, slots, names, together=self.together)
-        return Rewrite(tuple(changes), tuple(skips))
+        return untie_in_place(model, self.targets, together=self.together)
 
 
-def _leaving(model: TiedModel, targets: Sequence[Target]) -> list[tuple[Tie, list[Slot]]]:
+def untie_in_place(
+    model: onnx_ir.Model, targets: Sequence[Target] = (), *, together: bool = False
+) -> Rewrite:
+    """Do the work of ``untie`` on a graph, in place."""
+    liveness = Liveness(model)
+    _inline_holders(model, TiedModel(model), targets)
+    leaver = Leaver(model, FreshNames(model))
+    changes: list[Change] = []
+    skips: list[Skip] = []
+    tied = TiedModel(model)
+    leaving = _leaving(tied, targets, together=together)
+    planned = [(tie.parameter.value, slots) for tie, slots in leaving]
+    for value, leaving in planned:
+        slots = leaving
+        if any(slot.is_joined for slot in leaving):
+            # A slot that joins several parameters has been rewired if it left another tie already.
+            slots = _again(TiedModel(model), leaving)
+        parameter = Parameter(value)
+        why = _bound(parameter)
+        if why:
+            skips.append(Skip(parameter.name, why))
+        elif not slots:
+            skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
+        else:
+            changes += leaver.leave(parameter, slots, together=together)
+    liveness.remove_newly_dead()
+    return Rewrite(tuple(changes), tuple(skips))
+
+
+def _inline_holders(model: onnx_ir.Model, tied: TiedModel, targets: Sequence[Target]) -> None:
+    """Inline the functions that hold what leaves: a body has one Constant for all of its calls."""
+    held = {
+        slot
+        for _, slots in _leaving(tied, targets)
+        for slot in slots
+        if slot.path and slot.reads[0].entry is None
+    }
+    holders = {call.op_identifier() for slot in held for call in slot.path}
+    if not holders:
+        return
+    # Renaming a value renames its tensor, which is the argument's too; and copies of one body share
+    # the tensor object where they are several tensors in the file. So: own ones, before and after.
+    _own_constants(model)
+    common_passes.InlinePass(criteria=lambda function: function.identifier() in holders)(model)
+    _own_constants(model)
+
+
+def _own_constants(model: onnx_ir.Model) -> None:
+    for node in all_nodes(model):
+        if is_constant(node):
+            tensor = node.attributes["value"].as_tensor()
+            own = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+            node.attributes["value"] = onnx_ir.AttrTensor("value", own)
+            node.outputs[0].const_value = own
+
+
+def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
+    places = {(slot.path, slot.node, slot.index): slot for slot in model.slots}
+    return [places[slot.path, slot.node, slot.index] for slot in slots]
+
+
+def _leaving(
+    model: TiedModel, targets: Sequence[Target], *, together: bool = False
+) -> list[tuple[Tie, list[Slot]]]:
     """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor."""
     if not targets:
-        return [(tie, _after_first(tie.slots)) for tie in model.ties]
+        return [(tie, _all_but_one(tie)) for tie in model.ties]
     named = {slot for target in targets for slot in _tied_slots(model, target)}
     found: list[tuple[Tie, list[Slot]]] = []
     for tie in model.ties:
         mine = [slot for slot in tie.slots if slot in named]
-        if mine:
-            # Someone has to keep what is stored: if all are named, the first one does.
-            found.append((tie, mine if len(mine) < len(tie.slots) else _after_first(tie.slots)))
+        if not mine:
+            continue
+        staying = {handle_of(slot) for slot in tie.slots if slot not in named}
+        stuck = [slot for slot in mine if handle_of(slot) in staying]
+        if stuck:
+            raise PreconditionError(
+                f"cannot untie {printable(stuck[0].name)} alone: others read the same input of a "
+                "function's call",
+                {"with it": ", ".join(s.name for s in tie.slots if s not in named)},
+                "name them too, or inline the function",
+            )
+        if len(mine) < len(tie.slots) and mine[0].path and mine[0].reads[0].entry is None:
+            raise PreconditionError(
+                f"cannot untie {printable(mine[0].name)} alone: a function holds what it reads",
+                {"holds": tie.parameter, "readers": len(tie.slots)},
+                "untie all of its readers, or inline the function",
+            )
+        if together and len(mine) == len(tie.slots):
+            continue  # they are tied with each other, and with nobody else
+        # Someone has to keep what is stored: if all are named, the first one does.
+        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie)))
     return found
 
 
-def _after_first(slots: Sequence[Slot]) -> list[Slot]:
-    # Slots that are reached through one function call's input cannot be told apart by it.
-    first = _handle(slots[0])
-    return [slot for slot in slots[1:] if _handle(slot) != first]
-
-
-def _handle(slot: Slot) -> object:
-    """Return what has to be changed to give a slot another weight."""
-    entry = slot.reads[0].entry
-    if entry is not None:
-        return slot.path[0], entry.index
-    return slot.path, slot.node, slot.index
+def _all_but_one(tie: Tie) -> list[Slot]:
+    """Return the slots that leave when all do: the first stays, if it reads all of the tensor."""
+    first = tie.slots[0]
+    if first.view.elements < tie.parameter.elements and not first.is_joined:
+        return list(tie.slots)
+    kept = handle_of(first)
+    return [slot for slot in tie.slots if handle_of(slot) != kept]
 
 
 def _tied_slots(model: TiedModel, target: Target) -> list[Slot]:
@@ -152,156 +201,3 @@ def _bound(parameter: Parameter) -> str:
     if parameter.is_overridable:
         return "it is a graph input too, which a caller may override for all readers at once"
     return ""
-
-
-def untie_slots(
-    model: onnx_ir.Model,
-    parameter: Parameter,
-    slots: Sequence[Slot],
-    names: FreshNames,
-    *,
-    together: bool = False,
-) -> list[Change]:
-    """Give each of the slots what it reads of a parameter as an initializer of its own, in place.
-
-    Args:
-        model: The graph.
-        parameter: What the slots share.
-        slots: The slots that leave; another reader keeps the parameter.
-        names: Where new tensors get their names.
-        together: One new initializer for all of them.
-    """
-    changes: list[Change] = []
-    groups: dict[object, list[Slot]] = {}
-    for slot in slots:
-        groups.setdefault("all" if together else _handle(slot), []).append(slot)
-    gone: set[str] = set()
-    origin = origin_of(parameter.value) or parameter.name
-    set_origin(parameter.value, origin)
-    known = aliases_of(parameter.value)
-    for group in groups.values():
-        value = _leave(model, group, names)
-        set_origin(value, origin)
-        mine = [slot.name for slot in group]
-        gone.update(name for name in mine if name in known)
-        set_names(value, [name for name in mine if name in known])
-        if (factor := lr_factor_of(parameter.value)) != 1.0:
-            set_lr_factor(value, factor)
-        stored = Parameter(value)
-        owner = ", ".join(mine)
-        changes.append(Change(owner, f"owns {stored}, {brief_bytes(stored.nbytes)}"))
-    kept = [name for name in known if name not in gone]
-    if PACKED not in parameter.value.metadata_props:
-        set_names(parameter.value, kept)
-    if len(kept) == 1:
-        forget_evidence(parameter.value)
-    return changes
-
-
-def _leave(model: onnx_ir.Model, group: Sequence[Slot], names: FreshNames) -> onnx_ir.Value:
-    """Store what a group of slots reads anew and make them read it; return the new value."""
-    first = group[0]
-    read = first.reads[0]
-    if first.path and read.entry is None:
-        return call_own_copy(model, first.path, read.parameter.value)
-    if first.is_joined:
-        return _own(model, first, _joined(first), first.node, first.index, names)
-    if read.entry is not None:
-        array = read.entry.view.apply(read.parameter.numpy())
-        entry = read.entry
-        return _own(model, first, array, first.path[0], entry.index, names, entry.nodes)
-    views = {slot.view for slot in group}
-    if len(views) > 1:
-        return _share_anew(model, group, names)
-    moves, rest = _split(read.view)
-    value = store(model, names.take(first.name), moves.apply(read.parameter.numpy()), read)
-    _note_axes(value, moves)
-    for slot in group:
-        _read_from(slot, value, slot.reads[0].nodes, len(rest), names)
-    return value
-
-
-def _share_anew(model: onnx_ir.Model, group: Sequence[Slot], names: FreshNames) -> onnx_ir.Value:
-    """Store the whole parameter once more for slots that read it through different views."""
-    read = group[0].reads[0]
-    value = store(model, names.take(group[0].name), read.parameter.numpy(), read)
-    for slot in group:
-        _read_from(slot, value, slot.reads[0].nodes, len(slot.reads[0].nodes), names)
-    return value
-
-
-def _own(
-    model: onnx_ir.Model,
-    slot: Slot,
-    array: Array,
-    node: onnx_ir.Node,
-    index: int,
-    names: FreshNames,
-    nodes: Sequence[onnx_ir.Node] | None = None,
-) -> onnx_ir.Value:
-    read = slot.reads[0]
-    value = store(model, names.take(slot.name), array, read)
-    node.replace_input_with(index, value)
-    for each in slot.reads if nodes is None else [read]:
-        remove_dead_views(each.nodes if nodes is None else nodes)
-    return value
-
-
-def _split(view: View) -> tuple[View, tuple[Step, ...]]:
-    """Split a view into the moves, which are applied to the values, and what changes values."""
-    steps = view.steps
-    cut = next((i for i, s in enumerate(steps) if isinstance(s, Cast | Dequantize)), len(steps))
-    return View(view.source, steps[:cut]), steps[cut:]
-
-
-def _read_from(
-    slot: Slot,
-    value: onnx_ir.Value,
-    nodes: Sequence[onnx_ir.Node],
-    keep: int,
-    names: FreshNames,
-) -> None:
-    """Make a slot read ``value`` through copies of the last nodes of its view that count."""
-    changing = list(nodes)
-    if keep < len(nodes):
-        values = (i for i, node in enumerate(nodes) if node.op_type in _CHANGE_VALUES)
-        changing = list(nodes[next(values, len(nodes)) :])
-    at = value
-    for node in changing:
-        copy = onnx_ir.Node(
-            node.domain,
-            node.op_type,
-            [at, *node.inputs[1:]],
-            list(node.attributes.values()),
-            name=f"{node.name}_{value.name}",
-            num_outputs=len(node.outputs),
-        )
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = names.take(f"{old.name}_{value.name}")
-            new.type, new.shape = old.type, old.shape
-        graph = node.graph
-        assert graph is not None
-        graph.insert_after(node, copy)
-        at = copy.outputs[_followed(node, nodes, slot)]
-    slot.node.replace_input_with(slot.index, at)
-    remove_dead_views(nodes)
-
-
-def _followed(node: onnx_ir.Node, nodes: Sequence[onnx_ir.Node], slot: Slot) -> int:
-    """Return which output of a view's node goes on along the view; a Split has several."""
-    following = itertools.chain(nodes[list(nodes).index(node) + 1 :], [slot.node])
-    reader = next(iter(following))
-    return next(i for i, output in enumerate(node.outputs) if output in reader.inputs)
-
-
-def _note_axes(value: onnx_ir.Value, moves: View) -> None:
-    perm = moves.permutation
-    if perm is not None and not moves.is_identity:
-        set_axes(value, perm)
-
-
-def _joined(slot: Slot) -> Array:
-    """Return the value that a slot reads through a static Concat of parts."""
-    value = slot.node.inputs[slot.index]
-    assert value is not None
-    return Moves().static_value(value)

@@ -92,7 +92,7 @@ def session(
     if provider not in ("auto", "cuda", "cpu"):
         raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors: its warnings are about its own optimizations
+    settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
     if not optimize:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:

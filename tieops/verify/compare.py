@@ -25,7 +25,7 @@ class OutputComparison:
         elements: How many elements were compared: 0 where dtypes or shapes differ.
         max_abs_diff: The largest absolute difference; infinite where one side alone is NaN or
             infinite; for strings 1 or 0.
-        max_diff_over_peak: ``max_abs_diff`` over the reference's largest finite magnitude. (A
+        max_rel_diff: ``max_abs_diff`` over the reference's largest finite magnitude. (A
             difference over its own element's magnitude says nothing where that is near zero.)
         bitwise: Whether every byte is equal: +0.0 is not -0.0, and a NaN's payload counts.
         ok: Whether the output is within the tolerances.
@@ -41,7 +41,7 @@ class OutputComparison:
     shape: tuple[int, ...]
     elements: int
     max_abs_diff: float
-    max_diff_over_peak: float
+    max_rel_diff: float
     bitwise: bool
     ok: bool
     worst: tuple[int, ...] | None = None
@@ -79,7 +79,7 @@ def compare(
 
     Example:
         >>> found = compare(np.float32([0.0, 2.0]), np.float32([-0.0, 2.5]), rtol=0.1)
-        >>> found.ok, found.max_abs_diff, found.max_diff_over_peak, found.worst
+        >>> found.ok, found.max_abs_diff, found.max_rel_diff, found.worst
         (False, 0.5, 0.2, (1,))
     """
     check_tolerances(rtol, atol)

@@ -168,7 +168,7 @@ class Report:
                     _cut(worst.dtype, 9),
                     _cut(where, 20),
                     f"{worst.max_abs_diff:.3g}",
-                    f"{worst.max_diff_over_peak:.3g}",
+                    f"{worst.max_rel_diff:.3g}",
                     _result([output for _, output in pairs], worst),
                 )
             )

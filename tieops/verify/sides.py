@@ -13,6 +13,7 @@ import onnx
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
@@ -36,10 +37,6 @@ Comparable: TypeAlias = Union[
     "os.PathLike[str]",
     bytes,
 ]
-
-
-TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".jit", ".ts")
-"""Paths that are opened as PyTorch's; all others go to ONNX Runtime."""
 
 
 class Side(Protocol):

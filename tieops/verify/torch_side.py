@@ -85,8 +85,8 @@ def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Ar
             bound = signature.bind(*tensors.values())
     except TypeError as error:
         raise _misfit(list(tensors), names, type(module).__name__, str(error)) from error
-    with _eval_mode(module), torch.no_grad():
-        return _flat(module(*bound.args, **bound.kwargs))
+    with _eval_mode(module), _same_buffers(module), torch.no_grad():
+        return _flat(_called(module, bound.args, bound.kwargs))
 
 
 def run_program(
@@ -121,7 +121,44 @@ def run_program(
     layout: Any = program.call_spec.in_spec
     args, kwargs = pytree.tree_unflatten(leaves, layout)
     with torch.no_grad():
-        return _flat(module(*args, **kwargs))
+        return _flat(_called(module, args, kwargs))
+
+
+_CALL_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError)
+"""What modules raise on inputs that they were not made for."""
+
+
+def _called(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+    try:
+        return module(*args, **kwargs)
+    except _CALL_ERRORS as error:
+        raise PreconditionError(
+            f"{type(module).__name__} cannot run on these inputs",
+            {"torch says": (str(error).strip().splitlines() or [type(error).__name__])[0]},
+            "pass inputs=, or sizes= that it takes",
+        ) from error
+
+
+@contextmanager
+def _same_buffers(module: torch.nn.Module) -> Generator[None]:
+    """Put buffers back that the forward of a module writes to, as counters and caches."""
+    before = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for owner, name, buffer, values in before:
+            if not _equal(buffer, values):
+                buffer.copy_(values)
+            if getattr(owner, name, None) is not buffer:
+                setattr(owner, name, buffer)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
 
 
 def as_array(tensor: torch.Tensor) -> _Array:

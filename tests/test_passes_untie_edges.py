@@ -1,0 +1,306 @@
+"""Untie at its edges: functions, joined parts, names, what is left behind, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+
+import tieops
+from tests.test_golden import load, serialized
+from tests.test_passes_untie import (
+    CONSTANT,
+    IDS,
+    X,
+    all_freed,
+    and_back,
+    dead,
+    facts,
+    freed,
+    homes,
+    made,
+    rows,
+    unread,
+)
+from tieops.errors import PreconditionError
+
+# -- node names -----------------------------------------------------------------------------------
+
+
+def test_dequantized_weight_keeps_its_scale():
+    quantized = np.random.default_rng(0).integers(-99, 99, (12, 8)).astype(np.int8)
+    model = made(
+        "g (int64[4] ids) => (float[4,12] y) { d = DequantizeLinear(emb, scale, zero)"
+        " h = Gather(d, ids)  t = Transpose(d)  y = MatMul(h, t) }",
+        emb=quantized,
+        scale=np.array(0.125, np.float32),
+        zero=np.array(3, np.int8),
+    )
+    free = freed(model, {"ids": IDS})
+    assert not [tie for tie in free.ties if tie.parameter.name == "emb"]
+    stored = [
+        each
+        for each in free.parameters
+        if each.dtype == onnx_ir.DataType.INT8 and each.elements > 1
+    ]
+    assert sum(each.nbytes for each in stored) == 2 * quantized.nbytes
+
+
+def test_copies_of_two_unnamed_nodes_get_names_of_their_own():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z) { h = MatMul(x, w)"
+        " a = Transpose(w)  b = Identity(a)  y = MatMul(h, b)  z = MatMul(h, w) }",
+        w=(8, 8),
+    )
+    freed(model, {"x": X}, "MatMul_y", "MatMul_z", together=True)
+
+
+# -- together -------------------------------------------------------------------------------------
+
+
+def test_together_through_function_inputs():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y){ h = f.lin(x, w)  i = f.lin(h, w)  y = f.lin(i, w) }",
+        ["lin (a, v) => (o) { o = MatMul(a, v) }"],
+        w=(8, 8),
+    )
+    names = [slot.name for slot in model.slots]
+    free = freed(model, {"x": X}, *names[1:], together=True)
+    first, second, third = [node.inputs[1].name for node in free.ir.graph]
+    assert first == "w"
+    assert second == third != "w"
+
+
+def test_together_through_a_function_input_and_beside_it():
+    """The new tensor of the main graph was read inside of the function: an invalid model."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y)"
+        "{ t = Transpose(w)  h = f.lin(x, t)  i = MatMul(h, t)  y = MatMul(i, w) }",
+        ["lin (a, v) => (o) { u = Transpose(v)  o = MatMul(a, u) }"],
+        w=(8, 8),
+    )
+    names = [slot.name for slot in model.slots]
+    freed(model, {"x": X}, *names[1:], together=True)
+
+
+def test_some_of_the_readers_of_a_constant_in_a_function_cannot_leave_alone():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.lin(x)  i = f.lin(h)  y = f.lin(i) }",
+        ["lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }"],
+    )
+    names = [slot.name for slot in model.slots]
+    with pytest.raises(PreconditionError, match="a function holds what it reads"):
+        tieops.untie(model, *names[1:])
+
+
+def test_together_of_joined_slots():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z, float[2,4] v)"
+        "{ v = MatMul(x, p)  c = Concat<axis = 1>(p, q)  y = MatMul(x, c)  z = MatMul(x, c) }",
+        p=(8, 4),
+        q=(8, 4),
+    )
+    free = freed(model, {"x": X}, "MatMul_y", "MatMul_z", together=True)
+    read = {slot.name: {each.parameter.name for each in slot.reads} for slot in free.slots}
+    assert read["MatMul_y.weight"] == read["MatMul_z.weight"]
+    assert "p" not in read["MatMul_y.weight"]
+
+
+# -- functions ------------------------------------------------------------------------------------
+
+
+def test_constant_that_one_function_reads_twice_and_is_called_twice():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.lin(x)  y = f.lin(h) }",
+        ["lin (a) => (o) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"],
+    )
+    all_freed(model, {"x": X})
+
+
+def test_constant_that_one_function_reads_twice():
+    """A new function and a second Constant each time, still tied: it never ends."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { y = f.lin(x) }",
+        ["lin (a) => (o) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"],
+    )
+    free = tieops.untie(model)
+    assert not dead(free)
+    assert serialized(tieops.untie(free).ir) == serialized(free.ir)
+
+
+def test_constant_in_a_function_that_another_calls_three_times():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { y = f.outer(x) }",
+        [
+            "lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }",
+            "outer (a) => (o) { b = f.lin(a)  c = f.lin(b)  o = f.lin(c) }",
+        ],
+    )
+    all_freed(model, {"x": X})
+
+
+def test_constant_in_nested_calls_of_both_functions():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.outer(x)  y = f.outer(h) }",
+        [
+            "lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }",
+            "outer (a) => (o) { b = f.lin(a)  o = f.lin(b) }",
+        ],
+    )
+    all_freed(model, {"x": X})
+
+
+def test_initializer_of_a_branch_inside_a_function():
+    values = CONSTANT[CONSTANT.index("float[8,8]") : CONSTANT.index(">")]
+    model = made(
+        "g (bool c, float[2,8] x) => (float[2,8] y) { h = f.lin(x, c)  y = f.lin(h, c) }",
+        [
+            "lin (a, c) => (o) { o = If<then_branch = t () => (float[2,8] p)"
+            f" <{values.replace('{', 'w = {')}> {{ p = MatMul(a, w) }},"
+            " else_branch = e () => (float[2,8] q) { q = Identity(a) }>(c) }"
+        ],
+    )
+    all_freed(model, {"x": X, "c": np.array(True)})
+
+
+def test_function_that_returns_a_view_of_a_weight():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { t = f.turn(w)  u = f.turn(w)"
+        " h = MatMul(x, t)  y = MatMul(h, u) }",
+        ["turn (v) => (o) { o = Transpose(v) }"],
+        w=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
+def test_function_that_returns_a_cast_of_a_weight():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { t = f.turn(w)  u = f.turn(w)"
+        " h = MatMul(x, t)  y = MatMul(h, u) }",
+        ["turn (v) => (o) { c = Cast<to = 1>(v)  o = Transpose(c) }"],
+        w=rows(8, 8).astype(np.float16),
+    )
+    all_freed(model, {"x": X})
+
+
+# -- what is left behind --------------------------------------------------------------------------
+
+
+def test_joined_slot_of_two_ties_gets_one_tensor():
+    """Each tie stored the joined value anew; the first of the two had no reader."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z)"
+        "{ c = Concat<axis = 1>(p, q)  y = MatMul(x, c)  z = MatMul(x, c) }",
+        p=(8, 4),
+        q=(8, 4),
+    )
+    all_freed(model, {"x": X})
+
+
+@pytest.mark.parametrize("case", ["h_lstm_gates", "h_overlapping_slices"])
+def test_operands_of_views_that_go_go_too(case: str):
+    model = tieops.from_onnx(load(case, "before"))
+    assert not unread(tieops.untie(model))
+
+
+def test_scale_and_zero_point_do_not_become_a_tie():
+    model = tieops.from_onnx(load("c_dequantize_feeds_many", "before"))
+    free = tieops.untie(model)
+    assert not free.ties
+    assert serialized(tieops.untie(free).ir) == serialized(free.ir)
+
+
+def test_the_tensor_that_stays_is_no_larger_than_what_is_read_of_it():
+    model = made(
+        "g (float[2,8] x) => (float[2,4] y, float[2,4] z) { a = Slice(w, s0, e0, ax)"
+        " b = Slice(w, s1, e1, ax)  y = MatMul(x, a)  z = MatMul(x, b) }",
+        w=(8, 8),
+        s0=np.array([0]),
+        e0=np.array([4]),
+        s1=np.array([2]),
+        e1=np.array([6]),
+        ax=np.array([1]),
+    )
+    all_freed(model, {"x": X})
+
+
+# -- tie(untie(m)) == m ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "view", ["a = Reshape(w, sizes)", "a = Reshape(w, sizes)  b = Transpose(a)  c = Identity(b)"]
+)
+def test_reshaped_readers_are_tied_again(view: str):
+    last = view.rsplit(" = ", 1)[0].rsplit(" ", 1)[-1]
+    model = made(
+        f"g (float[2,8] x) => (float[2,8] y) {{ {view}  h = MatMul(x, {last})"
+        f"  y = MatMul(h, {last}) }}",
+        w=(64,),
+        sizes=np.array([8, 8]),
+    )
+    and_back(model, {"x": X})
+
+
+def test_joined_readers_are_tied_again():
+    model = made(
+        "g (float[2,8] x) => (float[2,4] v, float[2,8] y)"
+        "{ v = MatMul(x, p)  c = Concat<axis = 1>(p, q)  y = MatMul(x, c) }",
+        p=(8, 4),
+        q=(8, 4),
+    )
+    and_back(model, {"x": X})
+
+
+def test_constant_node_is_kept_under_its_name():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { " + CONSTANT + "t = Transpose(w)"
+        " h = MatMul(x, t)  y = MatMul(h, w) }"
+    )
+    and_back(model, {"x": X})
+
+
+def test_made_up_name_is_the_one_that_stays():
+    """The slot's name is real and the tensor's is not: tie kept the wrong one of the two."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, val_0)  y = MatMul(h, val_0) }",
+        val_0=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
+def test_layers_keep_their_names():
+    """Two layers that leave together are called after the new tensor: MatMul_z is MatMul_y@1."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z)"
+        "{ h = MatMul(x, w)  y = MatMul(h, w)  z = MatMul(h, w) }",
+        w=(8, 8),
+    )
+    free = freed(model, {"x": X}, "MatMul_y", "MatMul_z", together=True)
+    assert [slot.name for slot in free.slots] == [slot.name for slot in model.slots]
+
+
+def test_function_layers_keep_their_names():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.lin(x, w)  y = f.lin(h, w) }",
+        ["lin (a, v) => (o) { o = MatMul(a, v) }"],
+        w=(8, 8),
+    )
+    free = freed(model, {"x": X})
+    assert [slot.name for slot in free.slots] == [slot.name for slot in model.slots]
+
+
+def test_the_one_that_leaves_takes_its_name_along():
+    """emb.weight leaves under its old name, and what stays is called fc.weight."""
+    import torch
+
+    from fixtures.torch_models import TiedLanguageModel
+
+    torch.manual_seed(0)
+    module = TiedLanguageModel(50, 8).eval()
+    model: Any = tieops.from_torch(module, (torch.zeros(1, 3, dtype=torch.long),))
+    free = tieops.untie(model, "emb")
+    assert homes(free)["emb.weight"] == "emb.weight"
+    assert homes(free)["fc.weight"] == "fc.weight"
+    assert facts(tieops.tie(free)) == facts(model)

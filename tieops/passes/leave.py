@@ -1,0 +1,178 @@
+"""Leaving a tie: a tensor of one's own, and the way to it.
+
+Moves at the beginning of a view (transposes, slices) are applied to the values. What comes after,
+a reshape, a cast, a dequantization, a concat, is copied node by node, so that joining the tensors
+again gives the graph that was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir
+
+from tieops.ir.brief import brief_bytes
+from tieops.ir.copies import copy_nodes, store
+from tieops.ir.fresh import FreshNames
+from tieops.ir.names import (
+    PACKED,
+    aliases_of,
+    forget_evidence,
+    lr_factor_of,
+    origin_of,
+    set_axes,
+    set_lr_factor,
+    set_names,
+    set_origin,
+)
+from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.view import Slice, Transpose, View
+from tieops.passes.base import Change
+
+__all__ = ["Leaver", "handle_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def handle_of(slot: Slot) -> object:
+    """Return what has to be changed to give a slot another weight.
+
+    Slots that are reached through one input of one function call have one handle.
+    """
+    entry = slot.reads[0].entry
+    if entry is not None:
+        return slot.path[0], entry.index
+    return slot.path, slot.node, slot.index
+
+
+class Leaver:
+    """Gives slots tensors of their own, in place.
+
+    Args:
+        model: The graph.
+        names: Where new values and nodes get their names.
+    """
+
+    def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
+        self._model = model
+        self._names = names
+        self._bodies = {
+            node for function in model.functions.values() for node in function.all_nodes()
+        }
+
+    def leave(self, parameter: Parameter, slots: Sequence[Slot], *, together: bool) -> list[Change]:
+        """Give each of the slots what it reads of a parameter as a tensor of its own.
+
+        Args:
+            parameter: What the slots share with another reader, which keeps it.
+            slots: The slots that leave.
+            together: One new tensor for all of them.
+        """
+        handles: dict[object, list[Slot]] = {}
+        for slot in slots:
+            handles.setdefault(handle_of(slot), []).append(slot)
+        known = aliases_of(parameter.value)
+        origin = origin_of(parameter.value) or parameter.name
+        set_origin(parameter.value, origin)
+        self._hand_over_name(parameter, slots, known)
+        groups = [list(handles.values())] if together else [[group] for group in handles.values()]
+        changes: list[Change] = []
+        gone: set[str] = set()
+        for group in groups:
+            members = [slot for each in group for slot in each]
+            firsts = [each[0] for each in group]
+            mine = [slot.name for slot in members if slot.name in known]
+            gone.update(mine)
+            value = self._own(parameter, firsts, members[0].name)
+            set_origin(value, origin)
+            set_names(value, mine)
+            if (factor := lr_factor_of(parameter.value)) != 1.0:
+                set_lr_factor(value, factor)
+            stored = Parameter(value)
+            owner = ", ".join(slot.name for slot in members)
+            changes.append(Change(owner, f"owns {stored}, {brief_bytes(stored.nbytes)}"))
+        kept = [name for name in known if name not in gone]
+        if PACKED not in parameter.value.metadata_props:
+            set_names(parameter.value, kept)
+        if len(kept) <= 1:
+            forget_evidence(parameter.value)
+        return changes
+
+    def _hand_over_name(
+        self, parameter: Parameter, slots: Sequence[Slot], known: Sequence[str]
+    ) -> None:
+        """Store what stays under another of its names, if who leaves has the one it has."""
+        leaving = {slot.name for slot in slots}
+        others = [name for name in known if name not in leaving]
+        value = parameter.value
+        graph = value.graph
+        if parameter.name not in leaving or not others or not isinstance(graph, onnx_ir.Graph):
+            return
+        if not value.is_initializer():
+            return
+        del graph.initializers[parameter.name]
+        self._names.release(parameter.name)
+        value.name = self._names.take(others[0])
+        graph.initializers.add(value)
+
+    def _own(self, parameter: Parameter, slots: Sequence[Slot], name: str) -> onnx_ir.Value:
+        """Store what the slots read, each with a handle of its own, once; make them read it."""
+        prefixes = [self._prefix(slot) for slot in slots]
+        moves, _ = prefixes[0]
+        if any(other != moves for other, _ in prefixes):
+            # Readers through different views: the whole tensor, each with all of its view.
+            moves, prefixes = View(parameter.shape), [(View(parameter.shape), 0)] * len(slots)
+        value = store(self._model, self._names.take(name), moves.apply(parameter.numpy()))
+        if moves.permutation is not None and not moves.is_identity:
+            set_axes(value, moves.permutation)
+        for slot, (_, skipped) in zip(slots, prefixes, strict=True):
+            self._attach(parameter, slot, value, skipped)
+        return value
+
+    def _prefix(self, slot: Slot) -> tuple[View, int]:
+        """Return the moves to apply to the values, and how many of the view's nodes they are."""
+        read = slot.reads[0]
+        nodes = read.nodes if read.entry is None else read.entry.nodes
+        view = read.view if read.entry is None else read.entry.view
+        if any(node in self._bodies for node in nodes):
+            return view, len(nodes)  # through a function that returns it: nothing to copy
+        if slot.is_joined and read.entry is None:
+            return View(view.source), 0
+        kept = [node.op_type in ("Transpose", "Slice", "Split", "Identity") for node in nodes]
+        count = kept.index(False) if False in kept else len(nodes)
+        steps = view.steps
+        # The simplified view has fewer steps than nodes; its leading moves are the leading nodes'.
+        moves = next(
+            (i for i, step in enumerate(steps) if not isinstance(step, Transpose | Slice)),
+            len(steps),
+        )
+        return View(view.source, steps[:moves]), count
+
+    def _attach(self, parameter: Parameter, slot: Slot, value: onnx_ir.Value, skipped: int) -> None:
+        """Make a slot read a new value through copies of the nodes of its view after the first."""
+        entry = slot.reads[0].entry
+        node, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
+        nodes = slot.reads[0].nodes if entry is None else entry.nodes
+        chains = [nodes[skipped:]]
+        root = parameter.value
+        if slot.is_joined and entry is None:
+            chains = [read.nodes for read in slot.reads if read.parameter.value is root]
+        elif skipped:
+            root = self._followed(nodes[:skipped], nodes[skipped:], node, index)
+        replaced = copy_nodes(self._model, chains, {root: value}, self._names)
+        old = node.inputs[index]
+        assert old is not None
+        node.replace_input_with(index, replaced.get(old, value))
+
+    @staticmethod
+    def _followed(
+        before: Sequence[onnx_ir.Node],
+        after: Sequence[onnx_ir.Node],
+        node: onnx_ir.Node,
+        index: int,
+    ) -> onnx_ir.Value:
+        """Return the value that the skipped nodes compute and the rest of the view goes on from."""
+        reads = after[0].inputs if after else [node.inputs[index]]
+        return next((v for v in before[-1].outputs if v in reads), before[-1].outputs[0])
