@@ -246,7 +246,6 @@ def test_demo(tmp_path):
         (["inspect", "bad.onnx"], 2, ["bad.onnx", "no ONNX model"]),
         (["inspect", "bad.pt2"], 2, ["bad.pt2 is no zip archive"]),
         (["convert", "copies.onnx", "none/out.onnx"], 1, ["cannot write none/out.onnx"]),
-        (["convert", "copies.onnx", "out.onnx", "--tie-form", "x"], 2, ["--tie-form", "gemm"]),
         (["tie", "copies.onnx", "out.onnx", "-t", "emb"], 2, ["cannot tie emb to nothing"]),
         (["tie", "copies.onnx", "out.onnx", "-t", "emb", "-t", "hed"], 2, ["hed", "head"]),
         (["verify", "none.onnx", "copies.onnx"], 2, ["none.onnx"]),
@@ -314,3 +313,9 @@ def test_processes_end_as_scripts_expect(launch, tmp_path):
 
 def test_the_version_is_that_of_tieops_first():
     assert invoke("--version").output.startswith(f"tieops: {version('tieops')}")
+
+
+def test_a_choice_that_does_not_exist_is_misuse(tmp_path):
+    result = invoke("convert", tmp_path / "m.onnx", tmp_path / "o.onnx", "--tie-form", "x")
+    assert result.exit_code == 2
+    assert "gemm" in result.output
