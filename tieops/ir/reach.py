@@ -30,15 +30,34 @@ def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
         for node in graph
         for inner in subgraphs_of(node)
     }
+    random = _random_functions(model)
     pending = list(reached)
     for node in model.graph.all_nodes():
-        if node.op_type in _RANDOM:
+        if node.op_type in _RANDOM or node.op_identifier() in random:
             pending += _new(node, reached, around)
     while pending:
         value = pending.pop()
         for node, _ in value.uses():
             pending += _new(node, reached, around)
     return reached
+
+
+def _random_functions(model: onnx_ir.Model) -> set[onnx_ir.OperatorIdentifier]:
+    """Return the functions that compute random numbers, or call one that does."""
+    found: set[onnx_ir.OperatorIdentifier] = set()
+    grown = True
+    while grown:
+        new = {
+            key
+            for key, function in model.functions.items()
+            if key not in found
+            and any(
+                n.op_type in _RANDOM or n.op_identifier() in found for n in function.all_nodes()
+            )
+        }
+        found |= new
+        grown = bool(new)
+    return found
 
 
 def _new(
@@ -110,8 +129,13 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
     not compute them. Graph inputs go only if ``unused_inputs`` says so.
     """
     gone: list[tuple[str, str]] = []
-    for graph in reversed(list(all_graphs(model))):
-        gone += _prune_nodes(graph)
+    again = True
+    while again:
+        for graph in reversed(list(all_graphs(model))):
+            gone += _prune_nodes(graph)
+        # An output that an If need not compute sets its branches' nodes free.
+        trimmed = [_trim_if(node) for node in list(all_nodes(model)) if node.op_type == "If"]
+        again = True in trimmed
     for graph in all_graphs(model):
         for value in list(graph.initializers.values()):
             if not _is_needed(value):
@@ -141,6 +165,33 @@ def _prune_nodes(graph: onnx_ir.Graph | onnx_ir.Function) -> list[tuple[str, str
     return gone
 
 
+def _trim_if(node: onnx_ir.Node) -> bool:
+    """Take outputs that nobody reads from an If and its branches; tell whether there were any."""
+    needed = [i for i, out in enumerate(node.outputs) if out.uses() or out.is_graph_output()]
+    graph = node.graph
+    if len(needed) in (0, len(node.outputs)) or graph is None or node.domain not in ("", "ai.onnx"):
+        return False
+    for branch in subgraphs_of(node):
+        kept = [branch.outputs[i] for i in needed]
+        branch.outputs.clear()
+        branch.outputs.extend(kept)
+    attributes = list(node.attributes.values())
+    node.attributes.clear()
+    new = onnx_ir.Node(
+        node.domain, node.op_type, node.inputs, attributes, name=node.name, num_outputs=len(needed)
+    )
+    new.metadata_props.update(node.metadata_props)
+    graph.insert_before(node, new)
+    for index, out in zip(needed, new.outputs, strict=True):
+        old = node.outputs[index]
+        name, out.type, out.shape = old.name, old.type, old.shape
+        old.replace_all_uses_with(out, replace_graph_outputs=True)
+        old.name = None
+        out.name = name
+    graph.remove(node, safe=True)
+    return True
+
+
 def _release(graph: onnx_ir.Graph) -> None:
     """Let go of what the nodes of a graph that is about to vanish read outside of it."""
     for inner in list(nested_graphs(graph)):
@@ -152,6 +203,9 @@ def _release(graph: onnx_ir.Graph) -> None:
 
 def _drop_trailing(node: onnx_ir.Node) -> None:
     """Take names from optional outputs at the end that nobody reads, where the operator allows."""
+    training = node.attributes.get("training_mode")
+    if training is not None and (training.is_ref() or training.as_int()):
+        return  # its outputs belong together then
     needed = len(node.outputs)
     while needed > 1:
         output = node.outputs[needed - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -53,7 +54,7 @@ def remove_disconnected_outputs(
         ['y']
     """
     surgery = RemoveDisconnectedOutputsPass(
-        outputs=tuple(outputs), keep=tuple(keep), unused_inputs=unused_inputs
+        outputs=_names(outputs), keep=_names(keep), unused_inputs=unused_inputs
     )
     smaller, _ = run(surgery, model)
     return smaller
@@ -79,9 +80,10 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
             )
         for name in (*self.outputs, *self.keep):
             if name not in names:
+                near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
                 raise SelectionError(
                     f"the model has no output called {printable(name)}",
-                    {"outputs": ", ".join(map(printable, names))},
+                    {"nearest" if near else "outputs": ", ".join(map(printable, near or names))},
                     "name one of these",
                 )
         if not _staying(model, self.outputs, self.keep):
@@ -115,9 +117,9 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
             ]
         return Rewrite(tuple(changes), tuple(skips))
 
-    def ensures(self, model: onnx_ir.Model) -> None:
-        """Check that the graph is whole and reads all that it stores."""
-        super().ensures(model)
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _staying(model: onnx_ir.Model, outputs: Sequence[str], keep: Collection[str]) -> set[int]:

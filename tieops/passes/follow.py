@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ _REDUCE = frozenset((
     "ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2",
     "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin",
 ))  # fmt: skip
+
+_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "MaxPool", "LpPool")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +65,16 @@ def follow(start: onnx_ir.Value, axis: int, old: int, new: int) -> Following:
     """
     plan = Following()
     plan.sizes[start] = (axis, new)
+    home = start.graph
     pending = [start]
     while pending:
         value = pending.pop()
         at, _ = plan.sizes[value]
         for node, index in value.uses():
+            if node.graph is not home:
+                raise _baked(node, value, old, "it lies in the body of an If, Loop or Scan")
+            if value.shape is None:
+                raise _baked(node, value, old, "the rank of what it reads is not known")
             for output, out_axis in _through(node, index, value, at, old, new, plan):
                 known = plan.sizes.get(output)
                 if known is None:
@@ -109,8 +117,10 @@ def _through(
         return [(output, axis) for output in node.outputs]
     if kind in _BROADCAST:
         return [(first, _broadcast(node, index, value, axis, old, plan))]
-    if kind in ("Shape", "Size"):
+    if kind == "Shape" and not _shows(node, value, axis):
         return []
+    if kind in _POOLS and axis == 1:
+        return [(output, 1) for output in node.outputs]
     if kind in _REDUCE:
         return _reduced(node, axis, rank)
     special: dict[str, Callable[[], list[tuple[onnx_ir.Value, int]]]] = {
@@ -183,35 +193,65 @@ def _reduced(node: onnx_ir.Node, axis: int, rank: int) -> list[tuple[onnx_ir.Val
     return [(node.outputs[0], axis - gone)]
 
 
+def _shows(node: onnx_ir.Node, value: onnx_ir.Value, axis: int) -> bool:
+    """Tell whether a Shape node hands the size of an axis on to others."""
+    start, end = node.attributes.get("start"), node.attributes.get("end")
+    picked = range(_rank(value))[
+        slice(None if start is None else start.as_int(), None if end is None else end.as_int())
+    ]
+    if axis not in picked:
+        return False
+    for reader, index in node.outputs[0].uses():
+        taken: list[int] | None = None
+        if reader.op_type == "Gather" and index == 0:
+            found = static_ints(reader.inputs[1])
+            taken = None if found is None else [picked[each] for each in found]
+        elif reader.op_type == "Slice" and index == 0:
+            starts, ends = static_ints(reader.inputs[1]), static_ints(reader.inputs[2])
+            if starts and ends and len(reader.inputs) < 5:
+                taken = list(picked[slice(starts[0], ends[0])])
+        if taken is None or axis in taken:
+            return True
+    return bool(node.outputs[0].is_graph_output())
+
+
 def _reshape(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int, plan: Following
 ) -> list[tuple[onnx_ir.Value, int]]:
     target = static_ints(node.inputs[1])
-    if target is None:
-        # A shape computed at run time from the value's own shape follows by itself.
-        out = node.outputs[0].shape
-        spots = [i for i, size in enumerate(out or ()) if size == old]
-        if len(spots) == 1:
-            return [(node.outputs[0], spots[0])]
-        raise _baked(node, value, old, "its shape is computed, and may name the old size")
-    shape = value.shape
-    sizes = list(target)
-    # Only where everything behind the axis stays as it is does the axis come out as an axis.
-    if axis == _rank(value) - 1 and sizes and sizes[-1] in (old, -1):
-        spot = len(sizes) - 1
-    elif axis < len(sizes) and sizes[axis] in (old, 0) and shape is not None:
-        spot = axis
-    else:
-        spots = [i for i, size in enumerate(sizes) if size == old]
-        if len(spots) != 1:
-            raise _baked(node, value, old, f"it reshapes to {sizes}")
-        spot = spots[0]
-    if sizes[spot] == old:
-        sizes[spot] = new
-        plan.operands[node, 1] = sizes
-    elif sizes[spot] == -1 and any(size == old for size in sizes):
-        raise _baked(node, value, old, f"it reshapes to {sizes}")
+    shape: list[object] = [] if value.shape is None else list(value.shape)
+    behind = shape[axis + 1 :]
+    if target is None or not all(isinstance(size, int) for size in behind):
+        raise _baked(node, value, old, "it reshapes to sizes that are not known")
+    sizes: list[object] = [
+        shape[i] if size == 0 and i < len(shape) else size for i, size in enumerate(target)
+    ]
+    # The axis comes out as one if as many elements lie behind it, and as many before it, as did.
+    spots = [
+        spot
+        for spot in range(len(sizes))
+        if _product(sizes[spot + 1 :]) == _product(behind)
+        and (
+            sizes[spot] == old
+            or (sizes[spot] == -1 and _without_ones(sizes[:spot]) == _without_ones(shape[:axis]))
+        )
+    ]
+    if not spots:
+        raise _baked(node, value, old, f"it reshapes to {list(target)}")
+    spot = spots[0]
+    if target[spot] == old:
+        plan.operands[node, 1] = [new if i == spot else size for i, size in enumerate(target)]
     return [(node.outputs[0], spot)]
+
+
+def _product(sizes: Sequence[object]) -> int | None:
+    """Return the product of sizes; None if one is not known, or left to be inferred."""
+    known = [size for size in sizes if isinstance(size, int) and size >= 0]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _without_ones(sizes: Sequence[object]) -> list[str]:
+    return [str(size) for size in sizes if size != 1]
 
 
 def _flatten(
@@ -219,7 +259,8 @@ def _flatten(
 ) -> list[tuple[onnx_ir.Value, int]]:
     attr = node.attributes.get("axis")
     cut = (1 if attr is None else attr.as_int()) % max(_rank(value), 1)
-    if cut == axis == _rank(value) - 1:
+    behind = [] if value.shape is None else list(value.shape)[axis + 1 :]
+    if cut == axis and _product(behind) == 1:
         return [(node.outputs[0], 1)]
     raise _baked(node, value, old, "it merges the axis with others")
 
@@ -240,18 +281,31 @@ def _gather(
     return []
 
 
+def _operand(node: onnx_ir.Node, place: int, name: str) -> tuple[int, ...] | None:
+    """Return an operand that newer opsets take as an input and older ones as an attribute."""
+    if len(node.inputs) > place and node.inputs[place] is not None:
+        return static_ints(node.inputs[place])
+    attr = node.attributes.get(name)
+    if attr is None or attr.is_ref():
+        return None
+    return (attr.as_int(),) if name == "k" else tuple(attr.as_ints())
+
+
 def _slice(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int
 ) -> list[tuple[onnx_ir.Value, int]]:
-    starts, ends = static_ints(node.inputs[1]), static_ints(node.inputs[2])
-    axes = static_ints(node.inputs[3]) if len(node.inputs) > 3 else None
+    starts, ends, axes, steps = (
+        _operand(node, place, name)
+        for place, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
     if starts is None or ends is None:
         raise _baked(node, value, old, "it slices by computed bounds")
     along = [each % _rank(value) for each in axes or range(len(starts))]
     if axis not in along:
         return [(node.outputs[0], axis)]
     start, end = starts[along.index(axis)], ends[along.index(axis)]
-    if start == 0 and end > old:
+    step = 1 if steps is None else steps[along.index(axis)]
+    if start == 0 and end > old and step == 1:
         return [(node.outputs[0], axis)]
     raise _baked(node, value, old, f"it slices {start}:{end} of the axis")
 
@@ -263,7 +317,7 @@ def _top_k(
     along = (-1 if attr is None else attr.as_int()) % max(_rank(value), 1)
     if along != axis:
         return [(output, axis) for output in node.outputs]
-    count = static_ints(node.inputs[1]) if len(node.inputs) > 1 else None
+    count = _operand(node, 1, "k")
     if count is None or count[0] > new:
         raise _baked(node, value, old, "it takes more elements than there will be")
     return []

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.errors import PreconditionError
+from tieops.detect.moves import static_ints
+from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
 from tieops.ir.layers import Layer
 from tieops.ir.parameter import Slot
-from tieops.select import one_layer
+from tieops.ir.scopes import subgraphs_of
+from tieops.select import one_layer, slots_of
 from tieops.tied_model import TiedModel
 
 __all__ = ["Head", "find_head"]
+
+
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+"""Operators that may read a stored vector behind the head, and are no layers with features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,7 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Head:
         SelectionError: If no layer has the name.
     """
     if name is not None:
-        return _as_head(one_layer(model, name))
+        return _as_head(model, _named(model, name))
     last = _last_layers(model)
     # A norm at the end of another output (an encoder's hidden states) has no classes to replace.
     found = [layer for layer in last if _has_features(layer)] or last
@@ -73,7 +78,22 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Head:
             {"candidates": names + (", …" if len(found) > 8 else "")},
             "name the layer: replace_head(model, 'fc', ...)",
         )
-    return _as_head(found[0])
+    return _as_head(model, found[0])
+
+
+def _named(model: TiedModel, name: str | Layer) -> Layer:
+    """Return the layer of this name, or the one that alone reads the parameter of this name."""
+    title = name.name if isinstance(name, Layer) else name
+    if all(layer.name != title for layer in model.layers):
+        readers = {slot.layer for slot in slots_of(model, title)}
+        if len(readers) > 1:
+            raise SelectionError(
+                f"{printable(title)} is read by several layers",
+                {"layers": ", ".join(map(printable, sorted(readers)))},
+                "name one of them",
+            )
+        title = readers.pop()
+    return one_layer(model, title)
 
 
 def _has_features(layer: Layer) -> bool:
@@ -91,14 +111,16 @@ def _last_layers(model: TiedModel) -> list[Layer]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node in home:
-            found.add(home[node])
+        layer = home.get(node)
+        if layer is not None and layer.kind not in _ARITHMETIC:
+            found.add(layer)
             continue
         pending += [value.producer() for value in node.inputs if value is not None]
+        pending += [out.producer() for inner in subgraphs_of(node) for out in inner.outputs]
     return [layer for layer in model.layers if layer in found]
 
 
-def _as_head(layer: Layer) -> Head:
+def _as_head(model: TiedModel, layer: Layer) -> Head:
     weights = [slot for slot in layer.slots if slot.role.split(".")[-1] == "weight"]
     weights = weights or [slot for slot in layer.slots if slot.index == 1]
     if len(weights) != 1 or weights[0].node.op_type not in ("Gemm", "MatMul", "Conv"):
@@ -109,18 +131,27 @@ def _as_head(layer: Layer) -> Head:
         )
     weight = weights[0]
     node = weight.node
-    if weight.path or not isinstance(node.graph, onnx_ir.Graph):
+    if node.graph is not model.ir.graph:
         raise PreconditionError(
-            f"{printable(layer.name)} lies in a function", None, "inline the functions first"
+            f"{printable(layer.name)} lies in a function, or in the body of an If, Loop or Scan",
+            {"node": f"{node.op_type} {printable(node.name or '')}".strip()},
+            "inline the functions first; a branch cannot change its size alone",
         )
     bias = next((slot for slot in layer.slots if _is_bias(slot, weight)), None)
     seen = node.inputs[weight.index]
     shape = weight.view.shape
-    if weight.index != 1 or len(shape) < 2 or seen is None:
+    ranks = (2,) if node.op_type != "Conv" else (3, 4, 5)
+    if weight.index != 1 or len(shape) not in ranks or seen is None:
         raise PreconditionError(
             f"the weight of {printable(layer.name)} is no matrix that its input is multiplied by",
             {"weight": brief(weight.parameter.dtype, shape)},
             "name the layer that computes the classes",
+        )
+    if node.op_type in ("Gemm", "Conv") and _has_computed_bias(node, bias):
+        raise PreconditionError(
+            f"the bias of {printable(layer.name)} is computed, and has the old size",
+            {"bias": node.inputs[2]},
+            "name a layer that owns its bias",
         )
     x = node.inputs[0]
     assert x is not None
@@ -136,7 +167,7 @@ def _as_head(layer: Layer) -> Head:
         return Head(layer, weight, bias, x, out, shape[1:], shape[0], 1)
     transposed = node.op_type == "Gemm" and _flag(node, "transB")
     outs, ins = shape if transposed else (shape[-1], shape[-2])
-    x, out = _around(node, x, out, layer)
+    x, out = _around(node, x, out)
     rank = out.shape.rank() if out.shape is not None else _known_rank(x)
     if node.op_type == "Gemm" and rank is None:
         rank = 2
@@ -147,6 +178,11 @@ def _as_head(layer: Layer) -> Head:
             "run shape inference on the model first",
         )
     return Head(layer, weight, bias, x, out, (ins,), outs, rank - 1)
+
+
+def _has_computed_bias(node: onnx_ir.Node, bias: Slot | None) -> bool:
+    given = len(node.inputs) > 2 and node.inputs[2] is not None
+    return given and (bias is None or bias.node is not node)
 
 
 def _is_bias(slot: Slot, weight: Slot) -> bool:
@@ -165,24 +201,53 @@ def _known_rank(value: onnx_ir.Value) -> int | None:
 
 
 def _around(
-    node: onnx_ir.Node, x: onnx_ir.Value, out: onnx_ir.Value, layer: Layer
+    node: onnx_ir.Node, x: onnx_ir.Value, out: onnx_ir.Value
 ) -> tuple[onnx_ir.Value, onnx_ir.Value]:
     """See through the Reshapes that bring an N-D input to a Gemm and its rows back."""
     before = x.producer()
     if node.op_type != "Gemm" or before is None or before.op_type != "Reshape":
         return x, out
     after = _only_reader(node.outputs[0])
-    if after is None or after.op_type != "Reshape" or after not in _nodes_around(layer, node):
+    if after is None or after.op_type != "Reshape":
         return x, out
     source = before.inputs[0]
     assert source is not None
+    if not _is_flattened(before, source) or not _is_restored(after, source):
+        return x, out
     return source, (out if out is not node.outputs[0] else after.outputs[0])
 
 
-def _nodes_around(layer: Layer, node: onnx_ir.Node) -> Sequence[onnx_ir.Node]:
-    # With module names the Reshapes are the layer's own nodes; without, they are its neighbours.
-    reader = _only_reader(node.outputs[0])
-    return [*layer.nodes, *([reader] if reader is not None else [])]
+def _is_flattened(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
+    """Tell whether a Reshape keeps the last axis and makes one of all others."""
+    target, shape = static_ints(node.inputs[1]), source.shape
+    return target is not None and shape is not None and len(target) == 2 and (
+        target[0] == -1 and target[1] == shape[-1]
+    )  # fmt: skip
+
+
+def _is_restored(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
+    """Tell whether a Reshape gives rows the leading axes of ``source`` back."""
+    shape = source.shape
+    if shape is None or node.outputs[0].shape is None:
+        return False
+    target = static_ints(node.inputs[1])
+    if target is not None:
+        leading = [size if isinstance(size, int) else -1 for size in list(shape)[:-1]]
+        return list(target[:-1]) == leading and leading.count(-1) <= 1
+    sizes = node.inputs[1]
+    joined = None if sizes is None else sizes.producer()
+    if joined is None or joined.op_type != "Concat" or len(joined.inputs) != 2:
+        return False
+    cut = joined.inputs[0].producer() if joined.inputs[0] is not None else None
+    whole = cut.inputs[0].producer() if cut is not None and cut.inputs[0] is not None else None
+    return (
+        cut is not None
+        and cut.op_type == "Slice"
+        and (static_ints(cut.inputs[1]), static_ints(cut.inputs[2])) == ((0,), (-1,))
+        and whole is not None
+        and whole.op_type == "Shape"
+        and whole.inputs[0] is source
+    )
 
 
 def _only_reader(value: onnx_ir.Value) -> onnx_ir.Node | None:

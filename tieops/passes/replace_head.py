@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 import onnx_ir
+import onnx_ir.passes.common as common_passes
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
@@ -97,7 +99,7 @@ def replace_head(
     return replaced
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReplaceHeadPass(SurgeryPass):
     """Replace the head by one of another size; see ``tieops.replace_head``."""
 
@@ -121,13 +123,10 @@ class ReplaceHeadPass(SurgeryPass):
         return _replace(model, head, weight, bias, following, self)
 
     def _plan(self, model: onnx_ir.Model) -> tuple[Head, Array, Array | None, Following]:
+        _check_options(self)
+        # What follows needs ranks and sizes, which hand-written and older files do not have.
+        common_passes.ShapeInferencePass()(model)
         head = find_head(TiedModel(model), self.head)
-        if self.out_features < 1:
-            raise PreconditionError(
-                f"a head of {self.out_features} features computes nothing",
-                {"now": head.out_features},
-                "give a positive number",
-            )
         weight, bias = _values(head, self)
         following = follow(head.out, head.axis, head.out_features, self.out_features)
         taken = {layer.name for layer in TiedModel(model).layers} - {head.layer.name}
@@ -136,6 +135,24 @@ class ReplaceHeadPass(SurgeryPass):
                 f"a layer is called {self.name} already", None, "choose another name"
             )
         return head, weight, bias, following
+
+
+def _check_options(options: ReplaceHeadPass) -> None:
+    features, seed = options.out_features, options.seed
+    if type(features) is not int or features < 1:
+        raise PreconditionError(
+            f"out_features={features!r} is no number of features", None, "give a positive int"
+        )
+    if type(seed) is not int or seed < 0:
+        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
+    for what, factor in (
+        ("lr_factor", options.lr_factor),
+        ("bias_lr_factor", options.bias_lr_factor),
+    ):
+        if factor is not None and not (math.isfinite(factor) and factor >= 0):
+            raise PreconditionError(
+                f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
+            )
 
 
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
@@ -151,7 +168,21 @@ def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
         bias = np.zeros(shape[:1], np.float32)
     if not isinstance(options.bias, bool):
         bias = _given("bias", options.bias, shape[:1])
-    return weight.astype(dtype), bias.astype(dtype) if options.bias is not False else None
+    weight, bias = _converted("init", weight, dtype), _converted("bias", bias, dtype)
+    return weight, None if options.bias is False else bias
+
+
+def _converted(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):
+        converted = values.astype(dtype)
+    finite = np.isfinite(values.astype(np.float64))
+    if not np.isfinite(converted.astype(np.float64))[finite].all():
+        raise PreconditionError(
+            f"{what} has values that the head's dtype cannot hold",
+            {"dtype": dtype, "largest": float(np.abs(values[finite]).max())},
+            "scale them, or convert the model first",
+        )
+    return converted
 
 
 def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
@@ -211,7 +242,9 @@ def _replace(
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
     elif head.axis == 1:
-        out = build("Gemm", [head.x, stored, *([offset] if offset else [])], {"transB": 1})
+        turned = node.attributes.get("transA") if node.op_type == "Gemm" else None
+        flags = {"transB": 1} if turned is None else {"transA": turned.as_int(), "transB": 1}
+        out = build("Gemm", [head.x, stored, *([offset] if offset else [])], flags)
     else:
         out = build("MatMul", [head.x, permute(stored, (1, 0), names)])
         out = out if offset is None else build("Add", [out, offset])
