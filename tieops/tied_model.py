@@ -12,6 +12,7 @@ import onnx_ir
 from tieops.detect.content import find_duplicates
 from tieops.detect.layers import find_layers, parameters_of
 from tieops.detect.trace import Trace, trace
+from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of
@@ -21,7 +22,7 @@ from tieops.ir.summary import summary
 from tieops.ir.ties import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice, share
 
-__all__ = ["Listing", "TiedModel"]
+__all__ = ["Listing", "TiedModel", "check_model"]
 
 T = TypeVar("T")
 
@@ -151,6 +152,20 @@ class TiedModel:
             f"<TiedModel: {counted(len(self.layers), 'layer')}, "
             f"{counted(len(self.parameters), 'parameter')}, "
             f"{counted(len(self.ties), 'tie')}, {self.ledger}>"
+        )
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no TiedModel, with the way to make one.
+
+    Raises:
+        UnsupportedModelError: If it is something else.
+    """
+    if not isinstance(model, TiedModel):
+        raise UnsupportedModelError(
+            f"expected a TiedModel, got a {type(model).__name__}",
+            None,
+            "import it first: tieops.from_onnx(path) or tieops.from_torch(module, inputs)",
         )
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -21,12 +21,12 @@ from google.protobuf.message import DecodeError, EncodeError
 from tieops._version import __version__
 from tieops.errors import ExportError, PostconditionError, TieopsError
 from tieops.exporters.data_file import Layout, lay_out, write_data
-from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx
+from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx, innermost
 from tieops.ir.brief import brief_bytes
 from tieops.ir.scopes import all_graphs
 from tieops.ir.storage import stored_bytes
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.tied_model import TiedModel
+from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["Written", "to_onnx"]
 
@@ -45,12 +45,15 @@ class Written:
         data_path: Its data file, if it has one.
         stored_bytes: Bytes of all tensors as stored, each once.
         file_bytes: Size of all files together.
+        notes: Tied reads that could not be written as a Gemm, and why: ONNX Runtime may hold them
+            twice.
     """
 
     path: Path
     data_path: Path | None
     stored_bytes: int
     file_bytes: int
+    notes: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -96,13 +99,17 @@ def to_onnx(
         16
     """
     path = Path(path)
+    check_model(model)
+    if not path.name:
+        raise ExportError(f"{os.fspath(path)!r} names no file", None, "give a path such as m.onnx")
     if tie_form not in ("gemm", "portable"):
         raise ExportError(
             f"no tie form is called {tie_form!r}", {"known": "gemm, portable"}, "use one of them"
         )
     graph = model.clone()
+    notes: tuple[str, ...] = ()
     if tie_form == "gemm":
-        LowerTiedReadsPass()(graph)
+        notes = tuple(map(str, LowerTiedReadsPass()(graph).skips))
     graph.metadata_props["tieops.version"] = __version__
     layout = lay_out(graph, MIN_EXTERNAL_BYTES)
     if external_data is None:
@@ -110,10 +117,10 @@ def to_onnx(
     with _as_export_error(path):
         if external_data and layout.ranges:
             layout.bring_inline(graph, all_tensors=False)
-            return _write_with_data(model, graph, layout, path)
+            return replace(_write_with_data(model, graph, layout, path), notes=notes)
         layout.bring_inline(graph, all_tensors=True)
         layout.stored_bytes = stored_bytes(graph)  # tensors of one range are two within a model
-        return _write(graph, layout, path, None)
+        return replace(_write(graph, layout, path, None), notes=notes)
 
 
 @contextmanager
@@ -173,6 +180,12 @@ def _place(temporary: Path, data_path: Path) -> None:
 def _write(graph: onnx_ir.Model, layout: Layout, path: Path, data_path: Path | None) -> Written:
     try:
         data = onnx_ir.to_proto(graph).SerializeToString(deterministic=True)
+    except onnx_ir.serde.SerdeError as error:
+        raise ExportError(
+            f"cannot write {path}: a tensor has no values that can be stored",
+            {"onnx_ir says": innermost(error)},
+            "materialise the model's parameters first (no meta tensors)",
+        ) from error
     except (EncodeError, ValueError) as error:
         raise ExportError(
             f"{path.name} does not fit into one protobuf message",

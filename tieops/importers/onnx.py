@@ -77,7 +77,7 @@ def from_onnx(
         except (onnx_ir.serde.SerdeError, ValueError, TypeError, KeyError) as error:
             raise UnsupportedModelError(
                 "the model is not valid ONNX",
-                {"onnx_ir says": _innermost(error)},
+                {"onnx_ir says": innermost(error)},
                 "run onnx.checker.check_model on it",
             ) from error
     check_graphs(model)
@@ -134,7 +134,8 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return proto
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
+    """Return the first line of what an error goes back to."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,7 +11,7 @@ import onnx_ir
 
 from tieops.errors import PostconditionError
 from tieops.ir.brief import printable
-from tieops.tied_model import TiedModel
+from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["Change", "Preserves", "Rewrite", "Skip", "SurgeryPass", "SurgeryResult", "run"]
 
@@ -121,6 +121,10 @@ def run(surgery: SurgeryPass, model: TiedModel) -> tuple[TiedModel, SurgeryResul
 
     Returns:
         The new model, and what was done. ``model`` is left alone.
+
+    Raises:
+        UnsupportedModelError: If it is given something else than a TiedModel.
     """
+    check_model(model)
     result = surgery(model.clone())
     return TiedModel(result.model), result
