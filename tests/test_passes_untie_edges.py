@@ -304,3 +304,13 @@ def test_the_one_that_leaves_takes_its_name_along():
     assert homes(free)["emb.weight"] == "emb.weight"
     assert homes(free)["fc.weight"] == "fc.weight"
     assert facts(tieops.tie(free)) == facts(model)
+
+
+def test_a_reshape_that_changes_nothing_before_a_transpose():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { r = Reshape(w, sizes)  t = Transpose(r)"
+        " h = MatMul(x, w)  y = MatMul(h, t) }",
+        w=(8, 8),
+        sizes=np.array([8, 8]),
+    )
+    all_freed(model, {"x": X})

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["summary"]
 
-MAX_NAME = 36
+Row = tuple[str, str, str, str, str]
+MAX_NAME = 28
 """Columns for a name in the table; a longer one keeps its end, which tells more than its start."""
 MAX_ROWS = 60
 """A longer model shows its first and last layers and says how many lie between."""
@@ -73,9 +74,12 @@ def _layer_table(layers: Sequence[Layer], tied: dict[Slot, Tie]) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("layer", "kind", "learnables", "stored as"):
-        table.add_column(title, overflow="fold")
-    rows: list[tuple[str, str, str, str]] = []
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("learnables", overflow="fold")
+    table.add_column("bytes", no_wrap=True, justify="right")
+    table.add_column("stored as", overflow="fold", min_width=20)
+    rows: list[Row] = []
     plain: list[Layer] = []
     for layer in layers:
         if not layer.is_learnable:
@@ -92,30 +96,32 @@ def _layer_table(layers: Sequence[Layer], tied: dict[Slot, Tie]) -> Table:
     return table
 
 
-def _cut(rows: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+def _cut(rows: list[Row]) -> list[Row]:
     if len(rows) <= MAX_ROWS:
         return rows
     half = MAX_ROWS // 2
-    between = ("…", f"{len(rows) - 2 * half} more rows", "", "")
+    between = ("…", f"{len(rows) - 2 * half} more rows", "", "", "")
     return [*rows[:half], between, *rows[-half:]]
 
 
-def _plain_row(layers: Sequence[Layer]) -> list[tuple[str, str, str, str]]:
+def _plain_row(layers: Sequence[Layer]) -> list[Row]:
     if not layers:
         return []
     if len(layers) == 1:
-        return [(_short(layers[0].name), _short(layers[0].kind), "", "")]
+        return [(_short(layers[0].name), _short(layers[0].kind), "", "", "")]
     kinds = list(dict.fromkeys(layer.kind for layer in layers))
-    shown = ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
-    return [(f"({len(layers)} operators)", printable(shown), "", "")]
+    shown = ", ".join(kinds[:2]) + (", …" if len(kinds) > 2 else "")
+    return [(f"({len(layers)} operators)", printable(shown), "", "", "")]
 
 
-def _slot_row(slot: Slot, tie: Tie | None) -> tuple[str, str]:
+def _slot_row(slot: Slot, tie: Tie | None) -> tuple[str, str, str]:
     what = f"{printable(slot.role)} {brief(slot.parameter.dtype, slot.view.shape)}"
     notes = ["tied"] if tie else []
     notes += [str(slot.view)] if not slot.view.is_identity else []
-    note = f" ({', '.join(notes)})" if notes else ""
-    return what, f"{_short(slot.parameter.name)}{note}, {brief_bytes(slot.parameter.nbytes)}"
+    # A layer's own tensor under its own name: nothing to tell.
+    name = "" if slot.parameter.name == slot.name and not tie else _short(slot.parameter.name)
+    note = f"({', '.join(notes)})" if notes else ""
+    return what, brief_bytes(slot.parameter.nbytes), f"{name} {note}".strip()
 
 
 def _short(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir
 
+from tieops.detect.moves import Moves
 from tieops.ir.brief import brief_bytes
 from tieops.ir.copies import copy_nodes, store
 from tieops.ir.fresh import FreshNames
@@ -28,7 +29,7 @@ from tieops.ir.names import (
     set_origin,
 )
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.view import Slice, Transpose, View
+from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
 __all__ = ["Leaver", "handle_of"]
@@ -140,15 +141,21 @@ class Leaver:
             return view, len(nodes)  # through a function that returns it: nothing to copy
         if slot.is_joined and read.entry is None:
             return View(view.source), 0
-        kept = [node.op_type in ("Transpose", "Slice", "Split", "Identity") for node in nodes]
-        count = kept.index(False) if False in kept else len(nodes)
-        steps = view.steps
-        # The simplified view has fewer steps than nodes; its leading moves are the leading nodes'.
-        moves = next(
-            (i for i, step in enumerate(steps) if not isinstance(step, Transpose | Slice)),
-            len(steps),
-        )
-        return View(view.source, steps[:moves]), count
+        moved = [node.op_type in ("Transpose", "Slice", "Split", "Identity") for node in nodes]
+        count = moved.index(False) if False in moved else len(nodes)
+        reader = slot.node if read.entry is None else slot.path[0]
+        return self._view_of(view.source, nodes, count, reader), count
+
+    @staticmethod
+    def _view_of(
+        source: Shape, nodes: Sequence[onnx_ir.Node], count: int, reader: onnx_ir.Node
+    ) -> View:
+        """Return the view that the first nodes of a chain are."""
+        view, moves = View(source), Moves()
+        for node, following in zip(nodes[:count], [*nodes[1:], reader], strict=False):
+            onward = moves.onward(node, 0, view) or []
+            view = next((seen for value, seen in onward if value in following.inputs), view)
+        return view
 
     def _attach(self, parameter: Parameter, slot: Slot, value: onnx_ir.Value, skipped: int) -> None:
         """Make a slot read a new value through copies of the nodes of its view after the first."""
