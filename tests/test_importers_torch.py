@@ -501,3 +501,48 @@ def test_a_file_keeps_transposed_views_and_slices_tied(tmp_path):
     torch.export.save(torch.export.export(module, (torch.rand(2, 6),)), tmp_path / "m.pt2")
     model = checked(tieops.from_torch(tmp_path / "m.pt2"), module)
     assert names(model) == {frozenset({"enc.weight", "dec.weight"})}
+
+
+class NestedInputs(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(4, 5)
+
+    def forward(self, x, state, extra):
+        output, _ = self.lstm(x, state)
+        return output + extra["bias"]
+
+
+def test_nested_inputs_are_verified_against_the_module():
+    net = NestedInputs().eval()
+    state = (torch.rand(1, 2, 5), torch.rand(1, 2, 5))
+    model = tieops.from_torch(net, (torch.rand(3, 2, 4), state, {"bias": torch.rand(5)}))
+    assert tieops.verify(model, against=net)
+
+
+def test_one_tensor_may_stand_for_the_only_input():
+    net = torch.nn.Linear(3, 2).eval()
+    model = tieops.from_torch(net, torch.rand(4, 3))
+    assert tieops.verify(model, against=net)
+
+
+def test_a_tied_parameter_named_like_an_input_keeps_apart_from_it():
+    class Clash(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = torch.nn.Parameter(torch.randn(4, 4))
+            self.y = self.x
+
+        def forward(self, x):
+            return x @ self.x @ self.y
+
+    net = Clash().eval()
+    model = tieops.from_torch(net, (torch.rand(2, 4),))
+    assert tieops.verify(model, against=net)
+    (tie,) = model.ties
+    assert {"x", "y"} <= {*tie.names}
+
+
+def test_an_opset_that_torch_does_not_export_to_is_an_error():
+    with pytest.raises(tieops.TieopsError, match="cannot export Linear to opset 99"):
+        tieops.from_torch(torch.nn.Linear(3, 2), (torch.rand(4, 3),), opset=99)

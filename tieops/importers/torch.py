@@ -18,6 +18,7 @@ import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.onnx import from_onnx
@@ -25,6 +26,7 @@ from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
 from tieops.ir.brief import printable
+from tieops.ir.names import TORCH_INPUTS
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -149,6 +151,7 @@ def from_torch(
     pack_rnn_weights(model)
     common_passes.RemoveUnusedNodesPass()(model)
     _note_program(model)
+    _note_layout(model, exported)
     return TiedModel(model)
 
 
@@ -246,6 +249,17 @@ def _named_tensors(
         for name, tensor in {**source.state_dict, **source.constants}.items()
         if isinstance(tensor, torch.Tensor)
     }
+
+
+def _note_layout(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:
+    """Remember how the inputs nest, so that the module can be called with the graph's inputs."""
+    spec = exported.call_spec.in_spec
+    if spec is None:
+        return
+    try:
+        model.metadata_props[TORCH_INPUTS] = pytree.treespec_dumps(spec)
+    except NotImplementedError:
+        return  # a container that torch cannot spell; names and order are what is left
 
 
 def _stored_by_fqn(

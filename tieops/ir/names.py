@@ -39,6 +39,8 @@ LR_FACTOR = "tieops.lr_factor"
 PACKED = "tieops.packed"
 AXES = "tieops.axes"
 ORIGIN = "tieops.origin"
+TORCH_INPUTS = "tieops.torch_inputs"
+"""On the model: how its inputs nest in the torch program that it came from."""
 
 # Names that exporters invent for tensors that have none of their own.
 _MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*")

@@ -100,6 +100,8 @@ class TorchSide:
     def __init__(self, label: str, model: torch.nn.Module | torch.export.ExportedProgram) -> None:
         self.label = label
         self.model = model
+        self.layout: str | None = None
+        """How the inputs nest, as ``from_torch`` notes it in a model."""
         self._program: torch.nn.Module | None = None
 
     def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
@@ -107,7 +109,7 @@ class TorchSide:
         import torch
 
         if isinstance(self.model, torch.nn.Module):
-            return torch_side.run_module(self.model, feeds)
+            return torch_side.run_module(self.model, feeds, self.layout)
         self._program = self._program or self.model.module()
         return torch_side.run_program(self.model, self._program, feeds)
 

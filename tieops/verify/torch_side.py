@@ -48,12 +48,16 @@ def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
     return read_torch_file(path)
 
 
-def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Array]:
+def run_module(
+    module: torch.nn.Module, feeds: Mapping[str, _Array], layout: str | None = None
+) -> list[_Array]:
     """Run a module in eval mode, and leave its training flags as they were.
 
     Args:
         module: The module.
         feeds: Arrays by the names of forward's parameters; if those are other names, in its order.
+        layout: How forward nests them, as torch's pytree spells it; for inputs that are tuples,
+            lists or dicts.
 
     Returns:
         The tensors and numbers of whatever it returns, flattened, without None.
@@ -77,6 +81,10 @@ def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Ar
     ]
     device = next((each.device for each in module.parameters()), torch.device("cpu"))
     tensors = {name: _tensor(name, array, device) for name, array in feeds.items()}
+    nested = _nested(list(tensors.values()), layout)
+    if nested is not None:
+        with _eval_mode(module), _same_buffers(module), torch.no_grad():
+            return _flat(_called(module, *nested))
     try:
         if set(tensors) <= set(names):
             bound = signature.bind(**tensors)
@@ -87,6 +95,24 @@ def run_module(module: torch.nn.Module, feeds: Mapping[str, _Array]) -> list[_Ar
         raise _misfit(list(tensors), names, type(module).__name__, str(error)) from error
     with _eval_mode(module), _same_buffers(module), torch.no_grad():
         return _flat(_called(module, bound.args, bound.kwargs))
+
+
+def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
+    """Return args and kwargs where a layout nests inputs deeper than forward's parameters do."""
+    from torch.utils import _pytree as pytree
+
+    if layout is None:
+        return None
+    try:
+        spec: Any = pytree.treespec_loads(layout)
+    except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError):
+        return None
+    if spec.num_leaves != len(tensors) or spec.num_leaves == len(spec.child(0).children()) + len(
+        spec.child(1).children()
+    ):
+        return None  # one tensor for each parameter: names tell more than order
+    args, kwargs = pytree.tree_unflatten(tensors, spec)
+    return args, kwargs
 
 
 def run_program(

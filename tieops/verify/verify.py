@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
+from tieops.ir.names import TORCH_INPUTS
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import fitted
 from tieops.verify import torch_side
@@ -83,6 +84,7 @@ def verify(
     with ExitStack() as stack:
         left = stack.enter_context(closing(open_side(candidate, provider, optimize=optimize)))
         right = stack.enter_context(closing(open_side(against, provider, optimize=optimize)))
+        _tell_layout(left, right)
         names = _common_outputs(left, right)
         sets = _input_sets(left, right, inputs, sizes, seed)
         comparison = _Comparison(left, right, names, rtol, atol)
@@ -176,6 +178,13 @@ class _Comparison:
             compare(a, b, name=name, rtol=self.rtol, atol=self.atol)
             for name, a, b in zip(names, left, right, strict=True)
         )
+
+
+def _tell_layout(left: _Side, right: _Side) -> None:
+    """Tell a torch side how a model that was imported from torch nests its inputs."""
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, TorchSide) and isinstance(other, OnnxSide):
+            one.layout = other.ir.metadata_props.get(TORCH_INPUTS)
 
 
 def _common_outputs(left: _Side, right: _Side) -> list[str] | None:
