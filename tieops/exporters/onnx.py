@@ -179,7 +179,9 @@ def _place(temporary: Path, data_path: Path) -> None:
 
 def _write(graph: onnx_ir.Model, layout: Layout, path: Path, data_path: Path | None) -> Written:
     try:
-        data = onnx_ir.to_proto(graph).SerializeToString(deterministic=True)
+        proto = onnx_ir.to_proto(graph)
+        _move_metadata(proto.graph)
+        data = proto.SerializeToString(deterministic=True)
     except onnx_ir.serde.SerdeError as error:
         raise ExportError(
             f"cannot write {path}: a tensor has no values that can be stored",
@@ -205,6 +207,26 @@ def _write(graph: onnx_ir.Model, layout: Layout, path: Path, data_path: Path | N
         temporary.unlink(missing_ok=True)
     size = len(data) + (data_path.stat().st_size if data_path else 0)
     return Written(path, data_path, layout.stored_bytes, size)
+
+
+def _move_metadata(graph: onnx.GraphProto) -> None:
+    """Put what is known of initializers on them, and leave no value infos of them.
+
+    ``onnx_ir`` writes a value's metadata into its value info. ONNX Runtime's quantizer transposes
+    the weight of a Gemm and fails on a value info that still has the old shape.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    kept: list[onnx.ValueInfoProto] = []
+    for info in graph.value_info:
+        tensor = stored.get(info.name)
+        if tensor is None:
+            kept.append(info)
+            continue
+        del tensor.metadata_props[:]
+        tensor.metadata_props.extend(info.metadata_props)
+    copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+    del graph.value_info[:]
+    graph.value_info.extend(copies)
 
 
 def _check_written(temporary: Path, layout: Layout) -> None:

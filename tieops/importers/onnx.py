@@ -81,6 +81,7 @@ def from_onnx(
                 "run onnx.checker.check_model on it",
             ) from error
     check_graphs(model)
+    _take_metadata(model)
     _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
     call_paths(model)
     return TiedModel(model)
@@ -163,6 +164,15 @@ def _settle_external(
                     )
                 tensor.base_dir = os.path.abspath(base_dir)
             check_external(tensor, checked)
+
+
+def _take_metadata(model: onnx_ir.Model) -> None:
+    """Take what ``to_onnx`` left on initializers, in the file, to their values."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                for key, text in value.const_value.metadata_props.items():
+                    value.metadata_props.setdefault(key, text)
 
 
 def _own_tensors(model: onnx_ir.Model) -> None:

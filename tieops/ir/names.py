@@ -1,7 +1,8 @@
 """What tieops remembers inside an ONNX file: the ``tieops.*`` keys of a value's metadata.
 
-They live on the initializer's own value (``metadata_props``), so they survive a save and a load by
-any tool that keeps metadata, and a clone of the graph carries them without touching the original.
+In memory they are metadata of the initializer's value, which a clone of the graph carries without
+touching the original; in a file they are the initializer's own (``TensorProto.metadata_props``), so
+they survive a save and a load by any tool that keeps metadata.
 """
 
 from __future__ import annotations
