@@ -86,14 +86,12 @@ def untie_in_place(
     changes: list[Change] = []
     skips: list[Skip] = []
     tied = TiedModel(model)
-    leaving = _leaving(tied, targets, together=together)
-    planned = [(tie.parameter.value, slots) for tie, slots in leaving]
-    for value, leaving in planned:
-        slots = leaving
+    for tie, leaving in _leaving(tied, targets, together=together):
+        slots, parameter = leaving, tie.parameter
         if any(slot.is_joined for slot in leaving):
             # A slot that joins several parameters has been rewired if it left another tie already.
             slots = _again(TiedModel(model), leaving)
-        parameter = Parameter(value)
+            parameter = Parameter(tie.parameter.value)
         why = _bound(parameter)
         if why:
             skips.append(Skip(parameter.name, why))
