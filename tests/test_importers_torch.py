@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 import tieops
+from fixtures.torch_models import build
 from tieops.errors import ExportError, PreconditionError
 
 TOKENS = torch.arange(10).reshape(2, 5)
@@ -546,3 +547,13 @@ def test_a_tied_parameter_named_like_an_input_keeps_apart_from_it():
 def test_an_opset_that_torch_does_not_export_to_is_an_error():
     with pytest.raises(tieops.TieopsError, match="cannot export Linear to opset 99"):
         tieops.from_torch(torch.nn.Linear(3, 2), (torch.rand(4, 3),), opset=99)
+
+
+# torch's own export of an LSTM puts its flattened weights back afterwards, and says so.
+@pytest.mark.filterwarnings("ignore:The tensor attribute.*_flat_weights:UserWarning")
+def test_the_zeros_that_a_program_s_lstm_begins_at_are_no_tie(tmp_path):
+    net = build("lstm", 50, 8).module
+    program = torch.export.export(net, (torch.zeros(2, 5, dtype=torch.long),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    model = tieops.from_torch(tmp_path / "m.pt2")
+    assert [{*tie.names} for tie in model.ties] == [{"emb.weight", "fc.weight"}]

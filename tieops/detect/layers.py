@@ -19,6 +19,7 @@ __all__ = ["find_layers", "is_parameter", "parameters_of"]
 
 Path = tuple[onnx_ir.Node, ...]
 _TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+_RECURRENT = ("LSTM", "GRU", "RNN")
 MIN_TABLE_ELEMENTS = 64
 """Integer tensors below this size are operands (shapes, axes, pads), not tables."""
 
@@ -36,8 +37,11 @@ def is_parameter(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     if dtype == onnx_ir.DataType.STRING:
         return False
     learnable = any(is_learnable_role(a.node, a.index) for a in arrivals)
-    if parameter.is_constant_node and not learnable and is_made_up(parameter.name):
-        return False  # a constant of the program: a state of zeros, a table of factors
+    if is_made_up(parameter.name) and not learnable:
+        # A constant of the program: a table of factors, the zeros that a recurrent layer begins at.
+        begins = arrivals and all(a.node.op_type in _RECURRENT and a.index > 3 for a in arrivals)
+        if parameter.is_constant_node or begins:
+            return False
     if dtype.is_floating_point() or dtype in (
         onnx_ir.DataType.COMPLEX64,
         onnx_ir.DataType.COMPLEX128,

@@ -257,7 +257,12 @@ def _replace(
     head.out.name = None
     out.name = title
     dead = liveness.remove_newly_dead()
-    gone = [f"{what} {each}" for what, each in dead if what == "initializer"]
+    operands = ("tieops.ints_", "val_")
+    gone = [
+        f"{what} {each}"
+        for what, each in dead
+        if what == "initializer" and not each.startswith(operands)
+    ]
     new = [brief(stored.dtype, weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
