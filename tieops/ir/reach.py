@@ -9,10 +9,12 @@ import onnx_ir
 
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
 
-__all__ = ["Liveness", "prune", "reached_from_inputs"]
+__all__ = ["RANDOM_OPERATORS", "Liveness", "prune", "reached_from_inputs"]
 
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
-           "Bernoulli")  # fmt: skip
+RANDOM_OPERATORS = frozenset((
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+))  # fmt: skip
 
 
 def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
@@ -33,7 +35,7 @@ def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
     random = _random_functions(model)
     pending = list(reached)
     for node in model.graph.all_nodes():
-        if node.op_type in _RANDOM or node.op_identifier() in random:
+        if node.op_type in RANDOM_OPERATORS or node.op_identifier() in random:
             pending += _new(node, reached, around)
     while pending:
         value = pending.pop()
@@ -52,7 +54,8 @@ def _random_functions(model: onnx_ir.Model) -> set[onnx_ir.OperatorIdentifier]:
             for key, function in model.functions.items()
             if key not in found
             and any(
-                n.op_type in _RANDOM or n.op_identifier() in found for n in function.all_nodes()
+                n.op_type in RANDOM_OPERATORS or n.op_identifier() in found
+                for n in function.all_nodes()
             )
         }
         found |= new

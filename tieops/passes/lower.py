@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir
 
+from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of
 from tieops.ir.parameter import Slot
@@ -61,7 +63,7 @@ class LowerTiedReadsPass(SurgeryPass):
             if slot.node.op_type == "Gemm":
                 _flip(slot)
             else:
-                _matmul_to_gemm(slot, model.graph, names)
+                _matmul_to_gemm(slot, model, names)
             _drop_view(slot)
             changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
         return Rewrite(tuple(changes), tuple(skips))
@@ -80,14 +82,14 @@ def _flip(slot: Slot) -> None:
     node.replace_input_with(1, slot.parameter.value)
 
 
-def _matmul_to_gemm(slot: Slot, main: onnx_ir.Graph, names: FreshNames) -> None:
+def _matmul_to_gemm(slot: Slot, model: onnx_ir.Model, names: FreshNames) -> None:
     # A bias that is added afterwards stays where it is: within the Gemm it would be added first,
     # and round otherwise. Without it ONNX Runtime's packed Gemm is its packed MatMul bit for bit.
     node, weight = slot.node, slot.parameter
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     features, hidden = weight.shape
-    build = _Builder(node.name or out.name or "linear", node, main, names)
+    build = _Builder(node.name or out.name or "linear", node, model, names)
     if x.shape is not None and x.shape.rank() == 2:
         result = build("Gemm", [x, weight.value], "gemm", {"transB": 1})
     else:
@@ -140,12 +142,12 @@ class _Builder:
     """Nodes that take the place of one node: named after it, and of its torch module."""
 
     def __init__(
-        self, name: str, like: onnx_ir.Node, graph: onnx_ir.Graph, names: FreshNames
+        self, name: str, like: onnx_ir.Node, model: onnx_ir.Model, names: FreshNames
     ) -> None:
         self.nodes: list[onnx_ir.Node] = []
         self._name = name
         self._like = like
-        self._graph = graph
+        self._model = model
         self._names = names
 
     def __call__(
@@ -165,15 +167,5 @@ class _Builder:
     def ints(self, *numbers: int) -> onnx_ir.Value:
         """Return an operand of these numbers: one initializer for all that need the same."""
         name = "tieops.ints_" + "_".join(str(number) for number in numbers)
-        known = self._graph.initializers.get(name)
-        if known is not None:
-            return known
-        tensor = onnx_ir.tensor(list(numbers), dtype=onnx_ir.DataType.INT64, name=name)
-        value = onnx_ir.Value(
-            name=name,
-            const_value=tensor,
-            type=onnx_ir.TensorType(tensor.dtype),
-            shape=onnx_ir.Shape([len(numbers)]),
-        )
-        self._graph.initializers.add(value)
-        return value
+        known = self._model.graph.initializers.get(name)
+        return store(self._model, name, np.array(numbers, np.int64)) if known is None else known

@@ -14,6 +14,7 @@ import onnx_ir.passes.common as common_passes
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
+from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
@@ -291,28 +292,14 @@ def _apply(model: onnx_ir.Model, following: Following, names: FreshNames) -> Non
             value.shape = onnx_ir.Shape(sizes)
     for (node, index), numbers in following.operands.items():
         name = names.take(f"{node.name or node.op_type}_sizes")
-        value = onnx_ir.Value(
-            name=name,
-            const_value=onnx_ir.tensor(numbers, dtype=onnx_ir.DataType.INT64, name=name),
-            type=onnx_ir.TensorType(onnx_ir.DataType.INT64),
-            shape=onnx_ir.Shape([len(numbers)]),
-        )
-        model.graph.initializers.add(value)
+        value = store(model, name, np.array(numbers, np.int64))
         node.replace_input_with(index, value)
 
 
 def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onnx_ir.Value:
-    tensor = onnx_ir.Tensor(array, name=name)
-    value = onnx_ir.Value(
-        name=name,
-        const_value=tensor,
-        type=onnx_ir.TensorType(tensor.dtype),
-        shape=onnx_ir.Shape(array.shape),
-    )
+    value = store(model, name, array)
     if factor != 1.0:
         set_lr_factor(value, factor)
-    model.graph.initializers.add(value)
-    model.ir_version = max(model.ir_version, 4)
     return value
 
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import onnx_ir
 
+from tieops.ir.reach import RANDOM_OPERATORS
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = ["random_nodes"]
-
-_RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
 
 
 def random_nodes(model: onnx_ir.Model) -> tuple[str, ...]:
@@ -52,7 +42,9 @@ def random_nodes(model: onnx_ir.Model) -> tuple[str, ...]:
         function = model.functions.get(node.op_identifier())
         if function is not None:
             work.extend(function.outputs)
-        elif node.domain in ("", "ai.onnx") and (node.op_type in _RANDOM or _is_training(node)):
+        elif node.domain in ("", "ai.onnx") and (
+            node.op_type in RANDOM_OPERATORS or _is_training(node)
+        ):
             found[f"{node.name or node.outputs[0].name} ({node.op_type})"] = None
     return tuple(sorted(found))
 
