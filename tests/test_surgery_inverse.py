@@ -9,6 +9,8 @@ import tieops
 from tests.conftest import PlainRuntime
 from tests.test_properties import Drawn, bits_of, feeds_of, graphs
 from tests.test_surgery_properties import checked, facts
+from tieops.passes.base import run
+from tieops.passes.tie import TiePass
 from tieops.tied_model import TiedModel
 
 
@@ -31,10 +33,11 @@ def test_tie_undoes_untie(plain_runtime: PlainRuntime, drawn: Drawn) -> None:
 
 @given(graphs(views_first=True))
 def test_tie_undoes_untie_through_any_view(drawn: Drawn) -> None:
-    """Reshape too; a slice that leaves has too little left to find what it was part of."""
+    """Reshape and Slice too, unless parts are all that anyone read, and not all that there was."""
     model = tieops.tie(drawn.model(), include_small=True)
-    if "slice" not in str(facts(model)):
-        assert facts(tieops.tie(tieops.untie(model))) == facts(model)
+    again, result = run(TiePass(), tieops.untie(model))
+    if not any("is gone" in str(skip) for skip in result.skips):
+        assert facts(again) == facts(model)
 
 
 @given(graphs(views_first=True), st.data())

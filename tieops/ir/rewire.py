@@ -131,20 +131,22 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
             key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))
             first = seen.setdefault(key, node)
             if first is not node and not any(o.is_graph_output() for o in node.outputs):
-                _merge(first, node)
-                pending += first.outputs
+                seen[key] = left = _merge(first, node)
+                pending += left.outputs
 
 
-def _merge(first: onnx_ir.Node, other: onnx_ir.Node) -> None:
+def _merge(first: onnx_ir.Node, other: onnx_ir.Node) -> onnx_ir.Node:
+    """Make one node of two equal ones; return the one that is left, the earlier."""
     graph = first.graph
     assert graph is not None
     if any(node is other for node in _until(graph, first)):
         first, other = other, first
         if any(output.is_graph_output() for output in other.outputs):
-            return
+            return first
     for mine, theirs in zip(first.outputs, other.outputs, strict=True):
         theirs.replace_all_uses_with(mine)
     graph.remove(other, safe=True)
+    return first
 
 
 def _until(graph: onnx_ir.Graph | onnx_ir.Function, last: onnx_ir.Node) -> Iterable[onnx_ir.Node]:

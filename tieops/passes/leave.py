@@ -29,10 +29,15 @@ from tieops.ir.names import (
     set_origin,
 )
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
 __all__ = ["Leaver", "handle_of"]
+
+_CUTS = frozenset(("Slice", "Split"))
+_PERMUTES = frozenset(("Identity", "Transpose"))
+_RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -46,6 +51,21 @@ def handle_of(slot: Slot) -> object:
     if entry is not None:
         return slot.path[0], entry.index
     return slot.path, slot.node, slot.index
+
+
+def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
+    """Return how many nodes at the beginning of a chain are applied to the values.
+
+    All up to the last that cuts something off, which is not stored then; and who permutes axes. A
+    reshape alone is copied as a node: whoever joins the tensors again finds them by their shape.
+    """
+    count = 0
+    for at, node in enumerate(nodes):
+        if node.op_type not in _CUTS | _PERMUTES | _RESHAPES:
+            break
+        if node.op_type in _CUTS or (node.op_type in _PERMUTES and count == at):
+            count = at + 1
+    return count
 
 
 class Leaver:
@@ -128,9 +148,21 @@ class Leaver:
         value = store(self._model, self._names.take(name), moves.apply(parameter.numpy()))
         if moves.permutation is not None and not moves.is_identity:
             set_axes(value, moves.permutation)
+        elif not moves.is_identity:
+            self._record_cut(value, parameter, slots[0], prefixes[0][1])
         for slot, (_, skipped) in zip(slots, prefixes, strict=True):
             self._attach(parameter, slot, value, skipped)
         return value
+
+    def _record_cut(
+        self, value: onnx_ir.Value, parameter: Parameter, slot: Slot, count: int
+    ) -> None:
+        """Record which nodes cut out what a slot took along, so that it can be put back."""
+        entry = slot.reads[0].entry
+        nodes = slot.reads[0].nodes if entry is None else entry.nodes
+        reader, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
+        cut = self._followed(nodes[:count], nodes[count:], reader, index)
+        record_part(value, parameter.value, nodes[:count], cut)
 
     def _prefix(self, slot: Slot) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""
@@ -141,8 +173,7 @@ class Leaver:
             return view, len(nodes)  # through a function that returns it: nothing to copy
         if slot.is_joined and read.entry is None:
             return View(view.source), 0
-        moved = [node.op_type in ("Transpose", "Slice", "Split", "Identity") for node in nodes]
-        count = moved.index(False) if False in moved else len(nodes)
+        count = _moving(nodes)
         reader = slot.node if read.entry is None else slot.path[0]
         return self._view_of(view.source, nodes, count, reader), count
 

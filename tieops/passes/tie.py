@@ -19,6 +19,7 @@ from tieops.ir.scopes import nested_graphs, scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
+from tieops.passes.rejoin import Rejoined, rejoin
 from tieops.select import Target
 from tieops.tied_model import TiedModel
 
@@ -122,8 +123,9 @@ def tie_in_place(
     joiner = _Joiner(model, tied.slots)
     for group in groups:
         joiner.join(group)
-    merge_views(joiner.kept)
-    return Rewrite(tuple(joiner.changes), (*skips, *joiner.skips))
+    rejoined = Rejoined() if targets else rejoin(model, FreshNames(model))
+    merge_views([*joiner.kept, *rejoined.wholes])
+    return Rewrite((*joiner.changes, *rejoined.changes), (*skips, *joiner.skips, *rejoined.skips))
 
 
 class _Joiner:
@@ -160,7 +162,9 @@ class _Joiner:
         value = keep.value
         if value.graph is not self._model.graph or value.producer() is not None:
             value = self._hoist(value)
-        names = [keep.name, *self._names(keep)]
+        names = self._names(keep)
+        if not origin_of(keep.value):
+            names.insert(0, keep.name)
         for other, perm in able[1:]:
             names += self._names(other)
             order = relative(base, perm)

@@ -28,8 +28,9 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
     """Give layers weights of their own: all that share one, or the ones named.
 
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
-    transpose is applied to the values), under its own old name where it has one. The first slot of
-    a tie keeps the shared tensor, its name and its values, unless it is named and another is not.
+    transpose is applied to the values), under its own old name where it has one. The first slot
+    of a tie that reads all of the shared tensor keeps it, its name and its values, unless it is
+    named and another is not.
 
     Args:
         model: The model; left alone.
@@ -170,9 +171,11 @@ def _leaving(
 
 
 def _all_but_one(tie: Tie) -> list[Slot]:
-    """Return the slots that leave when all do: the first stays, if it reads all of the tensor."""
-    first = tie.slots[0]
-    if first.view.elements < tie.parameter.elements and not first.is_joined:
+    """Return the slots that leave when all do: the first that reads all of the tensor stays."""
+    whole = tie.parameter.elements
+    readers = (s for s in tie.slots if s.is_joined or s.view.elements == whole)
+    first = next(readers, None)
+    if first is None:
         return list(tie.slots)
     kept = handle_of(first)
     return [slot for slot in tie.slots if handle_of(slot) != kept]

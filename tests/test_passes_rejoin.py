@@ -1,0 +1,117 @@
+"""Parts that were cut out of a tensor: put back where they still equal what they were cut from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import pytest
+
+import tieops
+from tests.test_passes_untie import facts, made, outputs, rows
+from tieops.ir.part import PART
+from tieops.passes.base import run
+from tieops.passes.tie import TiePass
+
+WHOLE_AND_PART = """g (int64[n] ids, float[n, 8] h) => (float[n, 8] e, float[n, 4] y)
+    <int64[1] from = {2}, int64[1] to = {6}, int64[1] axis = {0}> {
+    e = Gather(emb, ids)
+    part = Slice(emb, from, to, axis)
+    t = Transpose<perm = [1, 0]>(part)
+    y = MatMul(h, t) }"""
+FEEDS = {"ids": np.array([0, 3, 7, 1]), "h": rows(4, 8)}
+
+
+def halves(second: int) -> tieops.TiedModel:
+    """Return a model whose only readers overlap: rows 0 to 5, and ``second`` to 7, of 8."""
+    text = """g (float[n, 6] a, float[n, K] b) => (float[n, 4] x, float[n, 4] y)
+    <int64[1] zero = {0}, int64[1] six = {6}, int64[1] at = {A}, int64[1] end = {8}> {
+    low = Slice(w, zero, six, zero)
+    high = Slice(w, at, end, zero)
+    x = MatMul(a, low)
+    y = MatMul(b, high) }""".replace("{A}", f"{{{second}}}")
+    return made(text.replace("K]", f"{8 - second}]"), w=(8, 4))
+
+
+def test_a_slice_reads_the_whole_again_through_the_same_nodes() -> None:
+    model = made(WHOLE_AND_PART, emb=(8, 8))
+    free = tieops.untie(model)
+    assert {p.name: p.shape for p in free.parameters} == {"emb": (8, 8), "MatMul_y.weight": (8, 4)}
+    again = tieops.tie(free)
+    assert facts(again) == facts(model)
+    nodes = {node.op_type: node.outputs[0].name for node in again.ir.graph}
+    assert nodes == {node.op_type: node.outputs[0].name for node in model.ir.graph}
+    assert {*again.ir.graph.initializers} == {*model.ir.graph.initializers}
+    want, got = outputs(model, FEEDS), outputs(again, FEEDS)
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+
+
+def test_the_record_survives_a_file(tmp_path: Path) -> None:
+    model = made(WHOLE_AND_PART, emb=(8, 8))
+    written = tieops.to_onnx(tieops.untie(model), tmp_path / "free.onnx", tie_form="portable")
+    assert facts(tieops.tie(tieops.from_onnx(written.path))) == facts(model)
+
+
+def test_what_is_no_longer_equal_stays_apart() -> None:
+    free = tieops.untie(made(WHOLE_AND_PART, emb=(8, 8)))
+    graph = free.clone()
+    trained = graph.graph.initializers["MatMul_y.weight"]
+    trained.const_value = onnx_ir.tensor(rows(8, 4), name="MatMul_y.weight")
+    _, result = run(TiePass(), tieops.TiedModel(graph))
+    assert not result.changes
+    assert [str(skip) for skip in result.skips] == [
+        "MatMul_y.weight: not changed, it no longer equals its part of emb"
+    ]
+
+
+def test_parts_that_are_all_of_a_tensor_make_it_again() -> None:
+    model = halves(second=4)
+    feeds = {"a": rows(3, 6), "b": rows(3, 4)}
+    free = tieops.untie(model)
+    assert "w" not in free.ir.graph.initializers
+    assert sum(p.nbytes for p in free.parameters) == sum(s.logical_bytes for s in model.slots)
+    again = tieops.tie(free)
+    assert facts(again) == facts(model)
+    want, got = outputs(model, feeds), outputs(again, feeds)
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+
+
+def test_parts_that_are_not_all_of_it_say_so() -> None:
+    free = tieops.untie(halves(second=5))
+    stored = {each.name for each in free.parameters}
+    rest = tieops.remove_disconnected_outputs(free, keep=["y"])
+    again, result = run(TiePass(), rest)
+    assert stored == {"MatMul_x.weight", "MatMul_y.weight"}
+    assert not again.ties
+    assert [str(skip) for skip in result.skips] == [
+        "MatMul_y.weight: not changed, what else w held is gone"
+    ]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: "{",
+        lambda record: "[]",
+        lambda record: "x" * 30_000,
+        lambda record: json.dumps({"node": [{"opType": "If"}]}),
+        lambda record: record.replace("Slice", "Relu"),
+        lambda record: record.replace('"8"', '"9"'),
+        lambda record: record.replace('"Transpose"', '"Slice"'),
+        lambda record: record.replace('"t"', '"part"'),
+        lambda record: record.replace('"emb"', '"t"'),
+    ],
+)
+def test_a_record_from_elsewhere_is_no_reason_to_fail(spoil) -> None:
+    graph = tieops.untie(made(WHOLE_AND_PART, emb=(8, 8))).clone()
+    value = graph.graph.initializers["MatMul_y.weight"]
+    spoiled = spoil(value.metadata_props[PART])
+    assert spoiled != value.metadata_props[PART]
+    value.metadata_props[PART] = spoiled
+    model = tieops.TiedModel(graph)
+    again = tieops.tie(model)
+    assert [p.name for p in again.parameters] == [p.name for p in model.parameters]
+    want, got = outputs(model, FEEDS), outputs(again, FEEDS)
+    assert all(np.array_equal(want[name], got[name]) for name in want)

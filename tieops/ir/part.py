@@ -1,0 +1,79 @@
+"""A part: a tensor that was cut out of another one, with the nodes that cut it.
+
+A transposed copy can be told by its content. A slice cannot: what it was a slice of has another
+shape, and may be gone. So whoever cuts leaves a record on the part (``tieops.part``): the nodes as
+a small ONNX graph in JSON, whose input is the whole and whose output is the part. The record
+nominates; bytes decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir
+from google.protobuf import json_format
+
+__all__ = ["part_of", "record_part"]
+
+PART = "tieops.part"
+MAX_RECORD_CHARS = 20_000
+"""A record is a few nodes; a longer one is none of ours."""
+
+
+def record_part(
+    part: onnx_ir.Value, whole: onnx_ir.Value, nodes: Sequence[onnx_ir.Node], cut: onnx_ir.Value
+) -> None:
+    """Record on a stored tensor which nodes cut it out of another one.
+
+    Args:
+        part: The tensor that holds the cut values now.
+        whole: The tensor that the nodes read.
+        nodes: A chain of nodes, in the order of reading. Nothing is recorded if it has gaps, as
+            where a function passes the tensor on.
+        cut: The output of the last of them.
+    """
+    tensor = whole.const_value
+    assert tensor is not None
+    before = {whole}
+    for node in nodes:
+        if node.inputs[0] not in before:
+            return
+        before = set(node.outputs)
+    info = onnx.helper.make_tensor_value_info(
+        whole.name or "whole", tensor.dtype, [int(size) for size in tensor.shape.numpy()]
+    )
+    graph = onnx.GraphProto(name="part", input=[info])
+    for operand in dict.fromkeys(v for node in nodes for v in node.inputs[1:] if v is not None):
+        producer = operand.producer()
+        if producer is not None:
+            graph.node.append(onnx_ir.to_proto(producer))
+        elif operand.const_value is not None:
+            values = operand.const_value.numpy()
+            graph.initializer.append(onnx_ir.to_proto(onnx_ir.Tensor(values, name=operand.name)))
+    graph.node.extend(onnx_ir.to_proto(node) for node in nodes)
+    graph.output.append(onnx.helper.make_empty_tensor_value_info(cut.name or ""))
+    text = json_format.MessageToJson(graph, indent=None)
+    if len(text) <= MAX_RECORD_CHARS:
+        part.metadata_props[PART] = text
+
+
+def part_of(value: onnx_ir.Value) -> onnx_ir.Graph | None:
+    """Return the nodes that cut a tensor out of another one, if it has a record that makes sense.
+
+    Returns:
+        A graph of its own with one input, the whole, whose name, type and shape are known, and one
+        output, the part.
+    """
+    text = value.metadata_props.get(PART, "")
+    if not text or len(text) > MAX_RECORD_CHARS:
+        return None
+    try:
+        graph = onnx_ir.from_proto(json_format.Parse(text, onnx.GraphProto()))
+    except (json_format.ParseError, onnx_ir.serde.SerdeError, ValueError, TypeError):
+        return None
+    ends = [*graph.inputs, *graph.outputs]
+    if len(graph.inputs) != 1 or len(ends) != 2 or graph.outputs[0].producer() is None:
+        return None
+    shape = graph.inputs[0].shape
+    return graph if shape is not None and shape.is_static() else None

@@ -1,0 +1,224 @@
+"""Putting parts back: tensors that were cut out of another one, and still equal what was cut.
+
+``untie`` gives a slot that reads a slice just that slice, and records how it was cut
+(`tieops.ir.part`). Here the record is followed the other way: the part's readers read the whole
+again, through the same nodes. Where the whole is gone it is put together from its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir
+
+from tieops.detect.content import bit_equal
+from tieops.detect.moves import Moves, static_ints
+from tieops.ir.brief import brief_bytes
+from tieops.ir.copies import store
+from tieops.ir.evidence import Evidence
+from tieops.ir.fresh import FreshNames
+from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
+from tieops.ir.part import part_of
+from tieops.ir.rewire import drop_unread
+from tieops.ir.view import View
+from tieops.passes.base import Change, Skip
+
+__all__ = ["Rejoined", "rejoin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rejoined:
+    """What was put back.
+
+    Args:
+        wholes: The tensors that have readers again.
+        changes: What was done.
+        skips: What could not be put back, and why.
+    """
+
+    wholes: tuple[onnx_ir.Value, ...] = ()
+    changes: tuple[Change, ...] = ()
+    skips: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    value: onnx_ir.Value
+    cut: onnx_ir.Graph
+    view: View
+
+    @property
+    def values(self) -> np.ndarray:
+        assert self.value.const_value is not None
+        return self.value.const_value.numpy()
+
+
+def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
+    """Make the readers of parts read what these were cut out of, in place.
+
+    Args:
+        model: The graph.
+        names: Where new values and nodes get their names.
+    """
+    changes: list[Change] = []
+    skips: list[Skip] = []
+    wholes: list[onnx_ir.Value] = []
+    stored = list(model.graph.initializers.values())
+    for origin, parts in _by_origin(stored).items():
+        whole = _whole(stored, origin, parts[0]) or _assembled(model, origin, parts, names)
+        if whole is None:
+            why = f"what else {origin} held is gone"
+            skips += [Skip(part.value.name or "", why) for part in parts]
+            continue
+        assert whole.const_value is not None
+        values = whole.const_value.numpy()
+        for part in parts:
+            name = part.value.name or ""
+            if not bit_equal(part.view.apply(values), part.values):
+                skips.append(Skip(name, f"it no longer equals its part of {whole.name}"))
+                continue
+            _read_again(model, whole, part, names)
+            text = f"reads {whole.name} ({part.view}), {brief_bytes(part.values.nbytes)} less"
+            changes.append(Change(name, f"{text} stored"))
+            wholes.append(whole)
+    return Rejoined(tuple(dict.fromkeys(wholes)), tuple(changes), tuple(skips))
+
+
+def _by_origin(stored: Iterable[onnx_ir.Value]) -> dict[str, list[_Part]]:
+    """Return the parts there are, by the name of what they were cut out of."""
+    found: dict[str, list[_Part]] = {}
+    for value in stored:
+        cut = part_of(value)
+        if cut is None or value.is_graph_output() or value.is_graph_input():
+            continue
+        view = _view_of(cut)
+        tensor = value.const_value
+        if view is None or tensor is None or tuple(tensor.shape.numpy()) != view.shape:
+            continue
+        if tensor.dtype == cut.inputs[0].dtype:
+            found.setdefault(origin_of(value), []).append(_Part(value, cut, view))
+    found.pop("", None)
+    return found
+
+
+def _view_of(cut: onnx_ir.Graph) -> View | None:
+    """Return the view that recorded nodes are; None if they do more than move elements."""
+    shape = cut.inputs[0].shape
+    assert shape is not None
+    value, view, moves = cut.inputs[0], View(tuple(int(size) for size in shape.numpy())), Moves()
+    for node in _chain(cut):
+        views = dict(moves.onward(node, 0, view) or ()) if node.inputs[0] is value else {}
+        following = next((out for out in node.outputs if out in views and _leads(out, cut)), None)
+        if following is None:
+            return None
+        value, view = following, views[following]
+    return view if value is cut.outputs[0] else None
+
+
+def _leads(value: onnx_ir.Value, cut: onnx_ir.Graph) -> bool:
+    return bool(value.uses()) or value is cut.outputs[0]
+
+
+def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
+    return (node for node in cut if node.op_type != "Constant")
+
+
+def _whole(stored: Sequence[onnx_ir.Value], origin: str, part: _Part) -> onnx_ir.Value | None:
+    """Return the tensor that parts of this origin were cut out of, if it is still there."""
+    for value in stored:
+        tensor = value.const_value
+        if (
+            tensor is not None
+            and origin_of(value) == origin
+            and value is not part.value
+            and tuple(tensor.shape.numpy()) == part.view.source
+            and tensor.dtype == part.cut.inputs[0].dtype
+            and part_of(value) is None
+        ):
+            return value
+    return None
+
+
+def _assembled(
+    model: onnx_ir.Model, origin: str, parts: Sequence[_Part], names: FreshNames
+) -> onnx_ir.Value | None:
+    """Return a tensor put together from its parts; None if they are not all of it."""
+    shape, dtype = parts[0].view.source, parts[0].values.dtype
+    covered, values = np.zeros(shape, np.bool_), np.zeros(shape, dtype)
+    for part in parts:
+        place, mark = part.view.footprint(values), part.view.footprint(covered)
+        if part.view.source != shape or place is None or mark is None:
+            return None
+        place[...], mark[...] = part.values, True
+    if not covered.all():
+        return None
+    whole = store(model, names.take(origin), values)
+    set_origin(whole, origin)
+    return whole
+
+
+def _read_again(model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: FreshNames) -> None:
+    """Make the readers of a part read the whole through copies of the recorded nodes."""
+    graph = model.graph
+    replaced: dict[onnx_ir.Value, onnx_ir.Value] = {part.cut.inputs[0]: whole}
+    for operand in part.cut.initializers.values():
+        replaced[operand] = _operand(model, operand, names)
+    nodes: list[onnx_ir.Node] = []
+    for node in part.cut:
+        known = _same_constant(graph, node) if node.op_type == "Constant" else None
+        if known is not None:
+            # Every reader of it, old or new, comes after the beginning.
+            graph.remove(known)
+            nodes.append(known)
+            replaced[node.outputs[0]] = known.outputs[0]
+            continue
+        copy = onnx_ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else replaced.get(value) for value in node.inputs],
+            list(node.attributes.values()),
+            name=names.take(node.name or node.op_type),
+            num_outputs=len(node.outputs),
+        )
+        copy.metadata_props.update(node.metadata_props)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            new.name = names.take(old.name or node.op_type)
+            replaced[old] = new
+        nodes.append(copy)
+    last = replaced[part.cut.outputs[0]]
+    last.type, last.shape = part.value.type, part.value.shape
+    first = next(iter(graph), None)
+    if first is None:
+        graph.extend(nodes)
+    else:
+        graph.insert_before(first, nodes)
+    part.value.replace_all_uses_with(last)
+    add_names(whole, recorded_names(part.value))
+    set_evidence(whole, Evidence.CONTENT)
+    drop_unread([part.value])
+
+
+def _operand(model: onnx_ir.Model, operand: onnx_ir.Value, names: FreshNames) -> onnx_ir.Value:
+    """Return the stored operand of this name and content, or store it again."""
+    assert operand.const_value is not None
+    values = operand.const_value.numpy()
+    known = model.graph.initializers.get(operand.name or "")
+    if (
+        known is not None
+        and known.const_value is not None
+        and not known.is_graph_input()
+        and bit_equal(known.const_value.numpy(), values)
+    ):
+        return known
+    return store(model, names.take(operand.name or "operand"), values)
+
+
+def _same_constant(graph: onnx_ir.Graph, wanted: onnx_ir.Node) -> onnx_ir.Node | None:
+    """Return the Constant of the graph that holds the same operand under the same name."""
+    held, name = static_ints(wanted.outputs[0]), wanted.outputs[0].name
+    for node in graph:
+        if node.op_type == "Constant" and node.outputs[0].name == name:
+            return node if held is not None and static_ints(node.outputs[0]) == held else None
+    return None
