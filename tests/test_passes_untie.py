@@ -315,8 +315,8 @@ def test_constant_inside_a_function_that_is_called_again():
         "g (float[2,8] x) => (float[2,8] y) { h = f.lin(x)  i = f.lin(h)  y = f.lin(i) }",
         ["lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }"],
     )
-    free = all_freed(model, {"x": X})
-    assert not free.ir.functions  # a body has one Constant for all of its calls
+    free = and_back(model, {"x": X})
+    assert len(free.ir.functions) == 1  # each call hands its own in
 
 
 def test_constant_in_a_branch_inside_a_function_that_is_called_again():
@@ -328,11 +328,11 @@ def test_constant_in_a_branch_inside_a_function_that_is_called_again():
             " else_branch = e () => (float[2,8] q) { q = Identity(a) }>(c) }"
         ],
     )
-    all_freed(model, {"x": X, "c": np.array(True)})
+    and_back(model, {"x": X, "c": np.array(True)})
 
 
-def test_one_weight_that_a_function_reads_twice_has_one_handle():
-    """Both readers are behind one input of one call: they share it, and the reason is given."""
+def test_one_weight_that_a_function_reads_twice():
+    """Both readers are behind one input of one call: the function gets a second one."""
     model = made(
         "g (float[2,8] x) => (float[2,8] y) { y = f.outer(x, w) }",
         [
@@ -341,12 +341,50 @@ def test_one_weight_that_a_function_reads_twice_has_one_handle():
         ],
         w=(8, 8),
     )
+    and_back(model, {"x": X})
+
+
+def test_one_of_two_readers_behind_one_input_leaves():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.two(x, w)  y = f.two(h, w) }",
+        ["two (a, v) => (o) { t = Transpose(v)  b = MatMul(a, t)  o = MatMul(b, v) }"],
+        w=(8, 8),
+    )
+    leaving = model.slots[1].name
+    free = freed(model, {"x": X}, leaving)
+    assert len(free.ties) == 1
+    assert leaving not in [slot.name for slot in free.ties[0].slots]
+    and_back(model, {"x": X})
+
+
+STUCK = [
+    "turn (v) => (o) { o = Transpose(v) }",
+    "two (a, v) => (o) { t = f.turn(v)  b = MatMul(a, t)  o = MatMul(b, t) }",
+]
+
+
+def test_readers_of_what_an_inner_function_returns_stay_together():
+    model = made("g (float[2,8] x) => (float[2,8] y) { y = f.two(x, w) }", STUCK, w=(8, 8))
     free, result = run(UntiePass(), model)
     assert ties_of(free) == ties_of(model)
     assert not result.modified
     assert [str(skip) for skip in result.skips] == [
-        "w: not changed, its names have one reader, which keeps it"
+        f"{model.slots[1].name}: not changed, a function reads for it and for others"
     ]
+    with pytest.raises(PreconditionError, match="others read what it reads through the same"):
+        tieops.untie(model, model.slots[1])
+
+
+def test_readers_of_what_an_inner_function_returns_leave_together():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = f.two(x, w)  y = MatMul(h, w) }",
+        STUCK,
+        w=(8, 8),
+    )
+    inner = [slot for slot in model.slots if slot.path]
+    assert len(inner) == 2
+    free = freed(model, {"x": X}, *inner)
+    assert [len(tie.slots) for tie in free.ties] == [2]
 
 
 def test_slot_that_reads_parts_joined_keeps_the_parts_if_it_comes_first():

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir
-import onnx_ir.passes.common as common_passes
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.reach import Liveness
-from tieops.ir.scopes import all_nodes, is_constant
+from tieops.ir.scopes import stored_values
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.leave import Leaver, handle_of
+from tieops.passes.ways import Ways
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
 
@@ -70,7 +70,16 @@ class UntiePass(SurgeryPass):
     def requires(self, model: onnx_ir.Model) -> None:
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
-            _leaving(TiedModel(model), self.targets)
+            ways = Ways(model, FreshNames(model))
+            for tie, leaving in _leaving(TiedModel(model), self.targets):
+                stuck = [slot for slot in _stuck(tie, leaving) if not ways.can_part(slot)]
+                if stuck:
+                    raise PreconditionError(
+                        f"cannot untie {printable(stuck[0].name)} alone: others read what it reads "
+                        "through the same function",
+                        {"with it": ", ".join(s.name for s in tie.slots if s not in leaving)},
+                        "name them too, or inline the function",
+                    )
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
@@ -82,53 +91,64 @@ def untie_in_place(
 ) -> Rewrite:
     """Do the work of ``untie`` on a graph, in place."""
     liveness = Liveness(model)
-    _inline_holders(model, TiedModel(model), targets)
-    leaver = Leaver(model, FreshNames(model))
+    names = FreshNames(model)
+    ways = Ways(model, names)
+    _lift_held(model, ways, targets)
+    _part_ways(TiedModel(model), ways, targets, together=together)
+    leaver = Leaver(model, names)
     changes: list[Change] = []
     skips: list[Skip] = []
     tied = TiedModel(model)
     for tie, leaving in _leaving(tied, targets, together=together):
-        slots, parameter = leaving, tie.parameter
+        stuck = _stuck(tie, leaving)
+        skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
+        slots, parameter = [slot for slot in leaving if slot not in stuck], tie.parameter
         if any(slot.is_joined for slot in leaving):
             # A slot that joins several parameters has been rewired if it left another tie already.
-            slots = _again(TiedModel(model), leaving)
+            slots = _again(TiedModel(model), slots)
             parameter = Parameter(tie.parameter.value)
         why = _bound(parameter)
         if why:
             skips.append(Skip(parameter.name, why))
-        elif not slots:
+        elif not slots and not stuck:
             skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
-        else:
+        elif slots:
             changes += leaver.leave(parameter, slots, together=together)
     liveness.remove_newly_dead()
     return Rewrite(tuple(changes), tuple(skips))
 
 
-def _inline_holders(model: onnx_ir.Model, tied: TiedModel, targets: Sequence[Target]) -> None:
-    """Inline the functions that hold what leaves: a body has one Constant for all of its calls."""
+def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> None:
+    """Take what leaves out of functions: a body has one Constant for all of its calls."""
     held = {
-        slot
-        for _, slots in _leaving(tied, targets)
+        tie.parameter.value
+        for tie, slots in _leaving(TiedModel(model), targets)
         for slot in slots
         if slot.path and slot.reads[0].entry is None
     }
-    holders = {call.op_identifier() for slot in held for call in slot.path}
-    if not holders:
-        return
-    # Renaming a value renames its tensor, which is the argument's too; and copies of one body share
-    # the tensor object where they are several tensors in the file. So: own ones, before and after.
-    _own_constants(model)
-    common_passes.InlinePass(criteria=lambda function: function.identifier() in holders)(model)
-    _own_constants(model)
+    for value in [value for value in stored_values(model) if value in held]:
+        ways.lift(value)
 
 
-def _own_constants(model: onnx_ir.Model) -> None:
-    for node in all_nodes(model):
-        if is_constant(node):
-            tensor = node.attributes["value"].as_tensor()
-            own = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-            node.attributes["value"] = onnx_ir.AttrTensor("value", own)
-            node.outputs[0].const_value = own
+def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool) -> None:
+    """Give slots that leave inputs of their own where they share one with who does not."""
+    parted: dict[tuple[onnx_ir.Node, int], None] = {}
+    for tie, leaving in _leaving(model, targets, together=together):
+        company: dict[object, set[bool | Slot]] = {}
+        for slot in tie.slots:
+            own = slot in leaving
+            company.setdefault(handle_of(slot), set()).add(slot if own and not together else own)
+        for slot in leaving:
+            if len(company[handle_of(slot)]) > 1 and ways.can_part(slot):
+                parted[slot.node, slot.index] = None
+    for node, index in parted:
+        ways.part(node, index)
+
+
+def _stuck(tie: Tie, leaving: Sequence[Slot]) -> list[Slot]:
+    """Return the slots that cannot be given another weight without a slot that stays."""
+    staying = {handle_of(slot) for slot in tie.slots if slot not in leaving}
+    return [slot for slot in leaving if handle_of(slot) in staying]
 
 
 def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
@@ -148,21 +168,6 @@ def _leaving(
         mine = [slot for slot in tie.slots if slot in named]
         if not mine:
             continue
-        staying = {handle_of(slot) for slot in tie.slots if slot not in named}
-        stuck = [slot for slot in mine if handle_of(slot) in staying]
-        if stuck:
-            raise PreconditionError(
-                f"cannot untie {printable(stuck[0].name)} alone: others read the same input of a "
-                "function's call",
-                {"with it": ", ".join(s.name for s in tie.slots if s not in named)},
-                "name them too, or inline the function",
-            )
-        if len(mine) < len(tie.slots) and mine[0].path and mine[0].reads[0].entry is None:
-            raise PreconditionError(
-                f"cannot untie {printable(mine[0].name)} alone: a function holds what it reads",
-                {"holds": tie.parameter, "readers": len(tie.slots)},
-                "untie all of its readers, or inline the function",
-            )
         if together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
         # Someone has to keep what is stored: if all are named, the first one does.
@@ -177,8 +182,7 @@ def _all_but_one(tie: Tie) -> list[Slot]:
     first = next(readers, None)
     if first is None:
         return list(tie.slots)
-    kept = handle_of(first)
-    return [slot for slot in tie.slots if handle_of(slot) != kept]
+    return [slot for slot in tie.slots if slot is not first]
 
 
 def _tied_slots(model: TiedModel, target: Target) -> list[Slot]:

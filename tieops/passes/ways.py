@@ -1,0 +1,133 @@
+"""A way of one's own into a function: where one body serves many calls, but not with one weight.
+
+A function's body is written once, so readers in it cannot differ from call to call, unless what
+they read is handed in. `Ways.lift` takes a stored tensor out of a body and hands it in; where one
+input of a function serves several readers, `Ways.part` gives one of them an input of its own.
+"""
+
+from __future__ import annotations
+
+import onnx_ir
+
+from tieops.ir.copies import copy_nodes, store
+from tieops.ir.fresh import FreshNames
+from tieops.ir.parameter import Slot
+from tieops.ir.scopes import all_graphs, nested_graphs
+
+__all__ = ["Ways"]
+
+
+class Ways:
+    """Gives readers inside of functions what they read through inputs of the function, in place.
+
+    Args:
+        model: The graph.
+        names: Where new inputs, nodes and tensors get their names.
+    """
+
+    def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
+        self._model = model
+        self._names = names
+        self._owners = {
+            graph: function
+            for function in model.functions.values()
+            for graph in nested_graphs(function.graph)
+        }
+        self._calls: dict[onnx_ir.OperatorIdentifier, list[onnx_ir.Node]] = {}
+        for graph in all_graphs(model):
+            for node in graph:
+                if node.op_identifier() in model.functions:
+                    self._calls.setdefault(node.op_identifier(), []).append(node)
+
+    def lift(self, value: onnx_ir.Value) -> onnx_ir.Value:
+        """Store a tensor of a function's body in the main graph, and hand it in at every call."""
+        assert value.graph is not None
+        assert value.const_value is not None
+        function = self._owners[value.graph]
+        inner = self._new_input(function, f"{value.name}_in")
+        inner.type, inner.shape = value.type, value.shape
+        value.replace_all_uses_with(inner, replace_graph_outputs=True)
+        producer, graph = value.producer(), value.graph
+        if producer is not None:
+            graph.remove(producer, safe=True)
+        else:
+            del graph.initializers[value.name or ""]
+        self._names.release(value.name or "")
+        name = self._names.take(value.name or "weight")
+        stored = store(self._model, name, value.const_value.numpy())
+        stored.metadata_props.update(value.metadata_props)
+        for call in self._calls.get(function.identifier(), []):
+            self._hand_in(call, inner, self._brought(call, stored))
+        return stored
+
+    def can_part(self, slot: Slot) -> bool:
+        """Tell whether a reader can get an input of its own: its way in is views and calls only."""
+        node, index = slot.node, slot.index
+        for call in reversed(slot.path):
+            source, _ = self._way_in(node, index)
+            function = self._model.functions[call.op_identifier()]
+            if source is not None and source.const_value is not None:
+                return True  # once it is lifted
+            if source not in function.inputs:
+                return False
+            node, index = call, function.inputs.index(source)
+        return True
+
+    def part(self, node: onnx_ir.Node, index: int) -> None:
+        """Give one input of a node within a function an input of the function's for itself.
+
+        All calls hand in there what they handed in for it before, each through a way of its own.
+        """
+        assert node.graph is not None
+        function = self._owners[node.graph]
+        source, views = self._way_in(node, index)
+        assert source is not None
+        place = function.inputs.index(source)
+        inner = self._new_input(function, source.name or "weight")
+        replaced = copy_nodes(self._model, [views], {source: inner}, self._names)
+        old = node.inputs[index]
+        assert old is not None
+        node.replace_input_with(index, replaced[old])
+        for call in self._calls.get(function.identifier(), []):
+            at = self._hand_in(call, inner, call.inputs[place])
+            if call.graph in self._owners:
+                self.part(call, at)
+
+    def _way_in(
+        self, node: onnx_ir.Node, index: int
+    ) -> tuple[onnx_ir.Value | None, list[onnx_ir.Node]]:
+        """Return where an input comes from within its body, and the views between, in order."""
+        value, views = node.inputs[index], list[onnx_ir.Node]()
+        while value is not None and (producer := value.producer()) is not None:
+            if not producer.inputs or producer.op_type == "Concat":
+                break
+            if producer.op_identifier() in self._model.functions:
+                break
+            views.insert(0, producer)
+            value = producer.inputs[0]
+        return value, views
+
+    def _new_input(self, function: onnx_ir.Function, name: str) -> onnx_ir.Value:
+        value = onnx_ir.Value(name=self._names.take(name))
+        function.inputs.append(value)
+        return value
+
+    def _hand_in(
+        self, call: onnx_ir.Node, inner: onnx_ir.Value, value: onnx_ir.Value | None
+    ) -> int:
+        """Make a call hand in a value for an input of its function; return which input it is."""
+        place = self._model.functions[call.op_identifier()].inputs.index(inner)
+        call.resize_inputs(max(place + 1, len(call.inputs)))
+        call.replace_input_with(place, value)
+        return place
+
+    def _brought(self, call: onnx_ir.Node, stored: onnx_ir.Value) -> onnx_ir.Value:
+        """Return what a call can hand in: the tensor itself, or an input of the body it is in."""
+        assert call.graph is not None
+        function = self._owners.get(call.graph)
+        if function is None:
+            return stored
+        inner = self._new_input(function, f"{stored.name}_in")
+        for outer in self._calls.get(function.identifier(), []):
+            self._hand_in(outer, inner, self._brought(outer, stored))
+        return inner
