@@ -1,0 +1,162 @@
+"""Tied models of real sizes, and the files that different tools make of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+import tieops
+from fixtures.torch_models import Case, TiedAutoencoder
+from tieops.tied_model import TiedModel
+
+__all__ = ["MODELS", "Contender", "contenders"]
+
+BEST = {
+    "session.disable_prepacking": "1",
+    "optimization.constant_folding_max_output_size_in_bytes": "1048576",
+}
+"""ONNX Runtime's documented settings that avoid copies, for the whole model."""
+
+
+class Head(nn.Module):
+    """Embedding, a square layer, Tanh, and a head that shares the embedding's weight."""
+
+    def __init__(self, vocab: int, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(vocab, width)
+        self.mix = nn.Linear(width, width)
+        self.fc = nn.Linear(width, vocab, bias=bias)
+        self.fc.weight = self.emb.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(torch.tanh(self.mix(self.emb(ids))))
+
+
+def _head(vocab: int, width: int, *, bias: bool) -> Case:
+    ids = torch.arange(6).reshape(2, 3)
+    return Case(Head(vocab, width, bias=bias), {"ids": ids}, {"ids": {0: "batch", 1: "sequence"}})
+
+
+def _autoencoder() -> Case:
+    module = TiedAutoencoder((8192, 4096, 2048))
+    return Case(module, {"images": torch.rand(2, 8192)}, {"images": {0: "batch"}})
+
+
+def _gpt2() -> Case:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_embd=512, n_layer=6, n_head=8, n_positions=256, use_cache=False, vocab_size=50_257
+    )
+    ids = torch.arange(18).reshape(2, 9)
+    shapes = {"input_ids": {0: "batch", 1: "sequence"}}
+    return Case(GPT2LMHeadModel(config), {"input_ids": ids}, shapes)
+
+
+def _t5() -> Case:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=32_128, d_model=512, num_layers=3, use_cache=False)
+    inputs = {
+        "input_ids": torch.arange(18).reshape(2, 9),
+        "decoder_input_ids": torch.arange(14).reshape(2, 7),
+    }
+    shapes = {
+        "input_ids": {0: "batch", 1: "sequence"},
+        "decoder_input_ids": {0: "batch", 1: "target"},
+    }
+    return Case(T5ForConditionalGeneration(config), inputs, shapes)
+
+
+MODELS: dict[str, Callable[[], Case]] = {
+    "head 128k x 512": lambda: _head(128_000, 512, bias=False),
+    "head 32k x 1024, bias": lambda: _head(32_000, 1024, bias=True),
+    "autoencoder 8192-4096-2048": _autoencoder,
+    "GPT-2, 6 layers": _gpt2,
+    "T5, 3 + 3 layers": _t5,
+}
+"""Modules by name; all tie weights."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A file and how it is opened.
+
+    Args:
+        title: What the tables call it.
+        path: The file.
+        memory: The mode of ``tieops.session``; "default" is ONNX Runtime's own way.
+        options: Session configuration entries.
+    """
+
+    title: str
+    path: Path
+    memory: str = "default"
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def contenders(case: Case, folder: Path) -> tuple[TiedModel, list[Contender]]:
+    """Write a module as tieops and its peers write it.
+
+    Returns:
+        The tied model, and the files with the ways to open them, tieops' own first.
+    """
+    module = case.module.eval()
+    model = tieops.from_torch(module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    files = {
+        "tieops": tieops.to_onnx(model, folder / "tied.onnx", external_data=True).path,
+        "Transpose + MatMul": tieops.to_onnx(
+            model, folder / "portable.onnx", external_data=True, tie_form="portable"
+        ).path,
+        "untied": tieops.to_onnx(
+            tieops.untie(model), folder / "untied.onnx", external_data=True
+        ).path,
+    }
+    for title, write in {"dynamo exporter": _dynamo, "old exporter": _old}.items():
+        path = write(case, folder / f"{title.split()[0]}.onnx")
+        if path is not None:
+            files[title] = path
+    best = tuple(BEST.items())
+    found = [Contender(f"tieops, {mode}", files["tieops"], mode) for mode in ("packed", "mapped")]
+    found.append(Contender("tieops' file (Gemm, Olive's form)", files.pop("tieops")))
+    for title, path in files.items():
+        found += [Contender(title, path), Contender(f"{title}, no packing", path, options=best)]
+    return model, found
+
+
+def _dynamo(case: Case, path: Path) -> Path:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        program = torch.onnx.export(
+            case.module, (), kwargs=case.inputs, dynamic_shapes=case.dynamic_shapes, dynamo=True,
+            verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(path, external_data=True)
+    return path
+
+
+def _old(case: Case, path: Path) -> Path | None:
+    """Export through TorchScript, which fails on decoder-only models of transformers 5."""
+    names = list(case.inputs)
+    inline = path.with_suffix(".inline.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                case.module, (case.inputs,) if len(names) > 1 else tuple(case.inputs.values()),
+                inline, input_names=names, dynamic_axes=case.dynamic_shapes, dynamo=False,
+            )  # fmt: skip
+        except RuntimeError:
+            return None
+    onnx.save(
+        onnx.load(inline), path, save_as_external_data=True, location=f"{path.name}.data",
+        size_threshold=1024,
+    )  # fmt: skip
+    inline.unlink()
+    return path
