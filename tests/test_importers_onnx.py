@@ -476,3 +476,30 @@ def test_values_in_the_field_of_another_dtype_are_refused():
     proto = small()
     weight(int64_data=[1] * 12)(proto)
     refused(proto, UntrustedFileError, "w")
+
+
+UNSORTED = """<ir_version: 10, opset_import: ["" : 20]>
+g (bool c, float[2] x) => (float[2] y) {
+  y = If<then_branch = a () => (float[2] p) { p = Relu(h) },
+         else_branch = b () => (float[2] q) { q = Abs(r)  r = Neg(h) }>(c)
+  h = Neg(x) }"""
+
+
+def test_nodes_that_come_before_what_they_read_are_sorted() -> None:
+    """ONNX Runtime runs such files; onnx_ir cannot copy them."""
+    model = tieops.from_onnx(parser.parse_model(UNSORTED))
+    onnx.checker.check_model(onnx_ir.to_proto(model.ir))
+    for taken, want in ((True, [0.0, 2.0]), (False, [1.0, 2.0])):
+        sess = tieops.session(model, "cpu")
+        assert sess.run({"c": np.array(taken), "x": [1.0, -2.0]})["y"].tolist() == want
+
+
+def test_nodes_that_read_each_other_are_refused() -> None:
+    proto = parser.parse_model(UNSORTED.replace("h = Neg(x)", "h = Neg(y)"))
+    with pytest.raises(UnsupportedModelError, match="read each other in a circle"):
+        tieops.from_onnx(proto)
+
+
+def test_an_unsorted_graph_of_onnx_ir_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="not in order"):
+        tieops.from_onnx(onnx_ir.from_onnx_text(UNSORTED))

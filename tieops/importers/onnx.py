@@ -11,7 +11,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
-from tieops.importers.onnx_checks import check_external, check_graphs, check_model
+from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
 from tieops.tied_model import TiedModel
 
@@ -52,7 +52,14 @@ def from_onnx(
         <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
     if isinstance(source, onnx_ir.Model):
-        model = source.clone()
+        try:
+            model = source.clone()
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                "the graph cannot be copied: it is not in order, or reads what nothing defines",
+                {"onnx_ir says": innermost(error)},
+                "sort it first: model.graph.sort()",
+            ) from error
         if base_dir is not None:
             _own_tensors(model)
     else:
@@ -81,6 +88,7 @@ def from_onnx(
                 "run onnx.checker.check_model on it",
             ) from error
     check_graphs(model)
+    put_in_order(model)
     _take_metadata(model)
     _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
     call_paths(model)

@@ -15,7 +15,7 @@ from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.ir.brief import brief, printable
 from tieops.ir.scopes import all_graphs, all_nodes
 
-__all__ = ["check_external", "check_graphs", "check_model"]
+__all__ = ["check_external", "check_graphs", "check_model", "put_in_order"]
 
 
 def check_model(proto: onnx.ModelProto) -> None:
@@ -200,6 +200,33 @@ def check_graphs(model: onnx_ir.Model) -> None:
                 {"read by": f"{node.op_type} {printable(node.name or '')}".strip()},
                 "export the model again: an initializer or a node is missing",
             )
+
+
+def put_in_order(model: onnx_ir.Model) -> None:
+    """Sort nodes that come before what they read: ONNX Runtime runs such files, others cannot.
+
+    Raises:
+        UnsupportedModelError: If nodes read each other in a circle.
+    """
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        try:
+            if not _is_in_order(graph):
+                graph.sort()
+        except ValueError as error:
+            raise UnsupportedModelError(
+                "nodes read each other in a circle",
+                {"graph": printable(graph.name or "")},
+                "export the model again",
+            ) from error
+
+
+def _is_in_order(graph: onnx_ir.Graph) -> bool:
+    before: set[onnx_ir.Node | None] = {None}
+    for node in graph.all_nodes():
+        if any(value is not None and value.producer() not in before for value in node.inputs):
+            return False
+        before.add(node)
+    return True
 
 
 def check_external(tensor: onnx_ir.ExternalTensor, sizes: dict[str, int]) -> None:
