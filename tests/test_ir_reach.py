@@ -9,7 +9,8 @@ import onnx_ir
 import pytest
 
 from tests.test_passes_untie import made
-from tieops.ir.reach import Liveness, prune, reached_from_inputs
+from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.reach import Liveness, prune
 
 
 def graph(text: str, functions: Sequence[str] = (), **tensors: object) -> onnx_ir.Model:
