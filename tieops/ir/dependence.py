@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir
 
-from tieops.ir.lanes import Functions, Wiring
+from tieops.ir.lanes import Flow, Functions, Wiring
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["is_random", "reached_from_inputs"]
@@ -51,8 +51,7 @@ def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
     """
     summaries = _summaries(model.functions)
     fed = {value: _CHANCE for value in model.graph.inputs if not value.is_initializer()}
-    found = _spread(model.graph, fed, model.functions, summaries)
-    return {value for value, depends in found.items() if depends}
+    return {*_spread(model.graph, fed, model.functions, summaries)}
 
 
 def _summaries(functions: Functions) -> _Summaries:
@@ -101,54 +100,42 @@ def _spread(
             and counts as random: nothing can be told about it.
     """
     found = dict(known)
-    wirings = {node: Wiring.of(node, functions) for inner in nested_graphs(graph) for node in inner}
-    readers: dict[onnx_ir.Value, list[onnx_ir.Node]] = {}
-    for node, wiring in wirings.items():
-        for body in wiring.bodies:
-            for output in body.outputs:
-                readers.setdefault(output, []).append(node)
-    pending = deque(wirings)
-    waiting = set(pending)
+    flows: list[Flow] = []
+    for node in (node for inner in nested_graphs(graph) for node in inner):
+        wiring = Wiring.of(node, functions)
+        is_call = node.op_identifier() in functions
+        summary = summaries.get(node.op_identifier()) if wiring.lanes is not None else None
+        if is_call and summary is not None:
+            flows += _call_flows(node, summary)
+            found.update(
+                (o, _CHANCE) for o, s in zip(node.outputs, summary, strict=False) if s & _CHANCE
+            )
+            continue
+        flows += wiring.flows()
+        if is_call or is_random(node):
+            found.update((output, _CHANCE) for output in node.outputs)
+    readers: dict[onnx_ir.Value, list[int]] = {}
+    for index, (sources, _) in enumerate(flows):
+        for source in sources:
+            readers.setdefault(source, []).append(index)
+    passed = [0] * len(flows)
+    pending = deque(found)
     while pending:
-        node = pending.popleft()
-        waiting.discard(node)
-        for value, new in _step(wirings[node], found, functions, summaries):
-            old = found.get(value, 0)
-            if old | new == old:
+        depends = found[value := pending.popleft()]
+        for index in readers.get(value, ()):
+            if passed[index] | depends == passed[index]:
                 continue
-            found[value] = old | new
-            again = {use.node for use in value.uses()} | {*readers.get(value, ())}
-            fresh = [each for each in again if each in wirings and each not in waiting]
-            waiting.update(fresh)
-            pending += fresh
+            passed[index] |= depends
+            for target in flows[index][1]:
+                old = found.get(target, 0)
+                if old | depends != old:
+                    found[target] = old | depends
+                    pending.append(target)
     return found
 
 
-def _step(
-    wiring: Wiring,
-    found: Mapping[onnx_ir.Value, int],
-    functions: Functions,
-    summaries: _Summaries,
-) -> Iterator[tuple[onnx_ir.Value, int]]:
-    """Yield what one node adds to what values depend on."""
-    node = wiring.node
-    called = node.op_identifier() in functions
-    summary = summaries.get(node.op_identifier()) if wiring.lanes is not None else None
-    if called and summary is not None:
-        given = [0 if value is None else found.get(value, 0) for value in node.inputs]
-        for output, needs in zip(node.outputs, summary, strict=False):
-            through = _union(each for i, each in enumerate(given) if needs >> (i + 1) & 1)
-            yield output, (needs & _CHANCE) | through
-        return
-    for sources, targets in wiring.flows():
-        union = _union(found.get(source, 0) for source in sources)
-        yield from ((target, union) for target in targets)
-    if called or is_random(node):
-        yield from ((output, _CHANCE) for output in node.outputs)
-
-
-def _union(sets: Iterable[int]) -> int:
-    union = 0
-    for each in sets:
-        union |= each
-    return union
+def _call_flows(node: onnx_ir.Node, summary: _Summary) -> Iterator[Flow]:
+    """Yield how values go through a call of a function that was looked at."""
+    for output, depends in zip(node.outputs, summary, strict=False):
+        given = [v for i, v in enumerate(node.inputs) if v is not None and depends >> (i + 1) & 1]
+        yield given, [output]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir
 
 from tieops.ir.scopes import subgraphs_of
 
-__all__ = ["SCAN_INPUT_ATTRIBUTES", "SCAN_OUTPUT_ATTRIBUTES", "Functions", "Lane", "Wiring"]
+__all__ = ["SCAN_INPUT_ATTRIBUTES", "SCAN_OUTPUT_ATTRIBUTES", "Flow", "Functions", "Lane", "Wiring"]
 
 Functions = Mapping[onnx_ir.OperatorIdentifier, onnx_ir.Function]
 Flow = tuple[Sequence[onnx_ir.Value], Sequence[onnx_ir.Value]]
@@ -19,6 +18,9 @@ SCAN_INPUT_ATTRIBUTES = ("scan_input_axes", "scan_input_directions")
 """Attributes of a Scan with one entry for each of its scanned inputs."""
 SCAN_OUTPUT_ATTRIBUTES = ("scan_output_axes", "scan_output_directions")
 """Attributes of a Scan with one entry for each of its stacked outputs."""
+
+_OPERATOR_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
+"""Prefixes of the domains that runtimes have operators of; functions in them stand in for these."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def _call_lanes(node: onnx_ir.Node, function: onnx_ir.Function) -> tuple[Lane, .
     inputs, outputs = len(function.inputs), len(function.outputs)
     if len(node.inputs) > inputs or len(node.outputs) > outputs:
         return None
-    # A function that stands in for an operator of ONNX has to look like that operator.
-    fixed = onnx.defs.has(node.op_type, node.domain)
+    # A runtime that has the operator itself takes its own, and wants all that it is declared with.
+    fixed = not node.domain or node.domain.startswith(_OPERATOR_DOMAINS)
     return tuple(Lane(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)) + tuple(
         Lane(body_output=i, output=i, is_fixed=fixed) for i in range(outputs)
     )

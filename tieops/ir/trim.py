@@ -142,7 +142,7 @@ def untrimmed(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, str]]:
         if not (wiring.bodies and unread and fixed):
             continue
         if wiring.lanes is not None:
-            yield node, "it stands in for an operator of ONNX, which has them"
+            yield node, "it stands in for an operator that a runtime may have itself"
         elif node.op_type == "Scan" and len(node.inputs) == len(wiring.bodies[0].inputs) + 1:
             yield node, "it is a Scan of opset 8, with a batch axis and sequence lengths"
         else:
