@@ -154,3 +154,30 @@ def test_a_function_that_one_call_hands_a_graph_stays_as_it_is():
     assert [(len(n.inputs), len(n.outputs)) for n in model.graph] == [(2, 3), (2, 3)]
     RemoveDisconnectedOutputsPass(keep=("y",))(model)
     assert [(len(n.inputs), len(n.outputs)) for n in model.graph] == [(1, 1)]
+
+
+def test_a_call_that_feeds_another_of_its_function_keeps_what_it_reads():
+    model = made(
+        "g (float[2,4] x) => (float[2,4] y) { h = Neg(x)  k = f.turn(h)  y = f.turn(k) }",
+        ["turn (a) => (b) { b = Abs(a) }"],
+    )
+    small = trimmed(model, X)
+    assert [node.op_type for node in small.ir.graph] == ["Neg", "turn", "turn"]
+
+
+def test_each_overload_of_a_function_is_its_own():
+    texts = [
+        """<ir_version: 10, opset_import: ["" : 20, "f" : 1]>
+        g (float[2,4] x) => (float[2,4] y, float[2,4] z)
+        { y, h = f.two:a(x, x)  k, z = f.two:b(x, x) }""",
+        FUNCTION.replace(">", ', overload: "a">')
+        + "two (a, b) => (c, d) { c = Neg(a) d = Neg(b) }",
+        FUNCTION.replace(">", ', overload: "b">')
+        + "two (a, b) => (c, d) { c = Abs(a) d = Abs(b) }",
+    ]
+    model = tieops.from_onnx(onnx_ir.from_onnx_text("\n".join(texts)))
+    small = trimmed(model, X)
+    assert [(n.overload, len(n.inputs), len(n.outputs)) for n in small.ir.graph] == [
+        ("a", 1, 1),
+        ("b", 1, 1),
+    ]
