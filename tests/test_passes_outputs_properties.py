@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import inliner
 
@@ -188,6 +188,7 @@ def checked(model: tieops.TiedModel) -> None:
     assert list(unread_anywhere(model)) == []
 
 
+@settings(max_examples=50)
 @given(models(), st.data())
 def test_what_stays_is_the_same_to_the_last_bit(
     plain_runtime: PlainRuntime, text: str, data: st.DataObject
@@ -207,6 +208,7 @@ def test_what_stays_is_the_same_to_the_last_bit(
         assert got == {name: want[name] for name in names if name in keep}
 
 
+@settings(max_examples=50)
 @given(models())
 def test_what_goes_is_the_same_on_every_run(plain_runtime: PlainRuntime, text: str) -> None:
     model = tieops.from_onnx(onnx.parser.parse_model(text))
@@ -223,6 +225,7 @@ def test_what_goes_is_the_same_on_every_run(plain_runtime: PlainRuntime, text: s
             assert len({run[str(value.name)] for run in runs}) == 1
 
 
+@settings(max_examples=50)
 @given(models())
 def test_a_function_hides_nothing_of_what_an_output_depends_on(text: str) -> None:
     proto = onnx.parser.parse_model(text)
