@@ -17,8 +17,8 @@ _RANDOM_OPERATORS = frozenset((
     "RandomUniformLike",
 ))  # fmt: skip
 
-# What a value depends on is a set of bits. Bit 0 is chance, and in the main graph what is fed, since
-# either makes it no constant; in a function, bit 1 + i is input i.
+# What a value depends on is a set of bits. Bit 0 is chance, and in the main graph what is fed too,
+# since either makes it no constant; in a function, bit 1 + i is input i.
 _CHANCE = 1
 _Summary = tuple[int, ...]
 """What each output of a function depends on."""
