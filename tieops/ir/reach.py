@@ -1,84 +1,17 @@
-"""What the inputs reach, and what the outputs need; the rest can go."""
+"""What the outputs need; the rest can go."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir
 
+from tieops.ir.lanes import Wiring
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
+from tieops.ir.trim import find_trims
 
-__all__ = ["RANDOM_OPERATORS", "Liveness", "prune", "reached_from_inputs"]
-
-RANDOM_OPERATORS = frozenset((
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-))  # fmt: skip
-
-
-def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
-    """Return the values of the main graph that depend on what a caller feeds.
-
-    Inputs that merely override a stored tensor do not count; random operators do, for what they
-    compute is no constant either.
-    """
-    reached: set[onnx_ir.Value] = {
-        value for value in model.graph.inputs if not value.is_initializer()
-    }
-    around = {
-        inner: node
-        for graph in nested_graphs(model.graph)
-        for node in graph
-        for inner in subgraphs_of(node)
-    }
-    random = _random_functions(model)
-    pending = list(reached)
-    for node in model.graph.all_nodes():
-        if node.op_type in RANDOM_OPERATORS or node.op_identifier() in random:
-            pending += _new(node, reached, around)
-    while pending:
-        value = pending.pop()
-        for node, _ in value.uses():
-            pending += _new(node, reached, around)
-    return reached
-
-
-def _random_functions(model: onnx_ir.Model) -> set[onnx_ir.OperatorIdentifier]:
-    """Return the functions that compute random numbers, or call one that does."""
-    found: set[onnx_ir.OperatorIdentifier] = set()
-    grown = True
-    while grown:
-        new = {
-            key
-            for key, function in model.functions.items()
-            if key not in found
-            and any(
-                n.op_type in RANDOM_OPERATORS or n.op_identifier() in found
-                for n in function.all_nodes()
-            )
-        }
-        found |= new
-        grown = bool(new)
-    return found
-
-
-def _new(
-    node: onnx_ir.Node,
-    reached: set[onnx_ir.Value],
-    around: Mapping[onnx_ir.Graph, onnx_ir.Node],
-) -> list[onnx_ir.Value]:
-    """Mark what a node computes, and all nodes around it, whose result depends on it."""
-    found: list[onnx_ir.Value] = []
-    at: onnx_ir.Node | None = node
-    while at is not None:
-        fresh = [output for output in at.outputs if output not in reached]
-        # What a body is handed depends on what its node is handed.
-        fresh += [v for graph in subgraphs_of(at) for v in graph.inputs if v not in reached]
-        reached.update(fresh)
-        found += fresh
-        at = around.get(at.graph) if isinstance(at.graph, onnx_ir.Graph) else None
-    return found
+__all__ = ["Liveness", "needed_values", "prune"]
 
 
 class Liveness:
@@ -125,26 +58,72 @@ def _is_needed(value: onnx_ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output() or value.is_graph_input()
 
 
-def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[str, str]]:
-    """Remove what no output needs: nodes, stored tensors, functions; return what went by name.
+def needed_values(
+    outputs: Iterable[onnx_ir.Value], wirings: Iterable[Wiring]
+) -> set[onnx_ir.Value]:
+    """Return the values that some outputs are made from, in all graphs.
 
-    Trailing optional outputs of nodes that nobody reads lose their names, so that a runtime need
-    not compute them. Graph inputs go only if ``unused_inputs`` says so.
+    A state of a loop that feeds nothing but its own next value is not among them, nor is an input
+    of a function, or what is given for it in a call, if no needed output of the function is made
+    from it.
+
+    Args:
+        outputs: The outputs.
+        wirings: Of every node of the model.
     """
-    gone: list[tuple[str, str]] = []
-    again = True
-    while again:
-        for graph in reversed(list(all_graphs(model))):
-            gone += _prune_nodes(graph)
-        # An output that an If need not compute sets its branches' nodes free.
-        trimmed = [_trim_if(node) for node in list(all_nodes(model)) if node.op_type == "If"]
-        again = True in trimmed
+    flows = [(wiring.node, *flow) for wiring in wirings for flow in wiring.flows()]
+    into: dict[onnx_ir.Value, list[int]] = {}
+    for index, (_, _, targets) in enumerate(flows):
+        for target in targets:
+            into.setdefault(target, []).append(index)
+    needed: set[onnx_ir.Value] = set()
+    # One function may have calls that somebody needs and others: these feed its inputs for nobody.
+    waiting: dict[onnx_ir.Node, list[int]] = {}
+    awake: set[onnx_ir.Node] = set()
+    pending = list(outputs)
+    while pending:
+        value = pending.pop()
+        if value in needed:
+            continue
+        needed.add(value)
+        indices = into.pop(value, [])
+        producer = value.producer()
+        if producer is not None and producer not in awake:
+            awake.add(producer)
+            indices += waiting.pop(producer, [])
+        for index in indices:
+            node, sources, targets = flows[index]
+            if node in awake:
+                pending += [source for source in sources if source not in needed]
+                flows[index] = (node, (), targets)
+            else:
+                waiting.setdefault(node, []).append(index)
+    return needed
+
+
+def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[str, str]]:
+    """Remove what no output needs; return what went, as pairs of a kind and a name.
+
+    Nodes go, stored tensors, functions; of the Ifs, Loops, Scans and functions that stay, the
+    outputs that nobody reads, the states that only feed themselves and the inputs that nobody
+    reads; optional outputs of other nodes, at the end. Graph inputs go only if ``unused_inputs``
+    says so.
+    """
+    wirings = [Wiring.of(node, model.functions) for node in all_nodes(model)]
+    needed = needed_values(model.graph.outputs, wirings)
+    trims = find_trims(wirings, needed)
+    gone = [each for trim in trims for each in trim.gone()]
+    for trim in trims:
+        trim.disconnect()
+    gone += _remove_nodes(model, needed)
+    for trim in trims:
+        trim.rebuild()
+    gone += [each for node in list(all_nodes(model)) for each in _drop_trailing(node)]
     for graph in all_graphs(model):
         for value in list(graph.initializers.values()):
             if not _is_needed(value):
                 gone.append(("initializer", value.name or ""))
                 del graph.initializers[value.name or ""]
-    gone += _prune_functions(model)
     if unused_inputs:
         unused = [v for v in model.graph.inputs if not v.uses() and not v.is_graph_output()]
         for value in unused:
@@ -155,44 +134,36 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
     return gone
 
 
-def _prune_nodes(graph: onnx_ir.Graph | onnx_ir.Function) -> list[tuple[str, str]]:
+def _remove_nodes(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> list[tuple[str, str]]:
+    """Remove the nodes that compute nothing that is needed, and functions that nobody calls."""
     gone: list[tuple[str, str]] = []
-    for node in reversed(list(graph)):
-        if _is_read(node):
-            _drop_trailing(node)
-            continue
-        for inner in subgraphs_of(node):
-            _release(inner)
-        gone.append(("node", node.name or f"{node.op_type}"))
-        graph.remove(node, safe=True)
-    return gone
+    # Inner graphs first, since their nodes read what outer ones compute.
+    for graph in reversed(list(_needed_graphs(model, needed))):
+        dead = [node for node in reversed(list(graph)) if not _makes(node, needed)]
+        for node in dead:
+            for inner in subgraphs_of(node):
+                _release(inner)
+        gone += [("node", node.name or node.op_type) for node in dead]
+        graph.remove(dead, safe=True)
+    return gone + _prune_functions(model)
 
 
-def _trim_if(node: onnx_ir.Node) -> bool:
-    """Take outputs that nobody reads from an If and its branches; tell whether there were any."""
-    needed = [i for i, out in enumerate(node.outputs) if out.uses() or out.is_graph_output()]
-    graph = node.graph
-    if len(needed) in (0, len(node.outputs)) or graph is None or node.domain not in ("", "ai.onnx"):
-        return False
-    for branch in subgraphs_of(node):
-        kept = [branch.outputs[i] for i in needed]
-        branch.outputs.clear()
-        branch.outputs.extend(kept)
-    attributes = list(node.attributes.values())
-    node.attributes.clear()
-    new = onnx_ir.Node(
-        node.domain, node.op_type, node.inputs, attributes, name=node.name, num_outputs=len(needed)
-    )
-    new.metadata_props.update(node.metadata_props)
-    graph.insert_before(node, new)
-    for index, out in zip(needed, new.outputs, strict=True):
-        old = node.outputs[index]
-        name, out.type, out.shape = old.name, old.type, old.shape
-        old.replace_all_uses_with(out, replace_graph_outputs=True)
-        old.name = None
-        out.name = name
-    graph.remove(node, safe=True)
-    return True
+def _makes(node: onnx_ir.Node, needed: set[onnx_ir.Value]) -> bool:
+    return any(output in needed for output in node.outputs)
+
+
+def _needed_graphs(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> Iterator[onnx_ir.Graph]:
+    """Yield the graphs of which something is needed, outer before inner."""
+    pending = [model.graph]
+    pending += [
+        function.graph
+        for function in model.functions.values()
+        if any(output in needed for output in function.outputs)
+    ]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        pending += [inner for node in graph if _makes(node, needed) for inner in subgraphs_of(node)]
 
 
 def _release(graph: onnx_ir.Graph) -> None:
@@ -204,19 +175,25 @@ def _release(graph: onnx_ir.Graph) -> None:
                 node.replace_input_with(index, None)
 
 
-def _drop_trailing(node: onnx_ir.Node) -> None:
-    """Take names from optional outputs at the end that nobody reads, where the operator allows."""
+def _drop_trailing(node: onnx_ir.Node) -> list[tuple[str, str]]:
+    """Take optional outputs at the end that nobody reads, where the operator allows; return them.
+
+    A runtime need not compute them then.
+    """
     training = node.attributes.get("training_mode")
     if training is not None and (training.is_ref() or training.as_int()):
-        return  # its outputs belong together then
-    needed = len(node.outputs)
-    while needed > 1:
-        output = node.outputs[needed - 1]
-        if output.uses() or output.is_graph_output() or not _is_optional(node, needed - 1):
+        return []  # its outputs belong together then
+    count = len(node.outputs)
+    while count > 1:
+        output = node.outputs[count - 1]
+        if output.uses() or output.is_graph_output() or not _is_optional(node, count - 1):
             break
-        needed -= 1
-    if needed < len(node.outputs):
-        node.resize_outputs(needed)
+        count -= 1
+    # An output that the node leaves out has no name.
+    names = [output.name for output in node.outputs[count:] if output.name]
+    if count < len(node.outputs):
+        node.resize_outputs(count)
+    return [("output", f"{name} of {node.op_type}") for name in names]
 
 
 def _is_optional(node: onnx_ir.Node, index: int) -> bool:

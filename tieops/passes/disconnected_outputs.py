@@ -11,7 +11,9 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import printable
-from tieops.ir.reach import prune, reached_from_inputs
+from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.reach import prune
+from tieops.ir.trim import untrimmed
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.tied_model import TiedModel
 
@@ -28,7 +30,12 @@ def remove_disconnected_outputs(
     """Remove outputs that no input reaches, or named ones, and what only they kept alive.
 
     An output that is computed from stored tensors alone says nothing about the input: it is what
-    remains, for one, of an embedding's weights output once its transpose is gone.
+    remains, for one, of an embedding's weights output once its transpose is gone. Whether an input
+    reaches an output is told for each output of an If, a Loop, a Scan or a function by itself.
+
+    What nobody reads goes from these too: outputs, with what the branches, bodies and functions
+    compute for them, states of loops that only feed themselves, scanned inputs, and inputs of
+    functions, from the function and from all of its calls.
 
     Args:
         model: The model; left alone.
@@ -108,9 +115,12 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
             Change(f"{what} {name}", "nothing needs it any more")
             for what, name in prune(model, unused_inputs=self.unused_inputs)
         ]
-        skips: list[Skip] = []
+        skips = [
+            Skip(node.name or node.op_type, f"nobody reads some of its outputs, but {why}")
+            for node, why in untrimmed(model)
+        ]
         if not self.unused_inputs:
-            skips = [
+            skips += [
                 Skip(f"input {value.name}", "nothing reads it; unused_inputs=True removes it")
                 for value in graph.inputs
                 if not value.uses() and not value.is_graph_output()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from tieops.ir.reach import RANDOM_OPERATORS
+from tieops.ir.dependence import is_random
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = ["random_nodes"]
@@ -42,19 +42,6 @@ def random_nodes(model: onnx_ir.Model) -> tuple[str, ...]:
         function = model.functions.get(node.op_identifier())
         if function is not None:
             work.extend(function.outputs)
-        elif node.domain in ("", "ai.onnx") and (
-            node.op_type in RANDOM_OPERATORS or _is_training(node)
-        ):
+        elif is_random(node):
             found[f"{node.name or node.outputs[0].name} ({node.op_type})"] = None
     return tuple(sorted(found))
-
-
-def _is_training(node: onnx_ir.Node) -> bool:
-    """Tell whether this is a Dropout that drops, or might."""
-    if node.op_type != "Dropout":
-        return False
-    mode = node.inputs[2] if len(node.inputs) > 2 else None
-    if mode is None:
-        return False  # off by default (since opset 7, before which nobody exports today)
-    tensor = onnx_ir.convenience.get_const_tensor(mode)
-    return tensor is None or bool(tensor.numpy().any())

@@ -1,0 +1,177 @@
+"""How values go through a node: into its bodies, round its loops and out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir
+
+from tieops.ir.scopes import subgraphs_of
+
+__all__ = ["SCAN_INPUT_ATTRIBUTES", "SCAN_OUTPUT_ATTRIBUTES", "Flow", "Functions", "Lane", "Wiring"]
+
+Functions = Mapping[onnx_ir.OperatorIdentifier, onnx_ir.Function]
+Flow = tuple[Sequence[onnx_ir.Value], Sequence[onnx_ir.Value]]
+
+SCAN_INPUT_ATTRIBUTES = ("scan_input_axes", "scan_input_directions")
+"""Attributes of a Scan with one entry for each of its scanned inputs."""
+SCAN_OUTPUT_ATTRIBUTES = ("scan_output_axes", "scan_output_directions")
+"""Attributes of a Scan with one entry for each of its stacked outputs."""
+
+_OPERATOR_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
+"""Prefixes of the domains that runtimes have operators of; functions in them stand in for these."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The positions that carry one value through a node and its bodies: they go together or stay.
+
+    A state of a Loop has all four: the node's input is its first value, the body's input its value
+    in one round, the body's output its next value, and the node's output its last.
+    """
+
+    input: int | None = None
+    body_input: int | None = None
+    body_output: int | None = None
+    output: int | None = None
+    is_fixed: bool = False
+    """Whether the node cannot do without it, whoever reads it: a condition, a trip count."""
+
+    @property
+    def kind(self) -> str:
+        """``"state"``, ``"input"`` or ``"output"``."""
+        if self.output is None:
+            return "input"
+        return "output" if self.input is None else "state"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A node, its bodies (subgraphs, or the function that it calls) and the lanes through them.
+
+    ``lanes`` is None where a node has no bodies, or what its bodies' inputs and outputs mean is not
+    known: then everything that goes in may end up in everything that comes out.
+    """
+
+    node: onnx_ir.Node
+    bodies: tuple[onnx_ir.Graph, ...]
+    lanes: tuple[Lane, ...] | None
+
+    @classmethod
+    def of(cls, node: onnx_ir.Node, functions: Functions) -> Wiring:
+        """Return the wiring of a node; malformed nodes have no known lanes."""
+        inner = tuple(subgraphs_of(node))
+        function = functions.get(node.op_identifier())
+        if function is not None:
+            lanes = None if inner else _call_lanes(node, function)
+            return cls(node, (*inner, function.graph), lanes)
+        if node.domain not in ("", "ai.onnx"):
+            return cls(node, inner, None)
+        if node.op_type == "If" and len(inner) == 2:
+            return cls(node, inner, _if_lanes(node, inner))
+        if node.op_type == "Loop" and len(inner) == 1:
+            return cls(node, inner, _loop_lanes(node, inner[0]))
+        if node.op_type == "Scan" and len(inner) == 1:
+            return cls(node, inner, _scan_lanes(node, inner[0]))
+        return cls(node, inner, None)
+
+    def sources(self, lane: Lane) -> list[onnx_ir.Value]:
+        """Return what a lane's value comes from: the node's input, the bodies' outputs."""
+        found = _at(self.node.inputs, lane.input)
+        return found + [v for body in self.bodies for v in _at(body.outputs, lane.body_output)]
+
+    def targets(self, lane: Lane) -> list[onnx_ir.Value]:
+        """Return what a lane's value goes to: the bodies' inputs, the node's output."""
+        found = [v for body in self.bodies for v in _at(body.inputs, lane.body_input)]
+        return found + _at(self.node.outputs, lane.output)
+
+    def flows(self) -> Iterator[Flow]:
+        """Yield pairs of values: each of the second is made from all of the first."""
+        if self.lanes is None:
+            yield (
+                [v for v in self.node.inputs if v is not None]
+                + [v for body in self.bodies for v in body.outputs],
+                [v for body in self.bodies for v in body.inputs] + [*self.node.outputs],
+            )
+            return
+        for lane in self.lanes:
+            yield self.sources(lane), self.targets(lane)
+        # What controls a node decides about all that comes out of it.
+        control = [v for lane in self.lanes if lane.is_fixed for v in self.sources(lane)]
+        if control:
+            yield control, self.node.outputs
+
+
+def _at(values: Sequence[onnx_ir.Value | None], index: int | None) -> list[onnx_ir.Value]:
+    value = None if index is None or index >= len(values) else values[index]
+    return [] if value is None else [value]
+
+
+def _call_lanes(node: onnx_ir.Node, function: onnx_ir.Function) -> tuple[Lane, ...] | None:
+    inputs, outputs = len(function.inputs), len(function.outputs)
+    if len(node.inputs) > inputs or len(node.outputs) > outputs:
+        return None
+    # A runtime that has the operator itself takes its own, and wants all that it is declared with.
+    fixed = not node.domain or node.domain.startswith(_OPERATOR_DOMAINS)
+    return tuple(Lane(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)) + tuple(
+        Lane(body_output=i, output=i, is_fixed=fixed) for i in range(outputs)
+    )
+
+
+def _if_lanes(node: onnx_ir.Node, branches: Sequence[onnx_ir.Graph]) -> tuple[Lane, ...] | None:
+    count = len(node.outputs)
+    if len(node.inputs) != 1 or any(
+        branch.inputs or len(branch.outputs) != count for branch in branches
+    ):
+        return None
+    outputs = [Lane(body_output=i, output=i) for i in range(count)]
+    return (Lane(input=0, is_fixed=True), *outputs)
+
+
+def _loop_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | None:
+    states = len(body.inputs) - 2
+    given = len(node.inputs)
+    # The trip count and the condition may be left out, from the end too.
+    known = given == 2 + states or (states == 0 and given < 2)
+    if states < 0 or not known or len(body.outputs) < 1 + states:
+        return None
+    if len(node.outputs) >= len(body.outputs):
+        return None
+    scanned = range(states, len(body.outputs) - 1)
+    return (
+        Lane(input=0, body_input=0, is_fixed=True),
+        Lane(input=1, body_input=1, body_output=0, is_fixed=True),
+        *(Lane(2 + i, 2 + i, 1 + i, i) for i in range(states)),
+        *(Lane(body_output=1 + i, output=i) for i in scanned),
+    )
+
+
+def _scan_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | None:
+    """Return the lanes of a Scan; those of opset 8, with its sequence lengths, are not known."""
+    count = node.attributes.get("num_scan_inputs")
+    if count is None or count.is_ref() or len(node.inputs) != len(body.inputs):
+        return None
+    states = len(body.inputs) - count.as_int()
+    stacked = len(body.outputs) - states
+    if not 0 <= states < len(body.inputs) or stacked < 0 or len(node.outputs) > len(body.outputs):
+        return None
+    for names, wanted in (
+        (SCAN_INPUT_ATTRIBUTES, len(body.inputs) - states),
+        (SCAN_OUTPUT_ATTRIBUTES, stacked),
+    ):
+        listed = [node.attributes[name] for name in names if name in node.attributes]
+        if any(each.is_ref() or len(each.as_ints()) != wanted for each in listed):
+            return None
+    # All scanned inputs are of one length, so any one of them tells how many rounds there are.
+    scanned = range(states, len(body.inputs))
+    pace = next((i for i in scanned if _is_stored(node.inputs[i])), states)
+    return (
+        *(Lane(i, i, i, i) for i in range(states)),
+        *(Lane(input=i, body_input=i, is_fixed=i == pace) for i in scanned),
+        *(Lane(body_output=i, output=i) for i in range(states, len(body.outputs))),
+    )
+
+
+def _is_stored(value: onnx_ir.Value | None) -> bool:
+    return value is not None and onnx_ir.convenience.get_const_tensor(value) is not None
