@@ -503,3 +503,11 @@ def test_nodes_that_read_each_other_are_refused() -> None:
 def test_an_unsorted_graph_of_onnx_ir_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="not in order"):
         tieops.from_onnx(onnx_ir.from_onnx_text(UNSORTED))
+
+
+def test_a_branch_that_returns_an_outer_value_is_refused() -> None:
+    proto = parser.parse_model(UNSORTED.replace("p = Relu(h)", "p = Relu(x)"))
+    branch = proto.graph.node[0].attribute[0].g
+    del branch.node[:]
+    branch.output[0].name = "x"
+    refused(proto, UnsupportedModelError, "nothing in a defines its output x", "an Identity of it")

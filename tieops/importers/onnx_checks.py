@@ -181,16 +181,26 @@ def _check_entries(tensor: onnx.TensorProto, name: str) -> None:
 
 
 def check_graphs(model: onnx_ir.Model) -> None:
-    """Refuse a graph that reads what nothing defines.
+    """Refuse a graph that reads what nothing defines, or returns what nothing in it defines.
 
     Raises:
-        UnsupportedModelError: With the value and the node that reads it.
+        UnsupportedModelError: With the value and the node that reads it, or the graph.
     """
     inputs = {value for graph in all_graphs(model) for value in graph.inputs}
     inputs |= {value for function in model.functions.values() for value in function.inputs}
     for graph in all_graphs(model):
         stored = set(graph.initializers.values())
         inputs |= stored
+    for graph in all_graphs(model):
+        for output in graph.outputs:
+            if output.graph is graph and (output.producer() is not None or output in inputs):
+                continue
+            raise UnsupportedModelError(
+                f"nothing in {printable(graph.name or 'the graph')} defines its output "
+                f"{printable(output.name or '?')}",
+                None,
+                "export the model again; to return an outer value, return an Identity of it",
+            )
     for node in all_nodes(model):
         for value in node.inputs:
             if value is None or value.producer() is not None or value in inputs:
