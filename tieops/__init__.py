@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
-    from tieops.runtime import session
+    from tieops.runtime import session, sessions
 
 __all__ = [
     "Pipeline",
@@ -41,6 +41,7 @@ __all__ = [
     "remove_disconnected_outputs",
     "replace_head",
     "session",
+    "sessions",
     "tie",
     "to_onnx",
     "untie",
@@ -54,6 +55,7 @@ _HOMES = {
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "session": "tieops.runtime",
+    "sessions": "tieops.runtime",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",
     "untie": "tieops.passes.untie",
