@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from tieops.errors import PreconditionError, ProviderError
+from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.mapped import map_tensor
 from tieops.runtime.providers import cuda_blocker, not_on_cuda, onnxruntime_module
@@ -86,7 +86,11 @@ def sessions(
         for name, model in models.items():
             own = session_options(options, optimize=optimize, threads=threads)
             arranged[name] = prepare(name, own)
-            inner = create(arranged[name].opened, own, on)
+            try:
+                inner = create(arranged[name].opened, own, on)
+            except UnsupportedModelError as error:
+                error.facts = {"session": printable(name), **error.facts}
+                raise
             members[name] = Session(inner, model, on, note, folder, arranged[name])
         # Not before: what one gives back is what the next one is about to pack.
         for each in arranged.values():

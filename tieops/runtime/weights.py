@@ -34,7 +34,7 @@ from tieops.runtime.mapped import Mapped, can_be_mapped, map_tensor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.tied_model import TiedModel
 
-__all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over", "readable"]
+__all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
 MIN_BYTES = 1_000_000
@@ -54,19 +54,19 @@ class Arranged:
         names: The weights that were arranged.
         memory: How.
         alive: Mappings and values that the session reads.
+        packed: Those mappings that it reads once, to pack them.
     """
 
     opened: str | bytes
     names: tuple[str, ...] = ()
     memory: Memory = "default"
     alive: tuple[Any, ...] = ()
+    packed: tuple[Mapped, ...] = ()
 
     def created(self) -> None:
         """Tell that the session is made: give back what its packing has read."""
-        if self.memory == "packed":
-            for mapping in self.alive:
-                if isinstance(mapping, Mapped):
-                    mapping.give_back()
+        for mapping in self.packed:
+            mapping.give_back()
 
 
 def check_memory(memory: str) -> None:
@@ -97,13 +97,13 @@ def arrange(
     """
     if memory == "default" or isinstance(opened, bytes):
         return Arranged(opened)
-    model = readable(opened)
+    model = _readable(opened)
     if model is None:
         return Arranged(opened)
     return hand_over(model, opened, settings, memory, options, {})
 
 
-def readable(opened: str) -> TiedModel | None:
+def _readable(opened: str) -> TiedModel | None:
     """Return the model that is about to be opened, or None where it is left to the runtime."""
     if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
         return None
@@ -147,11 +147,12 @@ def hand_over(
         settings.add_initializer(name, value)
     alive = (*mappings.values(), *values.values())
     weights = model.ir.graph.initializers
-    names = tuple(name for name in mappings if not _is_quantized(weights[name]))
-    if memory == "mapped" and names:
-        settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
-        return Arranged(_overridable(opened, names), names, memory, alive)
-    return Arranged(opened, tuple(mappings), memory, alive)
+    plain = tuple(name for name in mappings if not _is_quantized(weights[name]))
+    if memory == "packed" or not plain:
+        return Arranged(opened, tuple(mappings), memory, alive, tuple(mappings.values()))
+    settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
+    packed = tuple(mapping for name, mapping in mappings.items() if name not in plain)
+    return Arranged(_overridable(opened, plain), plain, memory, alive, packed)
 
 
 def _is_quantized(value: onnx_ir.Value) -> bool:
@@ -173,7 +174,6 @@ def _tied(model: TiedModel) -> list[Parameter]:
         and parameter.value in main
         and not parameter.is_overridable
         and parameter.nbytes >= MIN_BYTES
-        and parameter.dtype in (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE)
     ]
 
 
