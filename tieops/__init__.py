@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
-    from tieops.runtime import session, sessions
+    from tieops.runtime import session
+    from tieops.runtime.group import sessions
 
 __all__ = [
     "Pipeline",
@@ -55,7 +56,7 @@ _HOMES = {
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "session": "tieops.runtime",
-    "sessions": "tieops.runtime",
+    "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",
     "untie": "tieops.passes.untie",

@@ -1,6 +1,7 @@
 """Running models with ONNX Runtime; importing this loads no runtime."""
 
-from tieops.runtime.group import Sessions, sessions
+# `sessions` stays in its module: here its name is the module of `session`.
+from tieops.runtime.group import Sessions
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import cuda_blocker, environment
 from tieops.runtime.sessions import Provider, Session, session
@@ -15,5 +16,4 @@ __all__ = [
     "cuda_blocker",
     "environment",
     "session",
-    "sessions",
 ]
