@@ -18,7 +18,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 import tieops
+from fixtures.torch_models import build
 from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.runtime import shared
 from tieops.tied_model import TiedModel
 
 VOCAB, WIDTH = 60_000, 256
@@ -249,6 +251,24 @@ def test_other_dtypes_and_shapes_are_not_the_same_weight() -> None:
     assert not np.signbit(group["e"].run({"x": [1]})["y"]).any()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "t5", "lstm"])
+def test_real_models_with_every_weight_shared(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "MIN_SHARED_BYTES", 512)
+    case = build(name, 300, 32)
+    source = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    path = tieops.to_onnx(source, tmp_path / "m.onnx", external_data=True).path
+    feeds = {each: tensor.numpy() for each, tensor in case.inputs.items()}
+    wanted = tieops.session(path, "cpu", memory="default").run(feeds)
+    for memory in ("packed", "mapped"):
+        group = tieops.sessions({"a": path, "b": source}, "cpu", memory=memory)
+        assert sum(each.nbytes for each in group.shared) >= 0.7 * source.ledger.stored_bytes
+        for session in group.values():
+            for output, array in session.run(feeds).items():
+                np.testing.assert_allclose(array, wanted[output], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("memory", MODES)
 def test_models_of_different_opsets(memory: Any) -> None:
     table = random(3000, 64)
@@ -348,6 +368,35 @@ def test_threads_run_the_sessions_at_once() -> None:
         thread.join()
     assert len(found) == 80
     assert all(np.array_equal(each, wanted) for each in found)
+
+
+CLOSE = """
+import sys, threading, time
+import numpy as np
+import tieops
+
+for name in ("encoder", "decoder"):
+    models = dict.fromkeys(("encoder", "decoder"), sys.argv[1])
+    group = tieops.sessions(models, "cpu", memory="mapped")
+    feeds = {"ids": np.zeros((1, 100), int), "memory": np.zeros((1, 100, 256), np.float32)}
+    started = threading.Event()
+    def work():
+        started.set()
+        print(group[name].run(feeds)["y"].shape)
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    time.sleep(0.02)  # well within the run
+    group.close()
+    thread.join()
+"""
+
+
+def test_closing_while_another_thread_runs_waits_for_it(pair: dict[str, Path]) -> None:
+    command = [sys.executable, "-c", CLOSE, str(pair["decoder"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "(1, 100, 60000)\n" * 2
 
 
 @pytest.mark.parametrize("memory", ["packed", "mapped"])

@@ -100,16 +100,16 @@ def sessions(
     folder = Folder()
     try:
         opened = open_all(models, folder.path, apart=memory != "default" or blocker is None)
-        shared = tuple(find_shared(opened))
         if blocker is None:
             try:
+                shared = find_shared(opened, "cuda")
                 on_cuda = _on_cuda(opened, shared)
                 return Sessions(made("cuda", "running on the GPU", on_cuda), shared)
             except ProviderError as error:
                 if provider == "cuda":
                     raise
                 blocker = "; ".join(map(str, error.facts.values())) or error.what
-        shared = () if memory == "default" else shared
+        shared = () if memory == "default" else find_shared(opened, "cpu")
         note = f"running on the CPU: {blocker}" if blocker else ""
         on_cpu = _on_cpu(opened, shared, memory, options or {})
         return Sessions(made("cpu", note, on_cpu), shared)

@@ -13,9 +13,12 @@ import onnx_ir
 
 __all__ = ["Mapped", "can_be_mapped", "map_tensor"]
 
-# Plain memory to numpy and to ONNX Runtime alike. Kernels of the CPU read these where they lie;
-# float16 they convert into a copy of their own.
-_WIDTHS = {"FLOAT": 4, "DOUBLE": 8, "INT8": 1, "UINT8": 1}
+# What a provider's kernels read as it is stored, and numpy has a type for. On the CPU float16 is
+# converted into a copy of its own, so handing it over saves nothing.
+_TYPES = {
+    "cpu": ("FLOAT", "DOUBLE", "INT8", "UINT8"),
+    "cuda": ("FLOAT", "DOUBLE", "INT8", "UINT8", "FLOAT16"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +43,17 @@ class Mapped:
 _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakValueDictionary()
 
 
-def can_be_mapped(tensor: onnx_ir.TensorProtocol) -> bool:
-    """Tell whether ONNX Runtime's CPU kernels can read a tensor where it lies in its file."""
-    width = _WIDTHS.get(tensor.dtype.name, 0)
+def can_be_mapped(tensor: onnx_ir.TensorProtocol, device: str) -> bool:
+    """Tell whether ONNX Runtime can be handed the bytes of a tensor's file, and gains from it.
+
+    Args:
+        tensor: A stored tensor.
+        device: "cpu" or "cuda".
+    """
     return (
         isinstance(tensor, onnx_ir.ExternalTensor)
-        and width > 0
-        and (tensor.offset or 0) % width == 0
+        and tensor.dtype.name in _TYPES[device]
+        and (tensor.offset or 0) % tensor.dtype.numpy().itemsize == 0
         and tensor.nbytes > 0
     )
 

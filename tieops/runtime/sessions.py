@@ -211,7 +211,9 @@ class Session:
               inputs: x: f32[n]    fed: inputs
               fix: feed exactly these names, in these dtypes and shapes
         """
-        if self._inner is None:
+        # Held here, because another thread may close the session while this one runs.
+        _weights, inner = self._arranged, self._inner
+        if inner is None:
             raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
         ports = {port.name: port for port in self.outputs}
         names = list(ports) if outputs is None else list(outputs)
@@ -229,7 +231,7 @@ class Session:
         if not names:
             return {}
         try:
-            return runner(self._inner, arrays, names, fed)
+            return runner(inner, arrays, names, fed)
         except onnxruntime_errors() as error:
             given = ", ".join(f"{printable(n)} {a.dtype}{list(a.shape)}" for n, a in arrays.items())
             raise PreconditionError(

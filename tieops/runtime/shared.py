@@ -39,9 +39,8 @@ class Opened:
     was_inside: bool = False
     """Whether it had its weights inside."""
 
-    @property
-    def shareable(self) -> list[Parameter]:
-        """The stored tensors that can be handed to a session in the place of its own."""
+    def shareable(self, device: str) -> list[Parameter]:
+        """Return the stored tensors that can be handed to a session in the place of its own."""
         stored = [] if self.model is None else self.model.ir.graph.initializers.values()
         found = [Parameter(value) for value in stored if value.const_value is not None]
         return [
@@ -49,7 +48,7 @@ class Opened:
             for each in found
             if each.nbytes >= MIN_SHARED_BYTES
             and not each.is_overridable
-            and can_be_mapped(each.tensor)
+            and can_be_mapped(each.tensor, device)
         ]
 
 
@@ -124,12 +123,17 @@ def _open_apart(model: Runnable, folder: Path) -> Opened:
     return Opened(str(written.path), from_onnx(written.path), was_inside=True)
 
 
-def find_shared(opened: Mapping[str, Opened]) -> list[Shared]:
-    """Find the weights that several sessions have in common, the largest first."""
+def find_shared(opened: Mapping[str, Opened], device: str) -> tuple[Shared, ...]:
+    """Find the weights that several sessions have in common, the largest first.
+
+    Args:
+        opened: What is opened for each session, by its name.
+        device: What they run on: "cpu" or "cuda".
+    """
     readers: dict[Opened, list[str]] = {}
     for name, each in opened.items():
         readers.setdefault(each, []).append(name)
-    candidates = {each: each.shareable for each in readers}
+    candidates = {each: each.shareable(device) for each in readers}
     sets = find_equal([[p.value for p in candidates[each]] for each in readers])
     groups = [[(member.model, member.parameter) for member in each] for each in sets]
     seen = {parameter.value for group in groups for _, parameter in group}
@@ -146,7 +150,7 @@ def find_shared(opened: Mapping[str, Opened]) -> list[Shared]:
         )
         for group in groups
     ]
-    return sorted(found, key=lambda shared: -shared.nbytes)
+    return tuple(sorted(found, key=lambda shared: -shared.nbytes))
 
 
 def _release(parameters: Sequence[Parameter]) -> None:

@@ -170,7 +170,7 @@ def _tied(model: TiedModel) -> list[Parameter]:
     return [
         parameter
         for parameter in found
-        if can_be_mapped(parameter.tensor)
+        if can_be_mapped(parameter.tensor, "cpu")
         and parameter.value in main
         and not parameter.is_overridable
         and parameter.nbytes >= MIN_BYTES
