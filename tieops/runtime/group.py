@@ -57,6 +57,7 @@ def sessions(
         PreconditionError: If there are no models, a name is no text, a file does not exist, or the
             provider or memory mode is unknown.
         UnsupportedModelError: If ONNX Runtime refuses a model.
+        ExportError: If a model that has its weights inside cannot be written to a temporary folder.
 
     Example:
         >>> import onnx_ir
