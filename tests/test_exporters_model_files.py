@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper, parser
 
 import tieops
@@ -314,4 +315,14 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
         tieops.to_onnx([encoder(), "b.onnx"], paths(tmp_path))  # type: ignore[list-item]
     with pytest.raises(ExportError, match="several models share a data file"):
         tieops.to_onnx([encoder(), decoder()], paths(tmp_path), external_data=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_without_values_are_an_error(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net = torch.nn.Linear(64, 64)
+    empty = tieops.from_torch(net, (torch.zeros(2, 64, device="meta"),))
+    for made, to in (([empty, empty], paths(tmp_path)), (empty, tmp_path / "m.onnx")):
+        with pytest.raises(ExportError, match="a tensor has no values that can be stored"):
+            tieops.to_onnx(made, to, external_data=True)
     assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ __all__ = [
     "place",
     "replace_all",
     "sync_folder",
+    "without_values",
 ]
 
 DATA = "tieops.data"
@@ -34,7 +35,7 @@ DATA = "tieops.data"
 
 @contextmanager
 def as_export_error(path: Path) -> Generator[None]:
-    """Turn what the system says while a file is written into an ExportError."""
+    """Turn what stops the writing of a file, the system or torch, into an ExportError."""
     try:
         yield
     except OSError as error:
@@ -46,6 +47,17 @@ def as_export_error(path: Path) -> Generator[None]:
             facts,
             "make room or choose another folder; what was there is unchanged",
         ) from error
+    except NotImplementedError as error:  # torch's, for a tensor on the meta device
+        raise without_values(path, str(error)) from error
+
+
+def without_values(path: Path, reason: str) -> ExportError:
+    """Return the error that says that a tensor cannot be stored."""
+    return ExportError(
+        f"cannot write {path}: a tensor has no values that can be stored",
+        {"reading it says": reason},
+        "materialise the model's parameters first (no meta tensors)",
+    )
 
 
 def fresh(path: Path) -> Path:

@@ -23,6 +23,7 @@ from tieops.exporters.files import (
     place,
     replace_all,
     sync_folder,
+    without_values,
 )
 from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx, innermost
 from tieops.ir.brief import brief_bytes
@@ -122,11 +123,7 @@ def _serialized(draft: Draft) -> bytes:
         _move_metadata(proto.graph)
         return proto.SerializeToString(deterministic=True)
     except onnx_ir.serde.SerdeError as error:
-        raise ExportError(
-            f"cannot write {draft.path}: a tensor has no values that can be stored",
-            {"onnx_ir says": innermost(error)},
-            "materialise the model's parameters first (no meta tensors)",
-        ) from error
+        raise without_values(draft.path, innermost(error)) from error
     except (EncodeError, ValueError) as error:
         stored = brief_bytes(stored_bytes(draft.graph))
         raise ExportError(

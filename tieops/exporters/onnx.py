@@ -158,9 +158,9 @@ def _several(
         *(_draft(each, to, tie_form) for each, to in zip(models, paths, strict=True)), strict=True
     )
     stored = [stored_bytes(draft.graph) for draft in drafts]
-    layout = lay_out([draft.graph for draft in drafts], MIN_EXTERNAL_BYTES)
     data_path, beside = None, 0
     with as_export_error(paths[0]):
+        layout = lay_out([draft.graph for draft in drafts], MIN_EXTERNAL_BYTES)
         if layout.ranges:
             data_path, sizes = write_with_data(drafts, layout)
             beside = data_path.stat().st_size
