@@ -19,7 +19,7 @@ from onnx import numpy_helper, parser
 
 import tieops
 from fixtures.torch_models import build
-from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.runtime import shared
 from tieops.tied_model import TiedModel
 
@@ -450,6 +450,20 @@ def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     del caught
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_means_cuda_and_auto_says_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"a": encoder(random(3000, 64)), "b": encoder(random(3000, 64))}
+    for blocker in ("libcuda.so.1: no such file", None):
+        # None: the checks beforehand find nothing, and yet nothing can be uploaded.
+        monkeypatch.setattr("tieops.runtime.group.cuda_blocker", lambda blocker=blocker: blocker)
+        with pytest.raises(ProviderError, match="the model would not run on CUDA"):
+            tieops.sessions(models, "cuda")
+        group = tieops.sessions(models, "auto", memory="default")
+        assert [session.provider for session in group.values()] == ["cpu", "cpu"]
+        assert all(session.note.startswith("running on the CPU: ") for session in group.values())
+        assert group.shared == ()
+        assert len(tieops.sessions(models).shared) == 1
 
 
 def test_the_group_is_a_mapping_that_cannot_be_changed() -> None:

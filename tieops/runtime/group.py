@@ -8,7 +8,13 @@ from typing import Any, Literal, TypeAlias
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.mapped import map_tensor
-from tieops.runtime.providers import cuda_blocker, not_on_cuda, onnxruntime_module
+from tieops.runtime.providers import (
+    cuda_blocker,
+    first_line,
+    not_on_cuda,
+    onnxruntime_errors,
+    onnxruntime_module,
+)
 from tieops.runtime.sessions import Provider, Session, check_choices, create, session_options
 from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
@@ -185,11 +191,7 @@ def _on_cpu(
 
 
 def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared]) -> Prepare:
-    # ONNX Runtime reads a value in its place if that is the device that it planned for it.
-    value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
-    uploads = [
-        (each, value_of(map_tensor(each.tensor, "upload").array, "cuda", 0)) for each in shared
-    ]
+    uploads = [(each, _uploaded(each)) for each in shared]
 
     def prepare(name: str, settings: Any) -> Arranged:
         mine = {own: value for each, value in uploads for own in each.names_in(name)}
@@ -198,3 +200,12 @@ def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared]) -> Prepare:
         return Arranged(opened[name].path, alive=tuple(mine.values()))
 
     return prepare
+
+
+def _uploaded(shared: Shared) -> Any:
+    """Return a weight as a value on the GPU; sessions read it there and make no copy."""
+    value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
+    try:
+        return value_of(map_tensor(shared.tensor, "upload").array, "cuda", 0)
+    except onnxruntime_errors() as error:
+        raise not_on_cuda(first_line(error)) from error
