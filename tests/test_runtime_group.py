@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
+import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
@@ -464,6 +465,24 @@ def test_cuda_means_cuda_and_auto_says_what_it_took(monkeypatch: pytest.MonkeyPa
         assert all(session.note.startswith("running on the CPU: ") for session in group.values())
         assert group.shared == ()
         assert len(tieops.sessions(models).shared) == 1
+
+
+def test_an_uploaded_value_is_handed_over_as_a_reference() -> None:
+    """What the sessions on CUDA rest upon, shown on the CPU: owned memory is refused, and lives."""
+    array = random(3, 4)
+    owner = ort.OrtValue.ortvalue_from_shape_and_type([3, 4], np.float32)
+    owner.update_inplace(array)
+    settings = ort.SessionOptions()
+    with pytest.raises(RuntimeError, match="must be owned by the user"):
+        settings.add_initializer("t", owner)
+    value = ort.OrtValue.from_dlpack(owner)
+    assert value.data_ptr() == owner.data_ptr()
+    del owner
+    gc.collect()
+    settings.add_initializer("t", value)
+    look = model("(int64[n] x) => (float[n, 4] y) { y = Gather(t, x) }", t=np.zeros_like(array))
+    session = ort.InferenceSession(onnx_ir.to_proto(look.ir).SerializeToString(), settings)
+    np.testing.assert_array_equal(session.run(None, {"x": np.arange(3)})[0], array)
 
 
 def test_the_group_is_a_mapping_that_cannot_be_changed() -> None:

@@ -204,8 +204,10 @@ def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared]) -> Prepare:
 
 def _uploaded(shared: Shared) -> Any:
     """Return a weight as a value on the GPU; sessions read it there and make no copy."""
-    value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
+    value_of = onnxruntime_module().OrtValue
     try:
-        return value_of(map_tensor(shared.tensor, "upload").array, "cuda", 0)
+        owner = value_of.ortvalue_from_numpy(map_tensor(shared.tensor, "upload").array, "cuda", 0)
+        # add_initializer refuses a value that owns its memory; this one refers to it, and keeps it.
+        return value_of.from_dlpack(owner)
     except onnxruntime_errors() as error:
         raise not_on_cuda(first_line(error)) from error
