@@ -1,4 +1,4 @@
-"""Sessions that share: one copy of what models have in common, measured in processes of their own."""
+"""Sessions that share: what they hold, measured in processes of their own."""
 
 from __future__ import annotations
 
