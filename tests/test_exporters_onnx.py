@@ -21,7 +21,7 @@ from onnx import TensorProto, numpy_helper, parser
 
 import tieops
 from tieops.errors import ExportError, PostconditionError
-from tieops.exporters import onnx as exporter
+from tieops.exporters import model_files
 from tieops.exporters.data_file import PAGE_ALIGNED_FROM, PAGE_BYTES
 
 RNG = np.random.default_rng(0)
@@ -325,7 +325,7 @@ def test_an_error_in_the_middle_leaves_the_old_file(
         elif at == "Path.replace":
             patch.setattr(Path, "replace", broken)
         else:
-            patch.setattr(exporter, at, broken)
+            patch.setattr(model_files, at, broken)
         with pytest.raises(ExportError) as caught:
             tieops.to_onnx(tied_head(), path, external_data=external_data)
     text = str(caught.value)
@@ -343,7 +343,7 @@ def test_an_interrupt_leaves_the_old_file(monkeypatch, tmp_path):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporter, "_check_written", interrupted)
+    monkeypatch.setattr(model_files, "_check_written", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tieops.to_onnx(tied_head(), path, external_data=True)
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
@@ -360,7 +360,7 @@ def test_what_was_written_is_read_again_before_it_replaces_anything(monkeypatch,
         proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
         return proto
 
-    monkeypatch.setattr(exporter.onnx_ir, "to_proto", lossy)
+    monkeypatch.setattr(model_files.onnx_ir, "to_proto", lossy)
     with pytest.raises(PostconditionError, match="a model that it cannot read"):
         tieops.to_onnx(tied_head(), path)
     assert path.read_bytes() == before

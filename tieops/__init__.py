@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
     from tieops.runtime import session
+    from tieops.runtime.group import sessions
 
 __all__ = [
     "Pipeline",
@@ -41,6 +42,7 @@ __all__ = [
     "remove_disconnected_outputs",
     "replace_head",
     "session",
+    "sessions",
     "tie",
     "to_onnx",
     "untie",
@@ -54,6 +56,7 @@ _HOMES = {
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "session": "tieops.runtime",
+    "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",
     "untie": "tieops.passes.untie",

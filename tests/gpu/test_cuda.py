@@ -75,3 +75,28 @@ def test_a_tied_weight_is_one_copy_on_the_device(tmp_path):
     assert session.provider == "cuda"
     unique = model.ledger.stored_bytes
     assert before - after <= 1.05 * unique + 64_000_000
+
+
+def test_two_sessions_hold_one_copy_on_the_device(tmp_path):
+    case = build("lstm", 40_000, 512)
+    model = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    written = tieops.to_onnx([model, model], [tmp_path / "a.onnx", tmp_path / "b.onnx"])
+    small = build("lstm", 100, 8)
+    warm = tieops.from_torch(small.module, (), small.inputs, dynamic_shapes=small.dynamic_shapes)
+    warm_sessions = tieops.sessions({"a": warm, "b": warm}, provider="cuda")
+    for session in warm_sessions.values():
+        session.run({"x": [[1]]})
+    torch.cuda.synchronize()
+    before, _ = torch.cuda.mem_get_info()
+    sessions = tieops.sessions({"a": written[0], "b": written[1]}, provider="cuda")
+    after, _ = torch.cuda.mem_get_info()
+    assert [session.provider for session in sessions.values()] == ["cuda", "cuda"]
+    # 64 MB for what each session's arena takes beside the weights.
+    assert before - after <= 1.05 * model.ledger.stored_bytes + 64_000_000
+    feeds = {name: tensor.numpy() for name, tensor in case.inputs.items()}
+    wanted = tieops.session(written[0], provider="cpu").run(feeds)
+    for session in sessions.values():
+        for name, array in session.run(feeds).items():
+            np.testing.assert_allclose(array, wanted[name], rtol=1e-2, atol=2e-3)
+    sessions["a"].close()
+    assert sessions["b"].run(feeds).keys() == wanted.keys()

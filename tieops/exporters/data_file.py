@@ -1,11 +1,13 @@
 """The data file: where each stored tensor lies, and the bytes themselves.
 
-Tensors that share bytes in the source share a range here: two names, one copy.
+Tensors that share bytes in the source share a range here: two names, one copy. So do tensors of
+several models that are equal.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
@@ -13,6 +15,7 @@ from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 import numpy as np
 import onnx_ir
 
+from tieops.detect.common import find_equal
 from tieops.ir.scopes import all_graphs, stored_values
 from tieops.ir.storage import storage_key
 from tieops.progress import progress
@@ -39,14 +42,12 @@ class Layout:
     Args:
         ranges: For each tensor its values in the graph and its offset, in file order.
         size: The data file's size in bytes.
-        stored_bytes: Bytes of all stored tensors, in the data file or not, each once.
     """
 
     ranges: list[tuple[onnx_ir.TensorProtocol, list[onnx_ir.Value], int]] = field(
         default_factory=list[tuple[onnx_ir.TensorProtocol, list[onnx_ir.Value], int]]
     )
     size: int = 0
-    stored_bytes: int = 0
 
     @property
     def shares_ranges(self) -> bool:
@@ -57,12 +58,14 @@ class Layout:
         """Make the graph's values refer to the file."""
         for tensor, values, offset in self.ranges:
             for value in values:
+                own = value.const_value  # of the same bytes, and maybe of another shape
+                own = tensor if own is None else own
                 value.const_value = onnx_ir.ExternalTensor(
                     path.name,
                     offset,
                     int(tensor.nbytes),
-                    tensor.dtype,
-                    shape=onnx_ir.Shape(tensor.shape.numpy()),
+                    own.dtype,
+                    shape=onnx_ir.Shape(own.shape.numpy()),
                     name=value.name or "",
                     base_dir=str(path.parent),
                 )
@@ -89,28 +92,29 @@ def _in_memory(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
     return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
-def lay_out(model: onnx_ir.Model, smallest: int) -> Layout:
-    """Give every initializer of ``smallest`` bytes or more its place in a data file.
+def lay_out(models: Sequence[onnx_ir.Model], smallest: int) -> Layout:
+    """Give every initializer of ``smallest`` bytes or more its place in one data file.
 
-    Constant nodes, strings and small tensors stay in the model.
+    Constant nodes, strings and small tensors stay in their model. Equal tensors of different models
+    get one place; those of one model do not, unless they are one range of bytes already: nothing
+    says that they belong together.
     """
     layout = Layout()
-    seen: dict[object, list[onnx_ir.Value]] = {}
-    initializers = {v for graph in all_graphs(model) for v in graph.initializers.values()}
-    for value in stored_values(model):
+    seen: dict[Hashable, list[onnx_ir.Value]] = {}
+    initializers = [
+        [value for graph in all_graphs(model) for value in graph.initializers.values()]
+        for model in models
+    ]
+    known = {value for values in initializers for value in values}
+    same = _across(initializers, smallest) if len(models) > 1 else {}
+    for value in (value for model in models for value in stored_values(model)):
         tensor = value.const_value
         assert tensor is not None
         key = storage_key(tensor)
-        if key not in seen:
-            layout.stored_bytes += int(tensor.nbytes)
-        external = (
-            value in initializers
-            and tensor.dtype != onnx_ir.DataType.STRING
-            and tensor.nbytes >= smallest
-        )
-        if not external:
-            seen.setdefault(key, [])
-        elif seen.get(key):
+        key = same.get(key, key)
+        if value not in known or not _goes_out(tensor, smallest):
+            continue
+        if key in seen:
             seen[key].append(value)
         else:
             alignment = PAGE_BYTES if tensor.nbytes >= PAGE_ALIGNED_FROM else SMALL_ALIGNMENT
@@ -119,6 +123,35 @@ def lay_out(model: onnx_ir.Model, smallest: int) -> Layout:
             layout.ranges.append((tensor, seen[key], offset))
             layout.size = offset + int(tensor.nbytes)
     return layout
+
+
+def _goes_out(tensor: onnx_ir.TensorProtocol, smallest: int) -> bool:
+    return tensor.dtype != onnx_ir.DataType.STRING and tensor.nbytes >= smallest
+
+
+def _across(
+    initializers: Sequence[Sequence[onnx_ir.Value]], smallest: int
+) -> dict[Hashable, Hashable]:
+    """Return, for each range of bytes, the range of another model that can stand for it."""
+    stands_for: dict[Hashable, Hashable] = {}
+    for members in find_equal(initializers, lambda each: _goes_out(each.tensor, smallest)):
+        ranges: dict[Hashable, tuple[set[int], set[str]]] = {}
+        for member in members:
+            key = storage_key(member.parameter.tensor)
+            models, names = ranges.setdefault(key, (set(), set()))
+            models.add(member.model)
+            names.update(member.parameter.names)
+        kept: dict[Hashable, tuple[set[int], set[str]]] = {}
+        for key, (models, names) in ranges.items():
+            free = [other for other, (taken, _) in kept.items() if not taken & models]
+            # Of several equal ones, the one that is called the same.
+            free.sort(key=lambda other: not kept[other][1] & names)
+            if free:
+                stands_for[key] = free[0]
+                kept[free[0]][0].update(models)
+            else:
+                kept[key] = (models, names)
+    return stands_for
 
 
 def write_data(layout: Layout, path: Path) -> None:

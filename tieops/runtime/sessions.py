@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,14 +26,14 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
-from tieops.runtime.source import Runnable, source
-from tieops.runtime.weights import Arranged, Memory, arrange
+from tieops.runtime.source import Folder, Runnable, source
+from tieops.runtime.weights import Arranged, Memory, arrange, check_memory
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-__all__ = ["Provider", "Session", "session"]
+__all__ = ["Provider", "Session", "check_choices", "create", "session", "session_options"]
 
 Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
 
@@ -88,9 +84,34 @@ def session(
         >>> session(model, "cpu").run({"x": [1.0, -2.0]})
         {'y': array([-1.,  2.], dtype=float32)}
     """
-    ort = onnxruntime_module()
+    check_choices(provider, memory)
+    settings = session_options(options, optimize=optimize, threads=threads)
+    folder = Folder()
+    try:
+        opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
+        inner, chosen, note, arranged = _open(opened, settings, provider, memory, options or {})
+    except BaseException:
+        folder.remove()
+        raise
+    return Session(inner, model, chosen, note, folder, arranged)
+
+
+def check_choices(provider: str, memory: str) -> None:
+    """Refuse what is no provider or no memory mode.
+
+    Raises:
+        PreconditionError: If it is none of the three.
+    """
     if provider not in ("auto", "cuda", "cpu"):
         raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
+    check_memory(memory)
+
+
+def session_options(
+    options: Mapping[str, str] | None, *, optimize: bool, threads: int | None
+) -> Any:
+    """Return ONNX Runtime's own options for one session."""
+    ort = onnxruntime_module()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
     if not optimize:
@@ -99,14 +120,7 @@ def session(
         settings.intra_op_num_threads = threads
     for key, value in (options or {}).items():
         settings.add_session_config_entry(key, str(value))
-    folder = Path(tempfile.mkdtemp(prefix="tieops-"))
-    try:
-        opened = source(model, folder, apart=memory != "default" and provider != "cuda")
-        inner, chosen, note, arranged = _open(opened, settings, provider, memory, options or {})
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return Session(inner, model, chosen, note, folder, arranged)
+    return settings
 
 
 class Session:
@@ -133,13 +147,13 @@ class Session:
         model: Runnable,
         provider: Literal["cuda", "cpu"],
         note: str,
-        folder: Path,
+        folder: Folder,
         arranged: Arranged,
     ) -> None:
         self._inner = inner
         self._arranged = arranged
         # ONNX Runtime may map the weights' file for as long as the session lives.
-        self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._folder: Folder | None = folder
         self.model = model
         self.provider: Literal["cuda", "cpu"] = provider
         self.note = note
@@ -167,7 +181,7 @@ class Session:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
         self._arranged = Arranged("")
-        self._cleanup()
+        self._folder = None
 
     def run(
         self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
@@ -197,7 +211,9 @@ class Session:
               inputs: x: f32[n]    fed: inputs
               fix: feed exactly these names, in these dtypes and shapes
         """
-        if self._inner is None:
+        # Held here, because another thread may close the session while this one runs.
+        _weights, inner = self._arranged, self._inner
+        if inner is None:
             raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
         ports = {port.name: port for port in self.outputs}
         names = list(ports) if outputs is None else list(outputs)
@@ -215,7 +231,7 @@ class Session:
         if not names:
             return {}
         try:
-            return runner(self._inner, arrays, names, fed)
+            return runner(inner, arrays, names, fed)
         except onnxruntime_errors() as error:
             given = ", ".join(f"{printable(n)} {a.dtype}{list(a.shape)}" for n, a in arrays.items())
             raise PreconditionError(
@@ -276,7 +292,7 @@ def _open(
     blocker = cuda_blocker()
     if blocker is None:
         try:
-            inner = _create(opened, settings, "cuda")
+            inner = create(opened, settings, "cuda")
             return inner, "cuda", "running on the GPU", Arranged(opened)
         except ProviderError as error:
             if provider == "cuda":
@@ -291,12 +307,18 @@ def _open_on_cpu(
     opened: str | bytes, settings: Any, memory: Memory, options: Mapping[str, str], note: str
 ) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
     arranged = arrange(opened, settings, memory, options)
-    inner = _create(arranged.opened, settings, "cpu")
+    inner = create(arranged.opened, settings, "cpu")
     arranged.created()
     return inner, "cpu", note, arranged
 
 
-def _create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"]) -> Any:
+def create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"]) -> Any:
+    """Return ONNX Runtime's own session, on the provider that was asked for.
+
+    Raises:
+        ProviderError: If CUDA was asked for and is not what runs.
+        UnsupportedModelError: If ONNX Runtime refuses the model.
+    """
     ort = onnxruntime_module()
     asked = [CUDA] * (provider == "cuda") + ["CPUExecutionProvider"]
     try:

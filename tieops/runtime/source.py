@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,12 +16,28 @@ from tieops.errors import PreconditionError
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
-__all__ = ["Runnable", "source"]
+__all__ = ["Folder", "Runnable", "source"]
 
 Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 
 # Protobuf ends at 2 GiB; well below that, weights go to a file of their own.
 _INLINE_BYTES = 1_000_000_000
+
+
+class Folder:
+    """A temporary folder that goes when nobody refers to it any more.
+
+    Example:
+        >>> folder = Folder()
+        >>> path = folder.path
+        >>> del folder
+        >>> path.exists()
+        False
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="tieops-"))
+        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def source(model: Runnable, folder: Path, *, apart: bool = False) -> str | bytes:

@@ -10,31 +10,31 @@ the same tensor the original stays as well: two copies. There are two ways to on
   neither folds nor packs. No private copy; the file's pages are shared by all sessions and
   processes that map it, and there is nothing to do when a session is made.
 
-Both need the weight in a data file. That overridable initializers are not packed is what ONNX
+Both need the weight in a data file. Weights that several sessions have in common are handed to all
+of them in the same two ways. That overridable initializers are not packed is what ONNX
 Runtime does, not what it promises: a test measures it.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import onnx
 import onnx_ir
 
+from tieops.detect.roles import role_of
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.importers.onnx import from_onnx
 from tieops.ir.parameter import Parameter
 from tieops.ir.view import Transpose
+from tieops.runtime.mapped import Mapped, can_be_mapped, map_tensor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.tied_model import TiedModel
 
-__all__ = ["Arranged", "Memory", "arrange"]
+__all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
 MIN_BYTES = 1_000_000
@@ -46,21 +46,6 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, eq=False)
-class _Mapping:
-    """One tied weight, mapped from its data file."""
-
-    name: str
-    pages: mmap.mmap
-    array: np.ndarray[Any, Any]
-
-    def give_back(self) -> None:
-        """Drop the pages from memory; they are read again from the file where they are touched."""
-        self.pages.madvise(mmap.MADV_DONTNEED)
-        # Without this a looked-up row brings its neighbours in with it.
-        self.pages.madvise(mmap.MADV_RANDOM)
-
-
-@dataclass(frozen=True, eq=False)
 class Arranged:
     """What a session is made of, and what has to live as long as it does.
 
@@ -69,19 +54,31 @@ class Arranged:
         names: The weights that were arranged.
         memory: How.
         alive: Mappings and values that the session reads.
+        packed: Those mappings that it reads once, to pack them.
     """
 
     opened: str | bytes
     names: tuple[str, ...] = ()
     memory: Memory = "default"
     alive: tuple[Any, ...] = ()
+    packed: tuple[Mapped, ...] = ()
 
     def created(self) -> None:
         """Tell that the session is made: give back what its packing has read."""
-        if self.memory == "packed":
-            for mapping in self.alive:
-                if isinstance(mapping, _Mapping):
-                    mapping.give_back()
+        for mapping in self.packed:
+            mapping.give_back()
+
+
+def check_memory(memory: str) -> None:
+    """Refuse what is no memory mode.
+
+    Raises:
+        PreconditionError: If the mode is none of the three.
+    """
+    if memory not in ("packed", "mapped", "default"):
+        raise PreconditionError(
+            f"unknown memory mode {memory!r}", {}, "use 'packed', 'mapped' or 'default'"
+        )
 
 
 def arrange(
@@ -97,37 +94,73 @@ def arrange(
 
     Returns:
         What to open. Unchanged where there is nothing to arrange: no ties, no data file.
-
-    Raises:
-        PreconditionError: If the mode is none of the three.
     """
-    if memory not in ("packed", "mapped", "default"):
-        raise PreconditionError(
-            f"unknown memory mode {memory!r}", {}, "use 'packed', 'mapped' or 'default'"
-        )
     if memory == "default" or isinstance(opened, bytes):
         return Arranged(opened)
-    if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
+    model = _readable(opened)
+    if model is None:
         return Arranged(opened)
+    return hand_over(model, opened, settings, memory, options, {})
+
+
+def _readable(opened: str) -> TiedModel | None:
+    """Return the model that is about to be opened, or None where it is left to the runtime."""
+    if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
+        return None
     try:
-        model = from_onnx(opened)
+        return from_onnx(opened)
     except UnsupportedModelError:
-        return Arranged(opened)  # it has what tieops would lose, and ONNX Runtime may run
-    tied = _tied(model)
-    if not tied:
+        return None  # it has what tieops would lose, and ONNX Runtime may run
+
+
+def hand_over(
+    model: TiedModel,
+    opened: str,
+    settings: Any,
+    memory: Memory,
+    options: Mapping[str, str],
+    shared: Mapping[str, Mapped],
+) -> Arranged:
+    """Hand a session's tied weights over to it, and those that it shares with other sessions.
+
+    Args:
+        model: The model, as read from the path.
+        opened: Its path.
+        settings: The session's options; gets the weights.
+        memory: "packed" or "mapped".
+        options: Configuration entries that the user gave, which are left as they are.
+        shared: The mapping of each weight that other sessions have too, by its name here.
+
+    Returns:
+        What to open.
+    """
+    tied = [parameter for parameter in _tied(model) if parameter.name not in shared]
+    mappings = {parameter.name: map_tensor(parameter.tensor, memory) for parameter in tied}
+    mappings |= shared
+    if not mappings:
         return Arranged(opened)
     if _FOLDING_LIMIT not in options and (limit := _smallest_folded(model)):
         settings.add_session_config_entry(_FOLDING_LIMIT, str(limit - 1))
     value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
-    mappings = [_mapped(parameter) for parameter in tied]
-    values = [value_of(mapping.array) for mapping in mappings]
-    for mapping, value in zip(mappings, values, strict=True):
-        settings.add_initializer(mapping.name, value)
-    names = tuple(mapping.name for mapping in mappings)
-    if memory == "mapped":
-        settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
-        return Arranged(_overridable(opened, names), names, memory, (*mappings, *values))
-    return Arranged(opened, names, memory, (*mappings, *values))
+    values = {name: value_of(mapping.array) for name, mapping in mappings.items()}
+    for name, value in values.items():
+        settings.add_initializer(name, value)
+    alive = (*mappings.values(), *values.values())
+    weights = model.ir.graph.initializers
+    plain = tuple(name for name in mappings if not _is_quantized(weights[name]))
+    if memory == "packed" or not plain:
+        return Arranged(opened, tuple(mappings), memory, alive, tuple(mappings.values()))
+    settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
+    packed = tuple(mapping for name, mapping in mappings.items() if name not in plain)
+    return Arranged(_overridable(opened, plain), plain, memory, alive, packed)
+
+
+def _is_quantized(value: onnx_ir.Value) -> bool:
+    """Tell integers and their scales: kernels that read them are slow unless they are constants."""
+    tensor = value.const_value
+    assert tensor is not None
+    uses = value.uses()
+    return tensor.dtype.is_integer() or any("scale" in role_of(u.node, u.idx) for u in uses)
 
 
 def _tied(model: TiedModel) -> list[Parameter]:
@@ -137,11 +170,10 @@ def _tied(model: TiedModel) -> list[Parameter]:
     return [
         parameter
         for parameter in found
-        if isinstance(parameter.tensor, onnx_ir.ExternalTensor)
+        if can_be_mapped(parameter.tensor, "cpu")
         and parameter.value in main
         and not parameter.is_overridable
         and parameter.nbytes >= MIN_BYTES
-        and parameter.dtype in (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE)
     ]
 
 
@@ -156,24 +188,7 @@ def _smallest_folded(model: TiedModel) -> int:
     return min((size for size in sizes if size >= MIN_BYTES), default=0)
 
 
-def _mapped(parameter: Parameter) -> _Mapping:
-    tensor = parameter.tensor
-    assert isinstance(tensor, onnx_ir.ExternalTensor)
-    offset = tensor.offset or 0
-    begin = offset - offset % mmap.ALLOCATIONGRANULARITY
-    descriptor = os.open(tensor.path, os.O_RDONLY)
-    try:
-        length = offset + parameter.nbytes - begin
-        pages = mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=begin)
-    finally:
-        os.close(descriptor)
-    array = np.frombuffer(
-        pages, parameter.dtype.numpy(), parameter.elements, offset - begin
-    ).reshape(parameter.shape)
-    return _Mapping(parameter.name, pages, array)
-
-
-def _overridable(path: str, names: tuple[str, ...]) -> bytes:
+def _overridable(path: str, names: Collection[str]) -> bytes:
     """Return the model with the named initializers as graph inputs too, their data where it is."""
     proto = onnx.load(path, load_external_data=False)
     proto.ir_version = max(proto.ir_version, 4)

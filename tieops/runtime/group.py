@@ -1,0 +1,213 @@
+"""Sessions that share: one copy of every weight that several models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.runtime.mapped import map_tensor
+from tieops.runtime.providers import (
+    cuda_blocker,
+    first_line,
+    not_on_cuda,
+    onnxruntime_errors,
+    onnxruntime_module,
+)
+from tieops.runtime.sessions import Provider, Session, check_choices, create, session_options
+from tieops.runtime.shared import Opened, Shared, find_shared, open_all
+from tieops.runtime.source import Folder, Runnable
+from tieops.runtime.weights import Arranged, Memory, hand_over
+
+__all__ = ["Sessions", "sessions"]
+
+Prepare: TypeAlias = Callable[[str, Any], Arranged]
+"""What gives one session, by its name, what it shares: adds it to ONNX Runtime's options."""
+
+
+def sessions(
+    models: Mapping[str, Runnable],
+    provider: Provider = "auto",
+    *,
+    memory: Memory = "packed",
+    options: Mapping[str, str] | None = None,
+    optimize: bool = True,
+    threads: int | None = None,
+) -> Sessions:
+    """Load several models into ONNX Runtime; weights that they have in common are held once.
+
+    Weights are in common where dtype, shape and every bit agree, in one file or in several, under
+    one name or under two. One model may be given several times.
+
+    Args:
+        models: What `session` takes, by the name that its session gets. A model that has its
+            weights inside is written to a temporary folder, with a data file, for as long as the
+            sessions live.
+        provider: As for `session`; all sessions run on the same one.
+        memory: What the CPU holds of weights that are in common, or tied in one model. "packed":
+            each session packs its own copy for speed, and the original is mapped once and given
+            back when all sessions are made. "mapped": one mapping of the file and no private copy,
+            at the cost of speed that `session` tells of. "default": ONNX Runtime's own, for each
+            session apart. On CUDA such weights are uploaded once, whatever is asked for here.
+        options: Session configuration entries of ONNX Runtime, for all sessions.
+        optimize: False turns every graph optimization of ONNX Runtime off.
+        threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+
+    Returns:
+        The sessions, by name. Each can be closed alone; the others go on.
+
+    Raises:
+        MissingDependencyError: If onnxruntime is not installed.
+        ProviderError: If CUDA was asked for and would not run; names the library or device missing.
+        PreconditionError: If there are no models, a name is no text, a file does not exist, or the
+            provider or memory mode is unknown.
+        UnsupportedModelError: If ONNX Runtime refuses a model.
+        ExportError: If a model that has its weights inside cannot be written to a temporary folder.
+
+    Example:
+        >>> import onnx_ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+        >>> neg = onnx_ir.from_onnx_text(text + " { y = Neg(x) }")
+        >>> absolute = onnx_ir.from_onnx_text(text + " { y = Abs(x) }")
+        >>> with sessions({"neg": neg, "abs": absolute}, "cpu") as both:
+        ...     [float(both[name].run({"x": [-2.0]})["y"][0]) for name in both]
+        [2.0, 2.0]
+    """
+    check_choices(provider, memory)
+    if not isinstance(models, Mapping) or not models:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PreconditionError(
+            "there are no models to make sessions of",
+            {"got": type(models).__name__ if models else "none"},
+            'give them names: sessions({"encoder": "encoder.onnx", "decoder": "decoder.onnx"})',
+        )
+    if bad := [name for name in models if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PreconditionError(f"{bad[0]!r} is no name", None, "use text for every name")
+    blocker = "" if provider == "cpu" else cuda_blocker()
+    if provider == "cuda" and blocker is not None:
+        raise not_on_cuda(blocker)
+
+    def made(on: Literal["cuda", "cpu"], note: str, prepare: Prepare) -> dict[str, Session]:
+        members: dict[str, Session] = {}
+        arranged: dict[str, Arranged] = {}
+        for name, model in models.items():
+            own = session_options(options, optimize=optimize, threads=threads)
+            arranged[name] = prepare(name, own)
+            try:
+                inner = create(arranged[name].opened, own, on)
+            except UnsupportedModelError as error:
+                error.facts = {"session": printable(name), **error.facts}
+                raise
+            members[name] = Session(inner, model, on, note, folder, arranged[name])
+        # Not before: what one gives back is what the next one is about to pack.
+        for each in arranged.values():
+            each.created()
+        return members
+
+    folder = Folder()
+    try:
+        opened = open_all(models, folder.path, apart=memory != "default" or blocker is None)
+        if blocker is None:
+            try:
+                shared = find_shared(opened, "cuda")
+                on_cuda = _on_cuda(opened, shared)
+                return Sessions(made("cuda", "running on the GPU", on_cuda), shared)
+            except ProviderError as error:
+                if provider == "cuda":
+                    raise
+                blocker = "; ".join(map(str, error.facts.values())) or error.what
+        shared = () if memory == "default" else find_shared(opened, "cpu")
+        note = f"running on the CPU: {blocker}" if blocker else ""
+        on_cpu = _on_cpu(opened, shared, memory, options or {})
+        return Sessions(made("cpu", note, on_cpu), shared)
+    except BaseException:
+        folder.remove()
+        raise
+
+
+class Sessions(Mapping[str, Session]):
+    """Sessions by name, which hold what their models have in common once; made by `sessions`.
+
+    Attributes:
+        shared: What is held once, the largest first.
+
+    Example:
+        >>> import onnx_ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+        >>> model = onnx_ir.from_onnx_text(text + " { y = Neg(x) }")
+        >>> sessions({"a": model, "b": model}, "cpu")
+        <Sessions on cpu: a, b; they share nothing>
+    """
+
+    def __init__(self, members: Mapping[str, Session], shared: tuple[Shared, ...]) -> None:
+        self._members = dict(members)
+        self.shared = shared
+
+    def __getitem__(self, name: str) -> Session:
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __enter__(self) -> Sessions:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        what = "nothing"
+        if self.shared:
+            size = brief_bytes(sum(each.nbytes for each in self.shared))
+            what = f"{counted(len(self.shared), 'weight')}, {size}"
+        provider = next(iter(self._members.values())).provider
+        return f"<Sessions on {provider}: {', '.join(map(printable, self))}; they share {what}>"
+
+    def close(self) -> None:
+        """Close all sessions; running one after that raises."""
+        for member in self._members.values():
+            member.close()
+
+
+def _on_cpu(
+    opened: Mapping[str, Opened],
+    shared: Sequence[Shared],
+    memory: Memory,
+    options: Mapping[str, str],
+) -> Prepare:
+    mappings = [(each, map_tensor(each.tensor, memory)) for each in shared]
+
+    def prepare(name: str, settings: Any) -> Arranged:
+        path, model = opened[name].path, opened[name].model
+        if memory == "default" or model is None or isinstance(path, bytes):
+            return Arranged(path)
+        mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
+        return hand_over(model, path, settings, memory, options, mine)
+
+    return prepare
+
+
+def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared]) -> Prepare:
+    uploads = [(each, _uploaded(each)) for each in shared]
+
+    def prepare(name: str, settings: Any) -> Arranged:
+        mine = {own: value for each, value in uploads for own in each.names_in(name)}
+        for own, value in mine.items():
+            settings.add_initializer(own, value)
+        return Arranged(opened[name].path, alive=tuple(mine.values()))
+
+    return prepare
+
+
+def _uploaded(shared: Shared) -> Any:
+    """Return a weight as a value on the GPU; sessions read it there and make no copy."""
+    value_of = onnxruntime_module().OrtValue
+    try:
+        owner = value_of.ortvalue_from_numpy(map_tensor(shared.tensor, "upload").array, "cuda", 0)
+        # add_initializer refuses a value that owns its memory; this one refers to it, and keeps it.
+        return value_of.from_dlpack(owner)
+    except onnxruntime_errors() as error:
+        raise not_on_cuda(first_line(error)) from error

@@ -1,0 +1,89 @@
+"""Stored tensors mapped from their files, each range of bytes once for all sessions."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+__all__ = ["Mapped", "can_be_mapped", "map_tensor"]
+
+# What a provider's kernels read as it is stored, and numpy has a type for. On the CPU float16 is
+# converted into a copy of its own, so handing it over saves nothing.
+_TYPES = {
+    "cpu": ("FLOAT", "DOUBLE", "INT8", "UINT8"),
+    "cuda": ("FLOAT", "DOUBLE", "INT8", "UINT8", "FLOAT16"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """A stored tensor, mapped from its data file.
+
+    Args:
+        pages: The mapping.
+        array: The tensor's values in it; read only.
+    """
+
+    pages: mmap.mmap
+    array: np.ndarray[Any, Any]
+
+    def give_back(self) -> None:
+        """Drop the pages from memory; they are read again from the file where they are touched."""
+        self.pages.madvise(mmap.MADV_DONTNEED)
+        # Without this a looked-up row brings its neighbours in with it.
+        self.pages.madvise(mmap.MADV_RANDOM)
+
+
+_mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakValueDictionary()
+
+
+def can_be_mapped(tensor: onnx_ir.TensorProtocol, device: str) -> bool:
+    """Tell whether ONNX Runtime can be handed the bytes of a tensor's file, and gains from it.
+
+    Args:
+        tensor: A stored tensor.
+        device: "cpu" or "cuda".
+    """
+    return (
+        isinstance(tensor, onnx_ir.ExternalTensor)
+        and tensor.dtype.name in _TYPES[device]
+        and (tensor.offset or 0) % tensor.dtype.numpy().itemsize == 0
+        and tensor.nbytes > 0
+    )
+
+
+def map_tensor(tensor: onnx_ir.TensorProtocol, advice: str) -> Mapped:
+    """Map a tensor, or return the mapping of the same bytes that is still in use.
+
+    Args:
+        tensor: A tensor that can be mapped.
+        advice: What is done with the pages; one mapping is not used in two ways.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+    assert isinstance(tensor, onnx_ir.ExternalTensor)
+    offset = tensor.offset or 0
+    descriptor = os.open(tensor.path, os.O_RDONLY)
+    try:
+        status = os.fstat(descriptor)
+        # A file that is mapped keeps its inode for itself, and a write changes the time.
+        file = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size)
+        shape = tuple(int(size) for size in tensor.shape.numpy())
+        key = (*file, offset, tensor.dtype, shape, advice)
+        known = _mapped.get(key)
+        if known is None:
+            begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+            length = offset + int(tensor.nbytes) - begin
+            pages = mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=begin)
+            array = np.frombuffer(pages, tensor.dtype.numpy(), tensor.size, offset - begin)
+            known = _mapped[key] = Mapped(pages, array.reshape(shape))
+        return known
+    finally:
+        os.close(descriptor)
