@@ -343,6 +343,17 @@ def test_either_side_of_a_transposed_tie_can_leave(leaves: str) -> None:
     assert not is_tied(net)
 
 
+@pytest.mark.parametrize("names", [(), ("decoder.weight",)])
+def test_the_transpose_of_what_is_gone_becomes_plain(names: tuple[str, ...]) -> None:
+    net = tied()
+    values = net.decoder.weight.detach().clone()
+    net.encoder.weight = nn.Parameter(torch.zeros(4, 6))  # torch unties so too
+    assert len(tieops.torch.find_ties(net)) == 0
+    tieops.torch.untie(net, *names)
+    assert list(net.state_dict()) == list(Autoencoder().state_dict())
+    assert torch.equal(net.decoder.weight, values)
+
+
 def test_those_that_stay_stay_tied() -> None:
     net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
     tieops.torch.tie(net, "1.weight", "0.weight", transpose=True)

@@ -42,6 +42,11 @@ class Place:
         return self.attribute + SUFFIX if self.transposed else self.attribute
 
     @property
+    def slot(self) -> tuple[int, str]:
+        """What it shares with the same place under another name of its owner."""
+        return id(self.owner), self.key
+
+    @property
     def stored_name(self) -> str:
         """Its name in ``state_dict`` and ``named_parameters``."""
         return f"{self.path}.{self.key}" if self.path else self.key

@@ -53,7 +53,7 @@ def tie(module: nn.Module, name: str, to: str, *, transpose: bool = False) -> nn
     """
     check_module(module)
     place, source = place_of(module, name), place_of(module, to)
-    if place.owner is source.owner and place.key == source.key:
+    if place.slot == source.slot:
         raise PreconditionError(
             f"cannot tie {name} to {to}: they are one place",
             None,
@@ -103,19 +103,17 @@ def untie(module: nn.Module, *names: str) -> nn.Module:
         ['0.weight', '1.weight']
     """
     check_module(module)
-    groups = shared(places(module, buffers=True))
+    found = list(places(module, buffers=True))
+    groups = shared(found)
     if names:
         leaving = [_tied_place(place_of(module, name), groups) for name in names]
     else:
         leaving = [each for group in groups for each in _all_but_one(group)]
+        leaving += [each for each in found if each.transposed and not _group_of(each, groups)]
+    leaving += _left_alone(leaving, groups)
     _check_owners(leaving, groups)
     factors = lr_factors(module)
-    gone = {(id(each.owner), each.key) for each in leaving}
-    for group in groups:
-        rest = [each for each in group if (id(each.owner), each.key) not in gone]
-        if len(rest) == 1 and rest[0].transposed and len(rest) < len(group):
-            leaving.append(rest[0])  # nobody is left that it would be the transpose of
-    for place in _once(leaving):
+    for place in {each.slot: each for each in leaving}.values():
         factor = factors.get(place.stored_name)
         drop_lr_factor(place.owner, place.key)
         values = place.seen.detach().clone(memory_format=torch.contiguous_format)
@@ -182,10 +180,14 @@ def _put(place: Place, parameter: nn.Parameter, *, transposed: bool) -> None:
         setattr(place.owner, place.attribute, parameter)
 
 
+def _group_of(place: Place, groups: Sequence[Sequence[Place]]) -> Sequence[Place]:
+    """Return those that share with a place, itself included; nobody if it shares nothing."""
+    return next((group for group in groups if any(p.slot == place.slot for p in group)), ())
+
+
 def _tied_place(place: Place, groups: Sequence[Sequence[Place]]) -> Place:
-    for group in groups:
-        if any(each.owner is place.owner and each.key == place.key for each in group):
-            return place
+    if place.transposed or _group_of(place, groups):
+        return place
     raise PreconditionError(
         f"{place.name} is not tied", {"ties": len(groups)}, "see tieops.torch.find_ties(module)"
     )
@@ -199,21 +201,19 @@ def _all_but_one(group: Sequence[Place]) -> list[Place]:
     return [each for each in group if each is not stays]
 
 
+def _left_alone(leaving: Sequence[Place], groups: Sequence[Sequence[Place]]) -> list[Place]:
+    """Return those that would be the transpose of what nobody else has: they get values too."""
+    gone = {each.slot for each in leaving}
+    rests = [[each for each in group if each.slot not in gone] for group in groups]
+    return [rest[0] for rest in rests if len(rest) == 1 and rest[0].transposed]
+
+
 def _check_owners(leaving: Iterable[Place], groups: Sequence[Sequence[Place]]) -> None:
     for place in leaving:
-        same = [
-            each.name
-            for group in groups
-            for each in group
-            if each.owner is place.owner and each.key == place.key
-        ]
+        same = [each.name for each in _group_of(place, groups) if each.slot == place.slot]
         if len(same) > 1:
             raise PreconditionError(
                 f"cannot untie {same[0]} from {same[1]}: they are one layer under two names",
                 {"layer": type(place.owner).__name__},
                 "give the module a second layer: copy.deepcopy the one it has",
             )
-
-
-def _once(leaving: Iterable[Place]) -> list[Place]:
-    return list({(id(each.owner), each.key): each for each in leaving}.values())
