@@ -27,6 +27,8 @@ def save_training(path: Path, histories: Mapping[str, History]) -> Path:
     Returns:
         ``path``.
     """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     figure = _figure(9.6, 3.6)
     loss, error = figure.subplots(1, 2)
     for (name, history), colour in zip(histories.items(), COLOURS, strict=False):
@@ -42,7 +44,11 @@ def save_training(path: Path, histories: Mapping[str, History]) -> Path:
         axes.set_xlabel("iteration")
         axes.set_title(what, fontsize=10)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        # The end of a training is where two of them differ, by little.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     legend = error.legend(frameon=False, title="dots: validation\nthin line: training batches")

@@ -93,7 +93,7 @@ def untie(module: nn.Module, *names: str) -> nn.Module:
     Raises:
         SelectionError: If the module has no parameter of a name.
         PreconditionError: If a name is not tied, or is the parameter of one layer that has two
-            names in the module.
+            names in the module; if a tied parameter has two learn-rate factors.
         UnsupportedModelError: If ``module`` is no live module.
 
     Example:
