@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import tieops
 from tieops.cli import app
-from tieops.errors import MissingDependencyError
+from tieops.errors import ExportError, MissingDependencyError
 from tieops.examples.autoencoder import (
     SIZES,
     Autoencoder,
@@ -185,6 +185,23 @@ def test_the_script_runs(tmp_path, capsys) -> None:
     assert "tied.onnx on cpu: equal within tolerance" in out
     names = {path.name for path in tmp_path.iterdir()}
     assert {"tied.onnx", "untied.onnx", "training.png", "reconstructions.png"} <= names
+
+
+def test_the_command_opens_its_plots_if_asked(tmp_path, monkeypatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    args = ["demo", "--train", "--epochs", "1", "--images", "10", "--provider", "cpu", "--show",
+            "--plots", str(tmp_path)]  # fmt: skip
+    assert CliRunner().invoke(app, args).exit_code == 0
+    assert [Path(each).name for each in opened] == ["training.png", "reconstructions.png"]
+
+
+def test_the_command_finds_out_early_where_it_cannot_write(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    args = ["demo", "--train", "--plots", str(tmp_path / "file")]
+    error = CliRunner().invoke(app, args).exception
+    assert isinstance(error, ExportError)
+    assert "cannot write plots to" in str(error)
 
 
 def test_the_command_trains(tmp_path) -> None:

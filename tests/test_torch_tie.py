@@ -141,6 +141,16 @@ def test_it_survives_a_state_dict() -> None:
     assert is_tied(other)
 
 
+def test_a_checkpoint_stores_it_once() -> None:
+    net = tieops.torch.tie(
+        nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100)),
+        "1.weight", "0.weight", transpose=True,
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    assert 40_800 < buffer.tell() < 60_000
+
+
 def test_an_untied_checkpoint_is_not_taken_for_a_tied_one() -> None:
     # A square weight fits in both orientations: only its name can tell.
     net = nn.ModuleDict({"encoder": nn.Linear(4, 4), "decoder": nn.Linear(4, 4)})

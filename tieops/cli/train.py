@@ -9,6 +9,7 @@ import typer
 
 import tieops
 from tieops.cli.common import as_record, print_json, say_nothing
+from tieops.errors import ExportError
 from tieops.runtime import Provider
 
 __all__ = ["train_autoencoder"]
@@ -39,6 +40,7 @@ def train_autoencoder(
     )
     from tieops.examples.pictures import save_reconstructions, save_training
 
+    folder = _folder(plots)
     say = say_nothing if as_json else typer.echo
     data, validation, test = draw_data(images)
     net = tie_decoder(Autoencoder())
@@ -49,8 +51,6 @@ def train_autoencoder(
     error = rmse(predict(net, test), test)
     say(f"RMSE {error:.4f} on {len(test)} test images")
 
-    folder = Path(tempfile.mkdtemp(prefix="tieops-")) if plots is None else plots
-    folder.mkdir(parents=True, exist_ok=True)
     rows = {"original": test[:SHOWN], "rebuilt": predict(net, test[:SHOWN])}
     pictures = [
         save_training(folder / "training.png", {"tied": history}),
@@ -83,3 +83,16 @@ def train_autoencoder(
                 "plots": [str(picture) for picture in pictures],
             }
         )
+
+
+def _folder(plots: Path | None) -> Path:
+    """Return the folder of the plots, made before the training and not after it."""
+    if plots is None:
+        return Path(tempfile.mkdtemp(prefix="tieops-"))
+    try:
+        plots.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write plots to {plots}", {"why": error.strerror}, "give another folder"
+        ) from error
+    return plots
