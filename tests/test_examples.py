@@ -100,6 +100,14 @@ def test_the_two_ways_are_one_network(data) -> None:
     assert torch.equal(nested(data[0]), tied(data[0]))
 
 
+def test_the_code_of_the_nested_one_shows_its_ties_in_a_call(data) -> None:
+    net = NestedAutoencoder(SMALL)
+    assert len(tieops.torch.find_ties(net)) == 0
+    found = tieops.torch.find_ties(net, (data[0][:2],))
+    assert {tie.names for tie in found} == {(f"encoder.{i}.weight",) for i in (0, 2, 4)}
+    assert [len(tie.readers) for tie in found] == [2, 2, 2]
+
+
 def test_the_two_ways_learn_the_same(data) -> None:
     images, validation, _ = data
     nested, tied = NestedAutoencoder(SMALL), tie_decoder(Autoencoder(SMALL))
