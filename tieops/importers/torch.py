@@ -75,7 +75,8 @@ def from_torch(
     Raises:
         ExportError: If torch cannot export the program; torch's own words are kept.
         UntrustedFileError: If a file would have to be unpickled.
-        PreconditionError: If example inputs are missing.
+        PreconditionError: If example inputs are missing, or a parameter has two learn-rate factors.
+        UnsupportedModelError: If weights that ONNX packs as one have different factors.
 
     Example:
         >>> class Tied(torch.nn.Module):
