@@ -21,7 +21,8 @@ HEAVY = ("torch", "onnxruntime", "rich", "transformers", "onnxscript", "pandas",
 # What each part may import of the others: those before it.
 ORDER = (
     "_version", "errors", "progress", "ir", "detect", "tied_model", "select", "passes", "pipeline",
-    "importers", "exporters", "runtime", "verify", "render", "__init__", "cli", "__main__",
+    "importers", "exporters", "runtime", "verify", "torch", "render", "__init__", "examples", "cli",
+    "__main__",
 )  # fmt: skip
 # Side by side in the design: none of these reads the other one.
 APART = {("importers", "passes"), ("importers", "pipeline"), ("importers", "select")}
@@ -66,7 +67,8 @@ def python(code: str) -> str:
 @pytest.mark.parametrize(
     "statement",
     ["import tieops", "import tieops.cli", "import tieops; tieops.from_onnx, tieops.session",
-     "import tieops.verify, tieops.runtime, tieops.passes.tie, tieops.select"],
+     "import tieops.verify, tieops.runtime, tieops.passes.tie, tieops.select",
+     "import tieops.torch, tieops.examples; tieops.torch.__all__"],
 )  # fmt: skip
 def test_importing_tieops_loads_nothing_heavy(statement):
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
@@ -86,6 +88,33 @@ with tempfile.TemporaryDirectory() as folder:
 print([name for name in ("torch", "onnxruntime") if name in sys.modules])
 """
     assert python(code) == "[]\n"
+
+
+def test_the_verbs_on_modules_say_that_torch_is_missing():
+    code = """
+import sys
+sys.modules["torch"] = None
+import tieops
+for verb in (lambda: tieops.torch.tie, lambda: tieops.param_groups):
+    try:
+        verb()
+    except tieops.TieopsError as error:
+        print(isinstance(error, ImportError), error)
+"""
+    assert python(code).splitlines() == [
+        "True tieops.torch.tie needs torch, which is not installed",
+        '  fix: pip install "tieops[torch]"',
+        "True tieops.torch.param_groups needs torch, which is not installed",
+        '  fix: pip install "tieops[torch]"',
+    ]
+
+
+def test_a_star_import_does_not_hide_torch():
+    assert "torch" not in tieops.__all__
+    assert tieops.torch.tie is importlib.import_module("tieops.torch.tying").tie
+    assert sorted(tieops.torch.__all__) == list(tieops.torch.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fly'"):
+        tieops.torch.fly  # noqa: B018
 
 
 def test_every_public_name_is_there_and_no_more_is_promised():
@@ -114,7 +143,7 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("torch", {"importers", "exporters", "verify", "cli"}),
+        ("torch", {"importers", "exporters", "verify", "torch", "examples", "cli"}),
         ("onnxscript", {"importers"}),
         ("onnxruntime", {"runtime"}),
         ("transformers", set()),
@@ -180,13 +209,19 @@ def test_what_is_public_has_a_docstring_that_names_its_errors(path):
             assert missing == [], f"{node.name} raises {missing} and does not say so"
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in tieops.__all__ if inspect.isfunction(getattr(tieops, n))]
-)
-def test_every_verb_says_what_it_takes_gives_and_raises_with_an_example(name):
-    text = inspect.getdoc(getattr(tieops, name)) or ""
+VERBS = [
+    getattr(home, name)
+    for home in (tieops, tieops.torch)
+    for name in home.__all__
+    if inspect.isfunction(getattr(home, name))
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.__module__}.{verb.__name__}")
+def test_every_verb_says_what_it_takes_gives_and_raises_with_an_example(verb):
+    text = inspect.getdoc(verb) or ""
     for section in ("Args:", "Returns:", "Raises:", "Example:"):
-        assert section in text, f"{name} has no {section}"
+        assert section in text, f"{verb} has no {section}"
     assert ">>> " in text
 
 

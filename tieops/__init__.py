@@ -6,6 +6,8 @@
     tieops.to_onnx(tieops.tie(model), "tied.onnx")
     tieops.verify("tied.onnx", against=net)
 
+``tieops.torch`` has verbs on live modules, for those who stay in PyTorch.
+
 Importing tieops loads neither torch nor ONNX Runtime: each comes with the verb that needs it.
 """
 
@@ -22,6 +24,7 @@ from tieops.tied_model import TiedModel
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
+    from tieops import torch as torch
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from tieops.pipeline import Pipeline
     from tieops.runtime import session
     from tieops.runtime.group import sessions
+    from tieops.torch.groups import param_groups
 
 __all__ = [
     "Pipeline",
@@ -39,6 +43,7 @@ __all__ = [
     "TieopsError",
     "from_onnx",
     "from_torch",
+    "param_groups",
     "remove_disconnected_outputs",
     "replace_head",
     "session",
@@ -53,6 +58,7 @@ _HOMES = {
     "Pipeline": "tieops.pipeline",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
+    "param_groups": "tieops.torch",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "session": "tieops.runtime",
@@ -64,10 +70,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "torch":  # not in __all__: a star import must not hide torch itself
+        return importlib.import_module("tieops.torch")
     if name not in _HOMES:
         raise AttributeError(f"module 'tieops' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "torch"})

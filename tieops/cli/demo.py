@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, as_record, print_json
+from tieops.cli.common import Json, ProviderName, as_record, print_json, say_nothing
 from tieops.errors import MissingDependencyError
 from tieops.ir.brief import brief_bytes
 from tieops.tied_model import TiedModel
@@ -29,12 +29,22 @@ def demo(
         Path | None, typer.Option("--out", "-o", help="Keep the model here; a temporary folder.")
     ] = None,
     provider: ProviderName = "auto",
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a tied autoencoder on digits instead.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="With --train: for how long.")] = 5,
+    images: Annotated[int, typer.Option(min=10, help="With --train: on how many images.")] = 2000,
+    plots: Annotated[
+        Path | None, typer.Option(help="With --train: the folder of its plots; a temporary one.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="With --train: open the plots.")] = False,
     as_json: Json = False,
 ) -> None:
     """Build a tied LSTM language model in PyTorch, convert, run and verify it.
 
     Embedding(1000, 300) -> LSTM(300) -> Linear(300, 1000) tied to the embedding -> softmax: the
-    network of MATLAB's "Neural Network Weight Tying".
+    network of MATLAB's "Neural Network Weight Tying". With --train the autoencoder of its "Weight
+    Tying Using Nested Layer": trained, plotted, converted, run and verified.
     """
     try:
         import torch
@@ -45,9 +55,14 @@ def demo(
             'pip install "tieops[gpu,torch]"',
         ) from error
 
+    if train:
+        from tieops.cli.train import train_autoencoder
+
+        train_autoencoder(out, provider, epochs, images, plots, show=show, as_json=as_json)
+        return
     torch.manual_seed(0)
     module = _language_model()
-    say = _say_nothing if as_json else typer.echo
+    say = say_nothing if as_json else typer.echo
     head = f"Linear({WIDTH}, {VOCAB}) tied to the embedding -> softmax"
     say(f"Embedding({VOCAB}, {WIDTH}) -> LSTM({WIDTH}) -> {head}\n")
     example = torch.zeros(2, 5, dtype=torch.long)
@@ -85,10 +100,6 @@ def demo(
         for name, count in copies.items():
             say(f"  {count}  {name}")
         say(f"\n{model.ledger}" + (f"; wrote {written}" if out else ""))
-
-
-def _say_nothing(text: str) -> None:
-    del text
 
 
 def _language_model() -> torch.nn.Module:

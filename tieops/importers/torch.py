@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
@@ -54,6 +55,7 @@ def from_torch(
     once, under its first name in the module, with all its names. Nothing learnable is folded,
     sliced away or dropped, zero biases included. ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` become one
     ONNX node a layer, with batch and sequence length as dynamic as ``dynamic_shapes`` says.
+    Learn-rate factors of a module's parameters come along (``tieops.torch.replace_head``).
 
     Args:
         source: A module, an exported program, a ``.pt2`` file of ``torch.export.save``, or a
@@ -73,7 +75,8 @@ def from_torch(
     Raises:
         ExportError: If torch cannot export the program; torch's own words are kept.
         UntrustedFileError: If a file would have to be unpickled.
-        PreconditionError: If example inputs are missing.
+        PreconditionError: If example inputs are missing, or a parameter has two learn-rate factors.
+        UnsupportedModelError: If weights that ONNX packs as one have different factors.
 
     Example:
         >>> class Tied(torch.nn.Module):
@@ -125,6 +128,7 @@ def from_torch(
             {"args": "()", "kwargs": "{}"},
             "pass the tensors of one call: from_torch(module, (x,))",
         )
+    factors = lr_factors(source) if isinstance(source, torch.nn.Module) else {}
     with progress(f"exporting {type(source).__name__}"):
         program = _export(
             source,
@@ -149,6 +153,7 @@ def from_torch(
     _tidy(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
+    note_lr_factors(model, factors)
     common_passes.RemoveUnusedNodesPass()(model)
     _note_program(model)
     _note_layout(model, exported)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tieops.errors import PreconditionError
 
-__all__ = ["INITS", "new_bias", "new_weight"]
+__all__ = ["INITS", "check_head_options", "head_values", "new_bias", "new_weight"]
 
 Array = np.ndarray[Any, Any]
 INITS = ("kaiming_uniform", "xavier_uniform", "normal", "zeros")
@@ -59,3 +60,81 @@ def new_bias(init: str, shape: tuple[int, ...], rng: np.random.Generator) -> Arr
         return np.zeros(shape[:1], np.float32)
     bound = 1 / math.sqrt(math.prod(shape[1:]))
     return rng.uniform(-bound, bound, shape[:1]).astype(np.float32)
+
+
+def check_head_options(
+    out_features: int, seed: int, lr_factor: float, bias_lr_factor: float | None
+) -> None:
+    """Refuse what no new head can be made with.
+
+    Raises:
+        PreconditionError: If a size, a seed or a factor is none.
+    """
+    if type(out_features) is not int or out_features < 1:
+        raise PreconditionError(
+            f"out_features={out_features!r} is no number of features", None, "give a positive int"
+        )
+    if type(seed) is not int or seed < 0:
+        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
+    for what, factor in (("lr_factor", lr_factor), ("bias_lr_factor", bias_lr_factor)):
+        if factor is not None and not (math.isfinite(factor) and factor >= 0):
+            raise PreconditionError(
+                f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
+            )
+
+
+def head_values(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    init: str | Array,
+    bias: bool | Array,
+    seed: int,
+) -> tuple[Array, Array | None]:
+    """Return the values of a new head: a weight of ``shape``, and a bias if it has one.
+
+    Args:
+        shape: (out, in, *kernel).
+        dtype: What the values are converted to.
+        init: A formula of ``new_weight``, or the weight.
+        bias: Whether there is a bias, or its values; of shape (out,).
+        seed: Where the numbers of a formula come from.
+
+    Raises:
+        PreconditionError: If given values have another shape, or do not fit the dtype.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(init, str):
+        weight = new_weight(init, shape, rng)
+        offset = new_bias(init, shape, rng)
+    else:
+        weight = _given("init", init, shape)
+        offset = np.zeros(shape[:1], np.float32)
+    if not isinstance(bias, bool):
+        offset = _given("bias", bias, shape[:1])
+    weight, offset = _converted("init", weight, dtype), _converted("bias", offset, dtype)
+    return weight, None if bias is False else offset
+
+
+def _given(what: str, values: Array, shape: Sequence[int]) -> Array:
+    array = np.asarray(values)
+    if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
+        raise PreconditionError(
+            f"{what} has another shape than the new head needs",
+            {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
+            "give (out_features, in_features) values, as torch.nn.Linear stores them",
+        )
+    return array
+
+
+def _converted(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):
+        converted = values.astype(dtype)
+    finite = np.isfinite(values.astype(np.float64))
+    if not np.isfinite(converted.astype(np.float64))[finite].all():
+        raise PreconditionError(
+            f"{what} has values that the head's dtype cannot hold",
+            {"dtype": dtype, "largest": float(np.abs(values[finite]).max())},
+            "scale them, or convert the model first",
+        )
+    return converted

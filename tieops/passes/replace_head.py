@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.follow import Following, follow
 from tieops.passes.head import Head, find_head
-from tieops.passes.initialise import new_bias, new_weight
+from tieops.passes.initialise import check_head_options, head_values
 from tieops.tied_model import TiedModel
 
 __all__ = ["ReplaceHeadPass", "replace_head"]
@@ -124,7 +123,7 @@ class ReplaceHeadPass(SurgeryPass):
         return _replace(model, head, weight, bias, following, self)
 
     def _plan(self, model: onnx_ir.Model) -> tuple[Head, Array, Array | None, Following]:
-        _check_options(self)
+        check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
         # What follows needs ranks and sizes, which hand-written and older files do not have.
         common_passes.ShapeInferencePass()(model)
         head = find_head(TiedModel(model), self.head)
@@ -138,52 +137,15 @@ class ReplaceHeadPass(SurgeryPass):
         return head, weight, bias, following
 
 
-def _check_options(options: ReplaceHeadPass) -> None:
-    features, seed = options.out_features, options.seed
-    if type(features) is not int or features < 1:
-        raise PreconditionError(
-            f"out_features={features!r} is no number of features", None, "give a positive int"
-        )
-    if type(seed) is not int or seed < 0:
-        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
-    for what, factor in (
-        ("lr_factor", options.lr_factor),
-        ("bias_lr_factor", options.bias_lr_factor),
-    ):
-        if factor is not None and not (math.isfinite(factor) and factor >= 0):
-            raise PreconditionError(
-                f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
-            )
-
-
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
     seen = head.weight.node.inputs[head.weight.index]
-    dtype = _dtype(head, seen)
-    shape = (options.out_features, *head.in_features)
-    rng = np.random.default_rng(options.seed)
-    if isinstance(options.init, str):
-        weight = new_weight(options.init, shape, rng)
-        bias = new_bias(options.init, shape, rng)
-    else:
-        weight = _given("init", options.init, shape)
-        bias = np.zeros(shape[:1], np.float32)
-    if not isinstance(options.bias, bool):
-        bias = _given("bias", options.bias, shape[:1])
-    weight, bias = _converted("init", weight, dtype), _converted("bias", bias, dtype)
-    return weight, None if options.bias is False else bias
-
-
-def _converted(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore"):
-        converted = values.astype(dtype)
-    finite = np.isfinite(values.astype(np.float64))
-    if not np.isfinite(converted.astype(np.float64))[finite].all():
-        raise PreconditionError(
-            f"{what} has values that the head's dtype cannot hold",
-            {"dtype": dtype, "largest": float(np.abs(values[finite]).max())},
-            "scale them, or convert the model first",
-        )
-    return converted
+    return head_values(
+        (options.out_features, *head.in_features),
+        _dtype(head, seen),
+        init=options.init,
+        bias=options.bias,
+        seed=options.seed,
+    )
 
 
 def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
@@ -199,17 +161,6 @@ def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
             "replace the head before the model is quantized",
         )
     return _FLOATS[dtype]
-
-
-def _given(what: str, values: Array, shape: Sequence[int]) -> Array:
-    array = np.asarray(values)
-    if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
-        raise PreconditionError(
-            f"{what} has another shape than the new head needs",
-            {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
-            "give (out_features, in_features) values, as torch.nn.Linear stores them",
-        )
-    return array
 
 
 def _replace(

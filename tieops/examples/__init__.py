@@ -1,0 +1,1 @@
+"""Examples that the package brings along: ``tieops demo --train`` runs them."""
