@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
-    from tieops.runtime import session
+    from tieops.runtime import resident_bytes, session
 
 __all__ = [
     "Pipeline",
@@ -40,6 +40,7 @@ __all__ = [
     "from_torch",
     "remove_disconnected_outputs",
     "replace_head",
+    "resident_bytes",
     "session",
     "tie",
     "to_onnx",
@@ -53,6 +54,7 @@ _HOMES = {
     "from_torch": "tieops.importers",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
+    "resident_bytes": "tieops.runtime",
     "session": "tieops.runtime",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",

@@ -1,8 +1,21 @@
 """Running models with ONNX Runtime; importing this loads no runtime."""
 
+from tieops.runtime.ledger import ResidentBytes, ledger_of, resident_bytes
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import cuda_blocker, environment
-from tieops.runtime.sessions import Provider, Session, session
+from tieops.runtime.recipe import Provider
+from tieops.runtime.sessions import Session, session
 from tieops.runtime.source import Runnable
 
-__all__ = ["Port", "Provider", "Runnable", "Session", "cuda_blocker", "environment", "session"]
+__all__ = [
+    "Port",
+    "Provider",
+    "ResidentBytes",
+    "Runnable",
+    "Session",
+    "cuda_blocker",
+    "environment",
+    "ledger_of",
+    "resident_bytes",
+    "session",
+]

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir
@@ -30,6 +31,7 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
+from tieops.runtime.recipe import Provider, Recipe, settings_of
 from tieops.runtime.source import Runnable, source
 from tieops.runtime.weights import Arranged, Memory, arrange
 
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-__all__ = ["Provider", "Session", "session"]
-
-Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
+__all__ = ["Session", "open_recipe", "session"]
 
 # What numpy itself has no type for: handed to and taken from ONNX Runtime as raw bytes.
 _RAW = frozenset(
@@ -88,25 +88,18 @@ def session(
         >>> session(model, "cpu").run({"x": [1.0, -2.0]})
         {'y': array([-1.,  2.], dtype=float32)}
     """
-    ort = onnxruntime_module()
+    onnxruntime_module()
     if provider not in ("auto", "cuda", "cpu"):
         raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
-    if not optimize:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if threads is not None:
-        settings.intra_op_num_threads = threads
-    for key, value in (options or {}).items():
-        settings.add_session_config_entry(key, str(value))
     folder = Path(tempfile.mkdtemp(prefix="tieops-"))
     try:
         opened = source(model, folder, apart=memory != "default" and provider != "cuda")
-        inner, chosen, note, arranged = _open(opened, settings, provider, memory, options or {})
+        recipe = Recipe(opened, provider, memory, dict(options or {}), optimize, threads)
+        inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Session(inner, model, chosen, note, folder, arranged)
+    return Session(inner, model, note, folder, arranged, replace(recipe, provider=chosen))
 
 
 class Session:
@@ -117,6 +110,7 @@ class Session:
         provider: "cuda" or "cpu": what runs it.
         note: Why "auto" took that one; empty if it was asked for by name.
         providers: ONNX Runtime's own names of what runs it, the first choice first.
+        recipe: What it was opened with.
         inputs: What `run` has to be fed.
         outputs: What `run` can return, in the graph's order.
 
@@ -131,17 +125,18 @@ class Session:
         self,
         inner: Any,
         model: Runnable,
-        provider: Literal["cuda", "cpu"],
         note: str,
         folder: Path,
         arranged: Arranged,
+        recipe: Recipe,
     ) -> None:
         self._inner = inner
         self._arranged = arranged
         # ONNX Runtime may map the weights' file for as long as the session lives.
         self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.model = model
-        self.provider: Literal["cuda", "cpu"] = provider
+        self.recipe = recipe
+        self.provider: Literal["cuda", "cpu"] = "cuda" if recipe.provider == "cuda" else "cpu"
         self.note = note
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
         self.inputs = tuple(_port(each) for each in inner.get_inputs())
@@ -162,6 +157,11 @@ class Session:
     def __repr__(self) -> str:
         names = ", ".join(map(str, self.inputs))
         return f"<Session on {self.provider}: ({names}) -> {', '.join(map(str, self.outputs))}>"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._inner is None
 
     def close(self) -> None:
         """Free the session's memory and files; running it after that raises."""
@@ -264,33 +264,39 @@ def _raw_array(value: Any) -> np.ndarray[Any, Any]:
     return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape)
 
 
-def _open(
-    opened: str | bytes,
-    settings: Any,
-    provider: Provider,
-    memory: Memory,
-    options: Mapping[str, str],
-) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    if provider == "cpu":
-        return _open_on_cpu(opened, settings, memory, options, "")
+def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
+    """Open a session of ONNX Runtime on the provider that a recipe asks for.
+
+    Args:
+        recipe: What to open, and how.
+        settings: The session's options; on the CPU, they get the tied weights.
+
+    Returns:
+        ONNX Runtime's session, what runs it, why, and what has to live as long as it does.
+
+    Raises:
+        ProviderError: If CUDA was asked for and would not run.
+    """
+    if recipe.provider == "cpu":
+        return _open_on_cpu(recipe, settings, "")
     blocker = cuda_blocker()
     if blocker is None:
         try:
-            inner = _create(opened, settings, "cuda")
-            return inner, "cuda", "running on the GPU", Arranged(opened)
+            inner = _create(recipe.opened, settings, "cuda")
+            return inner, "cuda", "running on the GPU", Arranged(recipe.opened)
         except ProviderError as error:
-            if provider == "cuda":
+            if recipe.provider == "cuda":
                 raise
             blocker = "; ".join(map(str, error.facts.values())) or error.what
-    if provider == "cuda":
+    if recipe.provider == "cuda":
         raise not_on_cuda(blocker)
-    return _open_on_cpu(opened, settings, memory, options, f"running on the CPU: {blocker}")
+    return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker}")
 
 
 def _open_on_cpu(
-    opened: str | bytes, settings: Any, memory: Memory, options: Mapping[str, str], note: str
+    recipe: Recipe, settings: Any, note: str
 ) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    arranged = arrange(opened, settings, memory, options)
+    arranged = arrange(recipe.opened, settings, recipe.memory, recipe.options)
     inner = _create(arranged.opened, settings, "cpu")
     arranged.created()
     return inner, "cpu", note, arranged
