@@ -1,9 +1,10 @@
 """Running models with ONNX Runtime; importing this loads no runtime."""
 
-from tieops.runtime.ledger import ResidentBytes, ledger_of, resident_bytes
+from tieops.runtime.ledger import ledger_of, resident_bytes
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import cuda_blocker, environment
 from tieops.runtime.recipe import Provider
+from tieops.runtime.resident import ResidentBytes
 from tieops.runtime.sessions import Session, session
 from tieops.runtime.source import Runnable
 

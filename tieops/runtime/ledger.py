@@ -1,188 +1,25 @@
-"""How many copies of each weight a session holds: counted in the graph that it made, and measured."""
+"""How many copies of each weight a session holds: looked for in the graph that it made."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
 import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.onnx import from_onnx
-from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.ir.parameter import Parameter, Slot
-from tieops.runtime.optimized import initializers, packed_of, read_optimized, view_of
-from tieops.runtime.probe import GRAPH, Measured, Probe, probe
-from tieops.runtime.recipe import Provider, Recipe
+from tieops.runtime.optimized import Packed, initializers, packed_of, read_optimized, reading_of
+from tieops.runtime.probe import GRAPH, Probe, probe
+from tieops.runtime.recipe import Recipe
+from tieops.runtime.resident import Copy, Held, Place, ResidentBytes
 from tieops.runtime.sessions import Session
-from tieops.runtime.weights import MIN_BYTES, Memory
+from tieops.runtime.weights import MIN_BYTES
 from tieops.tied_model import TiedModel
 
-__all__ = ["Copy", "Held", "ResidentBytes", "Verdict", "ledger_of", "resident_bytes"]
-
-Place: TypeAlias = Literal["private", "mapped", "device", "given back", "dropped"]
-Verdict: TypeAlias = Literal["kept", "folded", "prepacked", "rewritten"]
-_RESIDENT = ("private", "mapped", "device")
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One copy of a parameter's elements.
-
-    Attributes:
-        kind: "original", "folded" (an initializer that the runtime made, equal bit for bit to a
-            view of the parameter) or "prepacked" (in the layout of one operator's kernel).
-        place: "private" (no other process shares it), "mapped" (pages of the data file), "device"
-            (memory of the GPU); of an original also "given back" (its pages are read again where
-            they are touched) or "dropped" (the runtime has freed it).
-        name: The initializer, or of a packed copy ONNX Runtime's key: operator and hash.
-        view: How a folded copy reads the parameter, such as "transpose"; else empty.
-        nbytes: Its size.
-    """
-
-    kind: Literal["original", "folded", "prepacked"]
-    place: Place
-    name: str
-    view: str
-    nbytes: int
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether it takes memory."""
-        return self.place in _RESIDENT
-
-    def __str__(self) -> str:
-        what = {"folded": self.view or "copy", "prepacked": self.name.partition("+")[0]}
-        note = what.get(self.kind, "")
-        return f"{self.kind:<9}  {brief_bytes(self.nbytes):>8}  {self.place:<10}  {note}".rstrip()
-
-
-@dataclass(frozen=True)
-class Held:
-    """A parameter and the copies of it that the runtime holds.
-
-    Attributes:
-        names: Every name of the parameter.
-        text: The parameter, as ``name: f32[2,3]``.
-        nbytes: What the file stores.
-        is_tied: Whether two or more slots share it.
-        copies: What the runtime made of it.
-    """
-
-    names: tuple[str, ...]
-    text: str
-    nbytes: int
-    is_tied: bool
-    copies: tuple[Copy, ...]
-
-    @property
-    def resident_bytes(self) -> int:
-        """The bytes of all copies that take memory."""
-        return sum(copy.nbytes for copy in self.copies if copy.is_resident)
-
-    @property
-    def verdict(self) -> Verdict:
-        """What became of it: kept (one resident copy), folded, prepacked or rewritten.
-
-        "folded": the runtime computed a copy of a view, such as the transpose, and holds another
-        one beside it. "prepacked": it packed a copy and another one stays. "rewritten": what it
-        holds equals no view of the parameter, as with blocked layouts of a convolution.
-        """
-        resident = [copy for copy in self.copies if copy.is_resident]
-        if not resident:
-            return "rewritten"
-        if len(resident) == 1:
-            return "kept"
-        return "folded" if any(copy.kind == "folded" for copy in self.copies) else "prepacked"
-
-    def __str__(self) -> str:
-        names = " = ".join(map(printable, self.names))
-        what = f"{self.verdict}, {brief_bytes(self.resident_bytes)} of {brief_bytes(self.nbytes)}"
-        lines = [f"{names}: {self.text.rpartition(': ')[2]}  {what}"]
-        return "\n".join([*lines, *(f"  {copy}" for copy in self.copies)])
-
-
-@dataclass(frozen=True)
-class ResidentBytes:
-    """The copies of weights that a session holds after loading, counted and measured.
-
-    Attributes:
-        provider: "cuda" or "cpu".
-        memory: The memory mode.
-        unique_bytes: What the model stores: one copy of everything.
-        parameters: The tied ones and those of 1 MB or more, the largest first.
-        others: Initializers of 1 MB or more that the runtime made and that equal no view of these.
-        measured: Memory that opening the session took in a process of its own.
-        unmeasured: Why a figure is missing; empty where none is.
-    """
-
-    provider: Provider
-    memory: Memory
-    unique_bytes: int
-    parameters: tuple[Held, ...]
-    others: tuple[Copy, ...]
-    measured: Measured
-    unmeasured: str
-
-    @property
-    def ties(self) -> tuple[Held, ...]:
-        """The parameters that are tied."""
-        return tuple(each for each in self.parameters if each.is_tied)
-
-    @property
-    def undone(self) -> tuple[Held, ...]:
-        """The tied parameters that the runtime holds more than one copy of."""
-        return tuple(each for each in self.ties if each.verdict in ("folded", "prepacked"))
-
-    def counted_bytes(self, place: Place) -> int:
-        """Return the bytes of all copies in one place, each packed buffer once."""
-        copies = [copy for each in self.parameters for copy in each.copies]
-        return sum(c.nbytes for c in dict.fromkeys((*copies, *self.others)) if c.place == place)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it all as JSON-ready data."""
-        return {
-            "provider": self.provider,
-            "memory": self.memory,
-            "unique_bytes": self.unique_bytes,
-            "counted_bytes": {place: self.counted_bytes(place) for place in _RESIDENT},
-            "measured": {k: v for k, v in vars(self.measured).items() if v is not None},
-            "unmeasured": self.unmeasured,
-            "parameters": [
-                {
-                    "names": list(each.names),
-                    "bytes": each.nbytes,
-                    "tied": each.is_tied,
-                    "verdict": each.verdict,
-                    "resident_bytes": each.resident_bytes,
-                    "copies": [vars(copy) for copy in each.copies],
-                }
-                for each in self.parameters
-            ],
-            "others": [vars(copy) for copy in self.others],
-        }
-
-    def __str__(self) -> str:
-        lines = [f"on {self.provider}, memory={self.memory}"]
-        lines += [str(each) for each in self.parameters]
-        lines += [f"made by the runtime: {printable(c.name)}\n  {c}" for c in self.others]
-        counts = [f"{brief_bytes(self.counted_bytes(p))} {p}" for p in _RESIDENT if
-                  self.counted_bytes(p)]  # fmt: skip
-        lines.append(f"unique    {brief_bytes(self.unique_bytes)}")
-        lines.append(f"counted   {', '.join(counts) or 'nothing'}")
-        found = [
-            f"{brief_bytes(count)} {name.removesuffix('_bytes')}"
-            for name, count in vars(self.measured).items()
-            if count is not None
-        ]
-        lines += [f"measured  {', '.join(found)}"] if found else []
-        lines += [f"not measured: {self.unmeasured}"] if self.unmeasured else []
-        ties = counted(len(self.ties), "tie")
-        lines.append(f"{ties}, {len(self.undone)} undone by the runtime")
-        return "\n".join(lines)
+__all__ = ["ledger_of", "resident_bytes"]
 
 
 def resident_bytes(session: Session) -> ResidentBytes:
@@ -260,58 +97,88 @@ def _held(
             slots[parameter] = (*slots.get(parameter, ()), slot)
     tied = {tie.parameter for tie in model.ties}
     looked_at = [p for p in model.parameters if p in tied or p.nbytes >= MIN_BYTES]
-    names = {parameter.name for parameter in model.parameters}
-    made = {value for value in initializers(optimized) if value.name not in names}
-    held: list[Held] = []
-    for parameter in sorted(looked_at, key=lambda each: -each.nbytes):
-        own = [value for value in initializers(optimized) if value.name == parameter.name]
-        equal = {value: "" for value in own}
+    stored = {parameter.name for parameter in model.parameters}
+    made = {value: None for value in initializers(optimized) if value.name not in stored}
+    equal: dict[Parameter, dict[onnx_ir.Value, str]] = {}
+    for parameter in looked_at:
+        mine = dict.fromkeys((v for v in initializers(optimized) if v.name == parameter.name), "")
         for value in made:
             if value.const_value is None:
                 continue
-            view = view_of(parameter, slots.get(parameter, ()), value.const_value)
-            if view is not None:
-                equal[value] = str(view)
-        made -= {*equal}
-        copies = tuple(_copies(parameter, equal, optimized, recipe, found))
-        held.append(
-            Held(parameter.names, str(parameter), parameter.nbytes, parameter in tied, copies)
+            reading = reading_of(parameter, slots.get(parameter, ()), value.const_value)
+            if reading is not None:
+                mine[value] = reading
+        made = {value: None for value in made if value not in mine}
+        equal[parameter] = mine
+    buffers = _buffers(model, equal)
+    held = [
+        Held(
+            each.names,
+            str(each),
+            each.nbytes,
+            each in tied,
+            tuple(_copies(each, equal[each], buffers[each], optimized, recipe, found)),
         )
+        for each in sorted(looked_at, key=lambda parameter: -parameter.nbytes)
+    ]
     place: Place = "device" if recipe.provider == "cuda" else "private"
     sizes = [(v.name or "", v.const_value.nbytes) for v in made if v.const_value is not None]
     others = [Copy("folded", place, name, "", int(n)) for name, n in sizes if n >= MIN_BYTES]
     return tuple(held), tuple(sorted(others, key=lambda copy: -copy.nbytes))
 
 
+def _buffers(
+    model: TiedModel, equal: Mapping[Parameter, Mapping[onnx_ir.Value, str]]
+) -> dict[Parameter, dict[str, tuple[Packed, ...]]]:
+    """Return, for each parameter and each reading of it, the packed copies of that content.
+
+    Tensors of equal content that are packed for one operator share one buffer, which ONNX Runtime
+    lists with one of them alone.
+    """
+    found: dict[Parameter, dict[str, tuple[Packed, ...]]] = {}
+    for parameter, values in equal.items():
+        mine = found.setdefault(parameter, {})
+        for value, reading in values.items():
+            mine[reading] = (*mine.get(reading, ()), *packed_of(value))
+    for duplicate in model.duplicates:
+        same = [
+            parameter
+            for parameter, perm in zip(duplicate.parameters, duplicate.perms, strict=True)
+            if perm == duplicate.perms[0] and parameter in found
+        ]
+        for reading in {reading for each in same for reading in found[each]}:
+            shared = tuple(packed for each in same for packed in found[each].get(reading, ()))
+            for each in same:
+                if reading in found[each]:
+                    found[each][reading] = shared
+    return found
+
+
 def _copies(
     parameter: Parameter,
-    equal: dict[onnx_ir.Value, str],
+    equal: Mapping[onnx_ir.Value, str],
+    buffers: Mapping[str, tuple[Packed, ...]],
     optimized: onnx_ir.Model,
     recipe: Recipe,
     found: Probe,
 ) -> Iterator[Copy]:
-    """Yield the copies of one parameter; ``equal`` has each initializer with its view."""
-    on_gpu = recipe.provider == "cuda"
-    packed = {value: packed_of(value) for value in equal}
-    originals = [value for value in equal if value.name == parameter.name]
-    if not originals:
+    """Yield the copies of one parameter; ``equal`` has each initializer with its reading."""
+    made: Place = "device" if recipe.provider == "cuda" else "private"
+    if all(value.name != parameter.name for value in equal):
         yield Copy("original", "dropped", parameter.name, "", parameter.nbytes)
-    for value, view in equal.items():
-        # Equal tensors packed for one operator share the buffer, which is listed with one of them.
-        ops = {each.op_type for v, w in equal.items() if w == view for each in packed[v]}
-        place: Place = "device" if on_gpu else "private"
-        if value in originals:
-            kind = "original"
-            if not on_gpu:
-                place = _place_of_original(parameter, recipe, found, packed=bool(ops))
-        else:
-            kind = "folded"
-        nbytes = 0 if value.const_value is None else int(value.const_value.nbytes)
+    for value, reading in equal.items():
+        ops = {packed.op_type for packed in buffers[reading]}
+        is_original = value.name == parameter.name
+        place = made
+        if is_original and recipe.provider == "cpu":
+            place = _place_of_original(parameter, recipe, found, packed=bool(ops))
         if place != "given back" and _is_dropped(value, ops, optimized):
             place = "dropped"
-        yield Copy(kind, place, value.name or "", view, nbytes)
-    for each in dict.fromkeys(each for group in packed.values() for each in group):
-        yield Copy("prepacked", "device" if on_gpu else "private", each.key, "", each.nbytes)
+        nbytes = 0 if value.const_value is None else int(value.const_value.nbytes)
+        kind = "original" if is_original else "folded"
+        yield Copy(kind, place, value.name or "", reading, nbytes)
+    for packed in dict.fromkeys(each for group in buffers.values() for each in group):
+        yield Copy("prepacked", made, packed.key, "", packed.nbytes)
 
 
 def _place_of_original(

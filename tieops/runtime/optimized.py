@@ -18,17 +18,19 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tieops.detect.content import bit_equal
+from tieops.detect.content import bit_equal, bits
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import all_graphs
 from tieops.ir.view import Cast, Dequantize, Join, Transpose, View
 
-__all__ = ["Packed", "initializers", "packed_of", "read_optimized", "view_of"]
+__all__ = ["Packed", "initializers", "packed_of", "read_optimized", "reading_of"]
 
 _PREPACKED = "prepacked_"
 _KEY = "tieops.prepacked"
 MAX_PERMUTED_RANK = 3
 """Up to this rank a copy is looked for in every order of axes; above, as the slots read it."""
+MAX_PADDING = 8
+"""How many times larger a blocked layout can be: one channel is padded to a block."""
 
 
 @dataclass(frozen=True)
@@ -91,30 +93,36 @@ def packed_of(value: onnx_ir.Value) -> tuple[Packed, ...]:
     return tuple(found)
 
 
-def view_of(
+def reading_of(
     parameter: Parameter, slots: tuple[Slot, ...], tensor: onnx_ir.TensorProtocol
-) -> View | None:
-    """Return the view of a parameter that a tensor holds bit for bit, or None.
+) -> str | None:
+    """Return how a tensor holds a parameter, as a view's text, or None where it does not.
 
     Args:
         parameter: What is stored in the model.
         slots: Its readers; a tensor may hold what one of them sees, or what a part of a view gives.
         tensor: An initializer of the optimized graph.
+
+    Returns:
+        "" for a plain copy, "transpose", "cast f32" and the like for a view, equal bit for bit; and
+        "reordered" for the same elements in an order that no view has, padded with zeros or not:
+        the blocked layouts of convolutions.
     """
-    shape = tuple(int(size) for size in tensor.shape.numpy())
-    views = [view for view in _views(parameter, slots) if view.shape == shape]
-    if not views or tensor.dtype == onnx_ir.DataType.STRING:
+    if tensor.dtype == onnx_ir.DataType.STRING or tensor.size == 0:
         return None
+    shape = tuple(int(size) for size in tensor.shape.numpy())
     array, stored = tensor.numpy(), parameter.numpy()
-    for view in views:
+    for view in (view for view in _views(parameter, slots) if view.shape == shape):
         seen = view.apply(stored)
         if tensor.dtype != parameter.dtype:
-            seen_as = view.then(Cast(tensor.dtype))
             if _equal_as(seen, array):
-                return seen_as
+                return str(view.then(Cast(tensor.dtype)))
         elif bit_equal(seen, array):
-            return view
-    return None
+            return str(view)
+    same = (
+        tensor.dtype == parameter.dtype and stored.size <= array.size <= MAX_PADDING * stored.size
+    )
+    return "reordered" if same and _is_reordered(stored, array) else None
 
 
 def _views(parameter: Parameter, slots: tuple[Slot, ...]) -> list[View]:
@@ -140,3 +148,11 @@ def _equal_as(seen: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
     """Tell whether values in another dtype are the same; a corner first, for it costs nothing."""
     corner = (slice(0, 4),) * seen.ndim
     return all(bit_equal(seen[part].astype(array.dtype), array[part]) for part in (corner, ...))
+
+
+def _is_reordered(stored: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
+    """Tell whether two tensors have the same elements; sums first, then all of them sorted."""
+    one, other = (bits(np.ascontiguousarray(each)).ravel() for each in (stored, array))
+    if int(one.sum(dtype=np.uint64)) != int(other.sum(dtype=np.uint64)):
+        return False
+    return np.array_equal(np.sort(one[one != 0]), np.sort(other[other != 0]))

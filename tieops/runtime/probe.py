@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -126,8 +127,8 @@ def main(name: str) -> None:
 
 
 def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, Any]:
+    recipe = Recipe(**request)
     path = str(request["opened"])
-    recipe = Recipe(**{**request, "opened": path})
     warm = replace(recipe, opened=_nothing(), options={})
     empty = open_recipe(warm, settings_of(warm))
     before, unmeasured = _memory(recipe.provider)
@@ -167,6 +168,7 @@ def _memory(provider: str) -> tuple[dict[str, int], str]:
             missing.append(f"the GPU's memory: {error}")
     if not sys.platform.startswith("linux"):
         return found, "; ".join([*missing, f"the process's memory: no /proc on {sys.platform}"])
+    gc.collect()  # what was read of the model has cycles, and is nobody's copy
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps for later is nobody's copy
     status = _kilobytes("/proc/self/status")
