@@ -28,7 +28,8 @@ class Copy:
             (memory of the GPU); of an original also "given back" (its pages are read again where
             they are touched) or "dropped" (the runtime has freed it).
         name: The initializer, or of a packed copy ONNX Runtime's key: operator and hash.
-        view: How a folded copy reads the parameter, such as "transpose"; else empty.
+        view: How a folded copy reads the parameter, such as "transpose", or "reordered" for the
+            blocked layout of a convolution; else empty.
         nbytes: Its size.
     """
 
@@ -78,7 +79,7 @@ class Held:
 
         "folded": the runtime computed a copy of a view, such as the transpose, and holds another
         one beside it. "prepacked": it packed a copy and another one stays. "rewritten": what it
-        holds equals no view of the parameter, as with blocked layouts of a convolution.
+        holds equals no view of the parameter, as where it fuses two weights into one.
         """
         resident = [copy for copy in self.copies if copy.is_resident]
         if not resident:

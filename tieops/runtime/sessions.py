@@ -21,6 +21,7 @@ from tieops.errors import (
     UnsupportedModelError,
 )
 from tieops.ir.brief import printable
+from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, fitted
 from tieops.runtime.providers import (
     CUDA,
@@ -163,6 +164,28 @@ class Session:
         """Whether it has been closed."""
         return self._inner is None
 
+    def placement(self) -> Placement:
+        """Tell which nodes run on which provider, and which fell to the CPU.
+
+        Returns:
+            The nodes of the graph as ONNX Runtime divided it among providers: after its basic
+            optimizations, before the fusions that each provider's own kernels allow.
+
+        Raises:
+            PreconditionError: If the session is closed, or ONNX Runtime is too old to tell.
+
+        Example:
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> print(session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu").placement())
+            CPUExecutionProvider: 1 node
+        """
+        self._check_open()
+        return placement_of(self._inner, self.provider)
+
+    def _check_open(self) -> None:
+        if self._inner is None:
+            raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
+
     def close(self) -> None:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
@@ -197,8 +220,7 @@ class Session:
               inputs: x: f32[n]    fed: inputs
               fix: feed exactly these names, in these dtypes and shapes
         """
-        if self._inner is None:
-            raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
+        self._check_open()
         ports = {port.name: port for port in self.outputs}
         names = list(ports) if outputs is None else list(outputs)
         if unknown := [name for name in names if name not in ports]:
