@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 import shutil
 import tempfile
 import weakref
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnx_ir
 
 from tieops.errors import (
     PreconditionError,
@@ -33,19 +30,17 @@ from tieops.runtime.providers import (
     onnxruntime_module,
 )
 from tieops.runtime.recipe import Provider, Recipe, settings_of
+from tieops.runtime.running import run_arrays, run_bound
 from tieops.runtime.source import Runnable, source
+from tieops.runtime.tensors import tensors_of, to_host, torch_module
 from tieops.runtime.weights import Arranged, Memory, arrange
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import ArrayLike
 
 
 __all__ = ["Session", "open_recipe", "session"]
-
-# What numpy itself has no type for: handed to and taken from ONNX Runtime as raw bytes.
-_RAW = frozenset(
-    {"BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"}
-)
 
 
 def session(
@@ -84,6 +79,7 @@ def session(
         UnsupportedModelError: If ONNX Runtime refuses the model.
 
     Example:
+        >>> import onnx_ir
         >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
         >>> model = onnx_ir.from_onnx_text(text + " { y = Neg(x) }")
         >>> session(model, "cpu").run({"x": [1.0, -2.0]})
@@ -116,6 +112,7 @@ class Session:
         outputs: What `run` can return, in the graph's order.
 
     Example:
+        >>> import onnx_ir
         >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
         >>> with session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu") as sess:
         ...     print(*sess.inputs, sess.provider)
@@ -175,7 +172,8 @@ class Session:
             PreconditionError: If the session is closed, or ONNX Runtime is too old to tell.
 
         Example:
-            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> import onnx_ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> print(session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu").placement())
             CPUExecutionProvider: 1 node
         """
@@ -198,8 +196,9 @@ class Session:
         """Run the model once.
 
         Args:
-            feeds: An array for each input, by name. Python lists are converted, and arrays where
-                no value changes (int32 to int64, float16 to float32); never a float to an int.
+            feeds: An array or torch tensor for each input, by name. Python lists are converted, and
+                arrays where no value changes (int32 to int64, float16 to float32); never a float to
+                an int. Tensors on the GPU have to fit as they are; there nothing is copied.
             outputs: The names to return, in that order; None returns them all.
 
         Returns:
@@ -212,7 +211,8 @@ class Session:
                 ONNX Runtime fails on these arrays.
 
         Example:
-            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> import onnx_ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
             >>> sess.run({"inputs": [1.0]})
             Traceback (most recent call last):
@@ -220,70 +220,66 @@ class Session:
               inputs: x: f32[n]    fed: inputs
               fix: feed exactly these names, in these dtypes and shapes
         """
+        arrays, names, fed = self._checked(feeds, outputs)
+        return run_arrays(self._inner, arrays, names, (*fed, *self.outputs)) if names else {}
+
+    def run_tensors(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Run the model once and return torch tensors, on the GPU where the session runs there.
+
+        Args:
+            feeds: As for ``run``. A torch tensor on the session's device is not copied, nor is
+                anything else there that speaks DLPack; it has to be in C order for that.
+            outputs: The names to return, in that order; None returns them all.
+
+        Returns:
+            A tensor for each output, over the memory that ONNX Runtime wrote it to. On the CPU
+            float8 is copied; on the GPU it cannot be returned.
+
+        Raises:
+            PreconditionError: As ``run``; and if an output is no tensor of numbers.
+            MissingDependencyError: If torch is not installed.
+
+        Example:
+            >>> import torch
+            >>> import onnx_ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
+            >>> sess.run_tensors({"x": torch.tensor([1.0, -2.0])})
+            {'y': tensor([-1.,  2.])}
+        """
+        torch_module()
+        arrays, names, fed = self._checked(feeds, outputs)
+        odd = [port for port in self.outputs if port.name in names and not port.is_tensor]
+        if odd:
+            raise PreconditionError(
+                "torch has no tensor for every output",
+                {"not": ", ".join(map(str, odd))},
+                "use run for these",
+            )
+        if not names:
+            return {}
+        found = run_bound(self._inner, arrays, names, fed, self.provider)
+        return dict(zip(names, tensors_of(found), strict=True))
+
+    def _checked(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None
+    ) -> tuple[dict[str, Any], list[str], tuple[Port, ...]]:
+        """Return the fed arrays as they are wanted, the outputs to return, and all input ports."""
         self._check_open()
-        ports = {port.name: port for port in self.outputs}
-        names = list(ports) if outputs is None else list(outputs)
-        if unknown := [name for name in names if name not in ports]:
+        known = [port.name for port in self.outputs]
+        names = known if outputs is None else list(outputs)
+        if unknown := [name for name in names if name not in known]:
             raise PreconditionError(
                 f"no output is named {', '.join(map(printable, unknown))}",
                 {"outputs": ", ".join(map(str, self.outputs))},
                 "name some of these",
             )
-        arrays = fitted(feeds, self.inputs, self._defaults)
-        fed = {each.name: each for each in (*self.inputs, *self._defaults)}
-        touched = [fed[name] for name in arrays] + [ports[name] for name in names]
-        raw = any(port.data_type and port.data_type.name in _RAW for port in touched)
-        runner = _run_raw if raw else _run_plain
-        if not names:
-            return {}
-        try:
-            return runner(self._inner, arrays, names, fed)
-        except onnxruntime_errors() as error:
-            given = ", ".join(f"{printable(n)} {a.dtype}{list(a.shape)}" for n, a in arrays.items())
-            raise PreconditionError(
-                "ONNX Runtime could not run the model",
-                {"fed": given, "it says": first_line(error)},
-                "check sizes that belong together, and ids against their table's rows",
-            ) from error
-
-
-def _run_plain(
-    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
-) -> dict[str, np.ndarray[Any, Any]]:
-    return dict(zip(names, inner.run(names, dict(arrays)), strict=True))
-
-
-def _run_raw(
-    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
-) -> dict[str, np.ndarray[Any, Any]]:
-    value_of = onnxruntime_module().OrtValue
-    values = {}
-    for name, array in arrays.items():
-        dtype = fed[name].data_type
-        if dtype is not None and dtype.name in _RAW:
-            # Copied, because the runtime reads the bytes in C order where they lie.
-            bits = np.array(array, order="C").view(f"u{array.dtype.itemsize}")
-            values[name] = value_of.ortvalue_from_numpy_with_onnx_type(bits, int(dtype))
-        else:
-            values[name] = value_of.ortvalue_from_numpy(np.array(array, order="C"))
-    found = inner.run_with_ort_values(names, values)
-    return {name: _raw_array(value) for name, value in zip(names, found, strict=True)}
-
-
-def _raw_array(value: Any) -> np.ndarray[Any, Any]:
-    dtype = onnx_ir.DataType(value.element_type())
-    if dtype.name not in _RAW:
-        return value.numpy()
-    if value.device_name() != "cpu":
-        raise UnsupportedModelError(
-            f"an output of {dtype.name.lower()} stays on {value.device_name()}",
-            {},
-            "add a Cast to float32 to the model, or run it on the CPU",
-        )
-    shape = tuple(value.shape())
-    size = math.prod(shape) * dtype.numpy().itemsize
-    data = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape)
+        if self.provider == "cpu":
+            feeds = {name: to_host(name, value) for name, value in feeds.items()}
+        fed = (*self.inputs, *self._defaults)
+        return fitted(feeds, self.inputs, self._defaults), names, fed
 
 
 def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
