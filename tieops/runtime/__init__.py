@@ -4,11 +4,12 @@ from tieops.runtime.ledger import ledger_of, resident_bytes
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import cuda_blocker, environment
 from tieops.runtime.recipe import Provider
-from tieops.runtime.resident import ResidentBytes
+from tieops.runtime.resident import Held, ResidentBytes
 from tieops.runtime.sessions import Session, session
 from tieops.runtime.source import Runnable
 
 __all__ = [
+    "Held",
     "Port",
     "Provider",
     "ResidentBytes",

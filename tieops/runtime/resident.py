@@ -44,6 +44,11 @@ class Copy:
         """Whether it takes memory."""
         return self.place in _RESIDENT
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is in the layout of one operator's kernel."""
+        return self.kind == "prepacked"
+
     def __str__(self) -> str:
         what = {"folded": self.view or "copy", "prepacked": self.name.partition("+")[0]}
         note = what.get(self.kind, "")
@@ -130,8 +135,8 @@ class ResidentBytes:
     def counted_bytes(self, place: Place) -> int:
         """Return the bytes of all copies in one place, each packed buffer once."""
         copies = [copy for each in self.parameters for copy in each.copies]
-        packed = dict.fromkeys(copy for copy in copies if copy.kind == "prepacked")
-        others = [copy for copy in (*copies, *self.others) if copy.kind != "prepacked"]
+        packed = dict.fromkeys(copy for copy in copies if copy.is_packed)
+        others = [copy for copy in (*copies, *self.others) if not copy.is_packed]
         return sum(copy.nbytes for copy in (*packed, *others) if copy.place == place)
 
     def to_dict(self) -> dict[str, Any]:
