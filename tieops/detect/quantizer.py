@@ -33,8 +33,8 @@ def quantizer_warnings(ties: Iterable[Tie]) -> Iterator[str]:
             names = ", ".join(printable(slot.name) for slot in reading)
             yield (
                 f"quantize_dynamic of ONNX Runtime would transpose {printable(tie.parameter.name)} "
-                f"for {names} and break its other readers: untie it first, or write the model with "
-                "tie_form='portable'"
+                f"for {names} and break its other readers: untie it first, or export the original "
+                "with tie_form='portable'"
             )
 
 
