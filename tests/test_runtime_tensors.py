@@ -173,6 +173,15 @@ def test_values_are_converted_where_none_changes_as_arrays_are():
         session.run_tensors({"x": torch.ones(2)})
 
 
+@pytest.mark.parametrize("kind", ["float", "bfloat16"])
+def test_arrays_that_may_not_be_written_are_fed_as_they_are(kind):
+    dtype = echo(kind).inputs[0].data_type.numpy()
+    array = np.frombuffer(np.ones(3, dtype).tobytes(), dtype)
+    assert not array.flags.writeable
+    assert echo(kind).run_tensors({"x": array})["y"].tolist() == [1, 1, 1]
+    assert echo(kind).run({"x": array})["y"].tolist() == [1, 1, 1]
+
+
 def test_outputs_outlive_the_session_and_are_the_callers_own():
     session = echo("float")
     found = session.run_tensors({"x": torch.arange(1000.0)})["y"]

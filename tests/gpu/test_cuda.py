@@ -131,7 +131,7 @@ def test_feeding_a_tensor_of_the_gpu_takes_no_memory_there():
     session.run_tensors({"x": fed[:8]})
     torch.cuda.synchronize()
     before, _ = torch.cuda.mem_get_info()
-    assert session.run_tensors({"x": fed})["y"].item() == fed.numel() - 1
+    assert session.run_tensors({"x": fed})["y"].item() == fed.max().item()
     after, _ = torch.cuda.mem_get_info()
     assert before - after < fed.nbytes // 2
 

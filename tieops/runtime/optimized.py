@@ -29,6 +29,8 @@ _PREPACKED = "prepacked_"
 _KEY = "tieops.prepacked"
 MAX_PERMUTED_RANK = 3
 """Up to this rank a copy is looked for in every order of axes; above, as the slots read it."""
+BLOCKED_RANK = 4
+"""The rank of a kernel that ONNX Runtime reorders into blocks of channels."""
 MAX_PADDING = 8
 """How many times larger a blocked layout can be: one channel is padded to a block."""
 
@@ -113,16 +115,12 @@ def reading_of(
     shape = tuple(int(size) for size in tensor.shape.numpy())
     array, stored = tensor.numpy(), parameter.numpy()
     for view in (view for view in _views(parameter, slots) if view.shape == shape):
-        seen = view.apply(stored)
-        if tensor.dtype != parameter.dtype:
-            if _equal_as(seen, array):
-                return str(view.then(Cast(tensor.dtype)))
-        elif bit_equal(seen, array):
-            return str(view)
-    same = (
-        tensor.dtype == parameter.dtype and stored.size <= array.size <= MAX_PADDING * stored.size
-    )
-    return "reordered" if same and _is_reordered(stored, array) else None
+        if _is_seen_in(view.apply(stored), array):
+            same = tensor.dtype == parameter.dtype
+            return str(view if same else view.then(Cast(tensor.dtype)))
+    blocked = stored.ndim == array.ndim == BLOCKED_RANK and stored.dtype == array.dtype
+    fits = blocked and stored.size <= array.size <= MAX_PADDING * stored.size
+    return "reordered" if fits and _is_reordered(stored, array) else None
 
 
 def _views(parameter: Parameter, slots: tuple[Slot, ...]) -> list[View]:
@@ -144,10 +142,12 @@ def _views(parameter: Parameter, slots: tuple[Slot, ...]) -> list[View]:
     return list(dict.fromkeys(found))
 
 
-def _equal_as(seen: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
-    """Tell whether values in another dtype are the same; a corner first, for it costs nothing."""
+def _is_seen_in(seen: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
+    """Tell whether values are the same, cast if the dtypes differ; a corner first: it is cheap."""
     corner = (slice(0, 4),) * seen.ndim
-    return all(bit_equal(seen[part].astype(array.dtype), array[part]) for part in (corner, ...))
+    return all(
+        bit_equal(seen[part].astype(array.dtype, copy=False), array[part]) for part in (corner, ...)
+    )
 
 
 def _is_reordered(stored: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:

@@ -47,5 +47,5 @@ def settings_of(recipe: Recipe) -> Any:
     if recipe.threads is not None:
         settings.intra_op_num_threads = recipe.threads
     for key, value in recipe.options.items():
-        settings.add_session_config_entry(key, str(value))
+        settings.add_session_config_entry(key, value)
     return settings

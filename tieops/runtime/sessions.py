@@ -91,7 +91,8 @@ def session(
     folder = Path(tempfile.mkdtemp(prefix="tieops-"))
     try:
         opened = source(model, folder, apart=memory != "default" and provider != "cuda")
-        recipe = Recipe(opened, provider, memory, dict(options or {}), optimize, threads)
+        given = {key: str(value) for key, value in (options or {}).items()}
+        recipe = Recipe(opened, provider, memory, given, optimize, threads)
         inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
