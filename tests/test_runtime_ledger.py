@@ -240,6 +240,21 @@ def test_equal_weights_that_are_not_tied_share_the_packed_buffer(tmp_path):
     assert found.counted_bytes("private") == pytest.approx(weight.nbytes, rel=0.01)
 
 
+def test_a_weight_that_is_computed_away_is_told_and_what_came_of_it(tmp_path):
+    rng = np.random.default_rng(0)
+    one, other = (rng.standard_normal((1000, 600), np.float32) for _ in range(2))
+    text = """g (float[b, 1000] x) => (float[b, 600] y, float[b, 600] z) {
+        sum = Add(one, other)  y = MatMul(x, sum)
+        difference = Sub(one, other)  z = MatMul(x, difference) }"""
+    model = tied(text, one=one, other=other)
+    path = tieops.to_onnx(model, tmp_path / "m.onnx", external_data=True).path
+    found = looked_at(path, "default")
+    assert [each.verdict for each in found.ties] == ["rewritten"] * 2
+    assert {c.name for c in found.others if not c.is_packed} == {"sum", "difference"}
+    assert "made by the runtime: sum\n  folded" in str(found)
+    assert found.measured.private_bytes == pytest.approx(found.counted_bytes("private"), abs=SLACK)
+
+
 # Sessions
 
 

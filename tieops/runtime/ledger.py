@@ -122,9 +122,20 @@ def _held(
         for each in sorted(looked_at, key=lambda parameter: -parameter.nbytes)
     ]
     place: Place = "device" if recipe.provider == "cuda" else "private"
-    sizes = [(v.name or "", v.const_value.nbytes) for v in made if v.const_value is not None]
-    others = [Copy("folded", place, name, "", int(n)) for name, n in sizes if n >= MIN_BYTES]
-    return tuple(held), tuple(sorted(others, key=lambda copy: -copy.nbytes))
+    others = [copy for value in made for copy in _computed(value, place, optimized)]
+    return tuple(held), tuple(others)
+
+
+def _computed(value: onnx_ir.Value, place: Place, optimized: onnx_ir.Model) -> Iterator[Copy]:
+    """Yield the copies of an initializer that the runtime computed and that equals no view."""
+    nbytes = 0 if value.const_value is None else int(value.const_value.nbytes)
+    if nbytes < MIN_BYTES:
+        return
+    packed = packed_of(value)
+    gone = _is_dropped(value, {each.op_type for each in packed}, optimized)
+    yield Copy("folded", "dropped" if gone else place, value.name or "", "computed", nbytes)
+    for each in packed:
+        yield Copy("prepacked", place, each.key, "", each.nbytes)
 
 
 def _buffers(

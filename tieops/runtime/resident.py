@@ -29,7 +29,7 @@ class Copy:
             they are touched) or "dropped" (the runtime has freed it).
         name: The initializer, or of a packed copy ONNX Runtime's key: operator and hash.
         view: How a folded copy reads the parameter, such as "transpose", or "reordered" for the
-            blocked layout of a convolution; else empty.
+            blocked layout of a convolution, or "computed" if it equals no view; else empty.
         nbytes: Its size.
     """
 
@@ -109,7 +109,8 @@ class ResidentBytes:
         memory: The memory mode.
         unique_bytes: What the model stores: one copy of everything.
         parameters: The tied ones and those of 1 MB or more, the largest first.
-        others: Initializers of 1 MB or more that the runtime made and that equal no view of these.
+        others: Initializers of 1 MB or more that the runtime made and that equal no view of these,
+            each followed by its packed copies.
         measured: Memory that opening the session took in a process of its own.
         unmeasured: Why a figure is missing; empty where none is.
     """
@@ -165,7 +166,9 @@ class ResidentBytes:
     def __str__(self) -> str:
         lines = [f"on {self.provider}, memory={self.memory}"]
         lines += [str(each) for each in self.parameters]
-        lines += [f"made by the runtime: {printable(c.name)}\n  {c}" for c in self.others]
+        for copy in self.others:
+            heading = [] if copy.is_packed else [f"made by the runtime: {printable(copy.name)}"]
+            lines += [*heading, f"  {copy}"]
         counts = [f"{brief_bytes(self.counted_bytes(p))} {p}" for p in _RESIDENT if
                   self.counted_bytes(p)]  # fmt: skip
         lines.append(f"unique    {brief_bytes(self.unique_bytes)}")

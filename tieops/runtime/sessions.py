@@ -174,7 +174,7 @@ class Session:
 
         Example:
             >>> import onnx_ir
-        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> print(session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu").placement())
             CPUExecutionProvider: 1 node
         """
@@ -213,7 +213,7 @@ class Session:
 
         Example:
             >>> import onnx_ir
-        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
             >>> sess.run({"inputs": [1.0]})
             Traceback (most recent call last):
@@ -243,9 +243,8 @@ class Session:
             MissingDependencyError: If torch is not installed.
 
         Example:
-            >>> import torch
-            >>> import onnx_ir
-        >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> import onnx_ir, torch
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
             >>> sess.run_tensors({"x": torch.tensor([1.0, -2.0])})
             {'y': tensor([-1.,  2.])}
