@@ -135,9 +135,9 @@ class ResidentBytes:
 
     def counted_bytes(self, place: Place) -> int:
         """Return the bytes of all copies in one place, each packed buffer once."""
-        copies = [copy for each in self.parameters for copy in each.copies]
+        copies = [copy for each in self.parameters for copy in each.copies] + [*self.others]
         packed = dict.fromkeys(copy for copy in copies if copy.is_packed)
-        others = [copy for copy in (*copies, *self.others) if not copy.is_packed]
+        others = [copy for copy in copies if not copy.is_packed]
         return sum(copy.nbytes for copy in (*packed, *others) if copy.place == place)
 
     def to_dict(self) -> dict[str, Any]:
