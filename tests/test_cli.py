@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import tieops
 from tieops.cli import app, main
 
-COMMANDS = ("inspect", "convert", "tie", "verify", "run", "demo")
+COMMANDS = ("inspect", "convert", "tie", "verify", "run", "check", "demo")
 
 
 def copies(folder: Path, name: str = "copies.onnx", *, change: float = 0.0) -> Path:
@@ -98,7 +98,7 @@ def test_inspect(tmp_path):
     path = copies(tmp_path)
     assert invoke("inspect", path).output.rstrip() == str(tieops.from_onnx(path)).rstrip()
     found = printed("inspect", path)
-    assert {*found} == {"layers", "parameters", "ties", "duplicates", "ledger"}
+    assert {*found} == {"layers", "parameters", "ties", "duplicates", "ledger", "warnings"}
     assert [each["parameters"] for each in found["duplicates"]] == [["emb", "head"]]
     assert found["ledger"]["stored_bytes"] == 2 * 50 * 40 * 4
 

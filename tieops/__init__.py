@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
-    from tieops.runtime import session
+    from tieops.runtime import resident_bytes, session
     from tieops.runtime.group import sessions
     from tieops.torch.groups import param_groups
 
@@ -46,6 +46,7 @@ __all__ = [
     "param_groups",
     "remove_disconnected_outputs",
     "replace_head",
+    "resident_bytes",
     "session",
     "sessions",
     "tie",
@@ -61,6 +62,7 @@ _HOMES = {
     "param_groups": "tieops.torch",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
+    "resident_bytes": "tieops.runtime",
     "session": "tieops.runtime",
     "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",

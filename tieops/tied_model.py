@@ -11,6 +11,7 @@ import onnx_ir
 
 from tieops.detect.content import find_duplicates
 from tieops.detect.layers import find_layers, parameters_of
+from tieops.detect.quantizer import quantizer_warnings
 from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
@@ -136,6 +137,11 @@ class TiedModel:
         return Ledger(logical, stored_bytes(self._ir))
 
     @cached_property
+    def warnings(self) -> Listing[str]:
+        """What other tools are known to break in this model, each with what to do about it."""
+        return Listing(list(quantizer_warnings(self.ties)), "warning")
+
+    @cached_property
     def inputs(self) -> tuple[onnx_ir.Value, ...]:
         """The graph's inputs that a caller must feed: those without a stored value."""
         return tuple(v for v in self._ir.graph.inputs if not v.is_initializer())
@@ -145,7 +151,8 @@ class TiedModel:
         return self._ir.clone()
 
     def __str__(self) -> str:
-        return summary(self.layers, self.parameters, self.ties, self.duplicates, self.ledger)
+        text = summary(self.layers, self.parameters, self.ties, self.duplicates, self.ledger)
+        return "\n".join([text, *(f"warning: {each}" for each in self.warnings)])
 
     def __repr__(self) -> str:
         return (

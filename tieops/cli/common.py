@@ -74,7 +74,8 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
 
 def as_record(model: TiedModel) -> dict[str, Any]:
     """Return a model as JSON-ready data."""
-    return record(model.layers, model.parameters, model.ties, model.duplicates, model.ledger)
+    found = record(model.layers, model.parameters, model.ties, model.duplicates, model.ledger)
+    return {**found, "warnings": list(model.warnings)}
 
 
 def print_json(data: Any) -> None:

@@ -31,12 +31,15 @@ def run(
     ] = None,
     provider: ProviderName = "auto",
     seed: Annotated[int, typer.Option(help="Seed of inputs that are made.")] = 0,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Then say which copies of the weights there are.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a model on inputs from files, or on inputs made from its signature.
 
     tieops run tied.onnx --size batch=4 --size sequence=16
-    tieops run tied.onnx -i x=tokens.npy -o outputs.npz
+    tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
     feeds = _read_inputs(given or [])
     if not feeds:
@@ -44,6 +47,7 @@ def run(
         feeds = make_inputs(tieops.from_onnx(model).ir, sizes=sizes or None, seed=seed)
     session = tieops.session(model, provider=provider)
     outputs = session.run(feeds)
+    ledger = tieops.resident_bytes(session) if memory else None
     if out is not None:
         try:
             np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
@@ -58,6 +62,7 @@ def run(
                 "note": session.note,
                 "inputs": {name: _described(array) for name, array in feeds.items()},
                 "outputs": {name: _described(array) for name, array in outputs.items()},
+                **({} if ledger is None else {"memory": ledger.to_dict()}),
             }
         )
         return
@@ -66,6 +71,8 @@ def run(
         typer.echo(f"in   {name}: {_text(array)}")
     for name, array in outputs.items():
         typer.echo(f"out  {name}: {_text(array)}")
+    if ledger is not None:
+        typer.echo(f"\n{ledger}")
 
 
 def _read_inputs(given: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import functools
 import onnx
 import onnx_ir
 
-__all__ = ["KINDS", "kind_of", "role_of"]
+__all__ = ["KINDS", "is_learnable_role", "kind_of", "role_of"]
 
 _NORM = {1: "weight", 2: "bias"}
 _RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}

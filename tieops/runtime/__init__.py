@@ -2,18 +2,25 @@
 
 # `sessions` stays in its module: here its name is the module of `session`.
 from tieops.runtime.group import Sessions
+from tieops.runtime.ledger import ledger_of, resident_bytes
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import cuda_blocker, environment
-from tieops.runtime.sessions import Provider, Session, session
+from tieops.runtime.recipe import Provider
+from tieops.runtime.resident import Held, ResidentBytes
+from tieops.runtime.sessions import Session, session
 from tieops.runtime.source import Runnable
 
 __all__ = [
+    "Held",
     "Port",
     "Provider",
+    "ResidentBytes",
     "Runnable",
     "Session",
     "Sessions",
     "cuda_blocker",
     "environment",
+    "ledger_of",
+    "resident_bytes",
     "session",
 ]

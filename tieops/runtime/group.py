@@ -15,7 +15,8 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
-from tieops.runtime.sessions import Provider, Session, check_choices, create, session_options
+from tieops.runtime.recipe import Provider, Recipe, settings_of
+from tieops.runtime.sessions import Session, check_choices, create
 from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
 from tieops.runtime.weights import Arranged, Memory, hand_over
@@ -91,19 +92,21 @@ def sessions(
         members: dict[str, Session] = {}
         arranged: dict[str, Arranged] = {}
         for name, model in models.items():
-            own = session_options(options, optimize=optimize, threads=threads)
+            recipe = Recipe(opened[name].path, on, memory, given, optimize, threads)
+            own = settings_of(recipe)
             arranged[name] = prepare(name, own)
             try:
                 inner = create(arranged[name].opened, own, on)
             except UnsupportedModelError as error:
                 error.facts = {"session": printable(name), **error.facts}
                 raise
-            members[name] = Session(inner, model, on, note, folder, arranged[name])
+            members[name] = Session(inner, model, note, folder, arranged[name], recipe)
         # Not before: what one gives back is what the next one is about to pack.
         for each in arranged.values():
             each.created()
         return members
 
+    given = {key: str(value) for key, value in (options or {}).items()}
     folder = Folder()
     try:
         opened = open_all(models, folder.path, apart=memory != "default" or blocker is None)
@@ -118,7 +121,7 @@ def sessions(
                 blocker = "; ".join(map(str, error.facts.values())) or error.what
         shared = () if memory == "default" else find_shared(opened, "cpu")
         note = f"running on the CPU: {blocker}" if blocker else ""
-        on_cpu = _on_cpu(opened, shared, memory, options or {})
+        on_cpu = _on_cpu(opened, shared, memory, given)
         return Sessions(made("cpu", note, on_cpu), shared)
     except BaseException:
         folder.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,12 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+GIVE_BACK_EVERY_S = 0.02
+"""How often pages that came back are given back. A row that is looked up brings at least a page, on
+recent kernels the 2 MB that the file's pages are kept in; giving back costs some microseconds."""
+
+
+@dataclass(eq=False)
 class Mapped:
     """A stored tensor, mapped from its data file.
 
@@ -32,12 +38,20 @@ class Mapped:
 
     pages: mmap.mmap
     array: np.ndarray[Any, Any]
+    given_back_s: float = 0.0
+    """When that was, on the monotonic clock."""
 
     def give_back(self) -> None:
         """Drop the pages from memory; they are read again from the file where they are touched."""
-        self.pages.madvise(mmap.MADV_DONTNEED)
         # Without this a looked-up row brings its neighbours in with it.
         self.pages.madvise(mmap.MADV_RANDOM)
+        self.pages.madvise(mmap.MADV_DONTNEED)
+        self.given_back_s = time.monotonic()
+
+    def give_back_again(self) -> None:
+        """Drop the pages that came back, unless that was done a moment ago."""
+        if time.monotonic() - self.given_back_s >= GIVE_BACK_EVERY_S:
+            self.give_back()
 
 
 _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakValueDictionary()

@@ -11,6 +11,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
+from tieops.runtime.tensors import as_array, dtype_of, is_on_device
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -42,6 +43,12 @@ class Port:
         """The element type, or None for what is not a tensor."""
         known = {"float32": "FLOAT", "float64": "DOUBLE"}.get(self.dtype, self.dtype.upper())
         return onnx_ir.DataType[known] if known in onnx_ir.DataType.__members__ else None
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor of numbers of whole bytes: no strings, no sequences, no int4."""
+        dtype = self.data_type
+        return dtype is not None and dtype != onnx_ir.DataType.STRING and dtype.bitwidth >= 8
 
     def __str__(self) -> str:
         dtype = self.data_type
@@ -95,23 +102,32 @@ def fitted(
     return arrays
 
 
-def _fit(value: ArrayLike, port: Port) -> Any:
+def _fit(value: Any, port: Port) -> Any:
     dtype = port.data_type
     if dtype is None:
         return value  # sequences, maps and optionals: ONNX Runtime's own checks apply
-    array = np.asarray(value)
+    if is_on_device(value):
+        if dtype_of(value) != port.dtype:
+            raise TypeError(f"is {dtype_of(value)}, not {port.dtype}, and is not converted there")
+        _check_shape(tuple(value.shape), port)
+        return value
+    array = as_array(value)
     want = np.dtype(object) if dtype == onnx_ir.DataType.STRING else dtype.numpy()
     fits = array.dtype == want
     result = array if fits else _converted(array, dtype, want, plain=not hasattr(value, "dtype"))
     if result is None:
         raise TypeError(f"is {array.dtype}, not {port.dtype}")
+    _check_shape(result.shape, port)
+    return result
+
+
+def _check_shape(shape: tuple[int, ...], port: Port) -> None:
     # An empty shape may mean that the rank is unknown.
     if port.shape and (
-        len(port.shape) != array.ndim
-        or any(isinstance(n, int) and n != m for n, m in zip(port.shape, array.shape, strict=True))
+        len(port.shape) != len(shape)
+        or any(isinstance(n, int) and n != m for n, m in zip(port.shape, shape, strict=True))
     ):
-        raise ValueError(f"has shape {list(array.shape)}")
-    return result
+        raise ValueError(f"has shape {list(shape)}")
 
 
 def _converted(

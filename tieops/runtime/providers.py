@@ -66,7 +66,7 @@ def cuda_blocker() -> str | None:
     if CUDA not in ort.get_available_providers():
         return f"onnxruntime {ort.__version__} was built without CUDA"
     if sys.platform != "linux":
-        return None  # the linker's answers are read on Linux only; _create looks afterwards
+        return None  # the linker's answers are read on Linux only; `create` looks afterwards
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnx_ir
 
 from tieops.errors import (
     PreconditionError,
@@ -16,6 +15,7 @@ from tieops.errors import (
     UnsupportedModelError,
 )
 from tieops.ir.brief import printable
+from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, fitted
 from tieops.runtime.providers import (
     CUDA,
@@ -26,21 +26,18 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
+from tieops.runtime.recipe import Provider, Recipe, settings_of
+from tieops.runtime.running import run_arrays, run_bound
 from tieops.runtime.source import Folder, Runnable, source
+from tieops.runtime.tensors import tensors_of, to_host, torch_module
 from tieops.runtime.weights import Arranged, Memory, arrange, check_memory
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import ArrayLike
 
 
-__all__ = ["Provider", "Session", "check_choices", "create", "session", "session_options"]
-
-Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
-
-# What numpy itself has no type for: handed to and taken from ONNX Runtime as raw bytes.
-_RAW = frozenset(
-    {"BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"}
-)
+__all__ = ["Session", "check_choices", "create", "open_recipe", "session"]
 
 
 def session(
@@ -79,21 +76,24 @@ def session(
         UnsupportedModelError: If ONNX Runtime refuses the model.
 
     Example:
+        >>> import onnx_ir
         >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
         >>> model = onnx_ir.from_onnx_text(text + " { y = Neg(x) }")
         >>> session(model, "cpu").run({"x": [1.0, -2.0]})
         {'y': array([-1.,  2.], dtype=float32)}
     """
+    onnxruntime_module()
     check_choices(provider, memory)
-    settings = session_options(options, optimize=optimize, threads=threads)
     folder = Folder()
     try:
         opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
-        inner, chosen, note, arranged = _open(opened, settings, provider, memory, options or {})
+        given = {key: str(value) for key, value in (options or {}).items()}
+        recipe = Recipe(opened, provider, memory, given, optimize, threads)
+        inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
     except BaseException:
         folder.remove()
         raise
-    return Session(inner, model, chosen, note, folder, arranged)
+    return Session(inner, model, note, folder, arranged, replace(recipe, provider=chosen))
 
 
 def check_choices(provider: str, memory: str) -> None:
@@ -107,22 +107,6 @@ def check_choices(provider: str, memory: str) -> None:
     check_memory(memory)
 
 
-def session_options(
-    options: Mapping[str, str] | None, *, optimize: bool, threads: int | None
-) -> Any:
-    """Return ONNX Runtime's own options for one session."""
-    ort = onnxruntime_module()
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
-    if not optimize:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if threads is not None:
-        settings.intra_op_num_threads = threads
-    for key, value in (options or {}).items():
-        settings.add_session_config_entry(key, str(value))
-    return settings
-
-
 class Session:
     """A model loaded into ONNX Runtime; make one with `session`.
 
@@ -131,10 +115,12 @@ class Session:
         provider: "cuda" or "cpu": what runs it.
         note: Why "auto" took that one; empty if it was asked for by name.
         providers: ONNX Runtime's own names of what runs it, the first choice first.
+        recipe: What it was opened with.
         inputs: What `run` has to be fed.
         outputs: What `run` can return, in the graph's order.
 
     Example:
+        >>> import onnx_ir
         >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
         >>> with session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu") as sess:
         ...     print(*sess.inputs, sess.provider)
@@ -145,17 +131,18 @@ class Session:
         self,
         inner: Any,
         model: Runnable,
-        provider: Literal["cuda", "cpu"],
         note: str,
         folder: Folder,
         arranged: Arranged,
+        recipe: Recipe,
     ) -> None:
         self._inner = inner
         self._arranged = arranged
         # ONNX Runtime may map the weights' file for as long as the session lives.
         self._folder: Folder | None = folder
         self.model = model
-        self.provider: Literal["cuda", "cpu"] = provider
+        self.recipe = recipe
+        self.provider: Literal["cuda", "cpu"] = "cuda" if recipe.provider == "cuda" else "cpu"
         self.note = note
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
         self.inputs = tuple(_port(each) for each in inner.get_inputs())
@@ -177,6 +164,30 @@ class Session:
         names = ", ".join(map(str, self.inputs))
         return f"<Session on {self.provider}: ({names}) -> {', '.join(map(str, self.outputs))}>"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._inner is None
+
+    def placement(self) -> Placement:
+        """Tell which nodes run on which provider, and which fell to the CPU.
+
+        Returns:
+            The nodes of the graph as ONNX Runtime divided it among providers: after its basic
+            optimizations, before the fusions that each provider's own kernels allow.
+
+        Raises:
+            PreconditionError: If the session is closed, or ONNX Runtime is too old to tell.
+
+        Example:
+            >>> import onnx_ir
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> print(session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu").placement())
+            CPUExecutionProvider: 1 node
+        """
+        with self._in_use() as inner:
+            return placement_of(inner, self.provider)
+
     def close(self) -> None:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
@@ -189,8 +200,9 @@ class Session:
         """Run the model once.
 
         Args:
-            feeds: An array for each input, by name. Python lists are converted, and arrays where
-                no value changes (int32 to int64, float16 to float32); never a float to an int.
+            feeds: An array or torch tensor for each input, by name. Python lists are converted, and
+                arrays where no value changes (int32 to int64, float16 to float32); never a float to
+                an int. Tensors on the GPU have to fit as they are; there nothing is copied.
             outputs: The names to return, in that order; None returns them all.
 
         Returns:
@@ -203,6 +215,7 @@ class Session:
                 ONNX Runtime fails on these arrays.
 
         Example:
+            >>> import onnx_ir
             >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
             >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
             >>> sess.run({"inputs": [1.0]})
@@ -211,102 +224,110 @@ class Session:
               inputs: x: f32[n]    fed: inputs
               fix: feed exactly these names, in these dtypes and shapes
         """
-        # Held here, because another thread may close the session while this one runs.
-        _weights, inner = self._arranged, self._inner
+        with self._in_use() as inner:
+            arrays, names, fed = self._checked(feeds, outputs)
+            return run_arrays(inner, arrays, names, (*fed, *self.outputs)) if names else {}
+
+    def run_tensors(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Run the model once and return torch tensors, on the GPU where the session runs there.
+
+        Args:
+            feeds: As for ``run``. A torch tensor on the session's device is not copied, nor is
+                anything else there that speaks DLPack; it has to be in C order for that.
+            outputs: The names to return, in that order; None returns them all.
+
+        Returns:
+            A tensor for each output, over the memory that ONNX Runtime wrote it to. On the CPU
+            float8 is copied; on the GPU it cannot be returned.
+
+        Raises:
+            PreconditionError: As ``run``; and if an output is no tensor of numbers.
+            MissingDependencyError: If torch is not installed.
+
+        Example:
+            >>> import onnx_ir, torch
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
+            >>> sess.run_tensors({"x": torch.tensor([1.0, -2.0])})
+            {'y': tensor([-1.,  2.])}
+        """
+        torch_module()
+        with self._in_use() as inner:
+            arrays, names, fed = self._checked(feeds, outputs)
+            odd = [port for port in self.outputs if port.name in names and not port.is_tensor]
+            if odd:
+                raise PreconditionError(
+                    "torch has no tensor for every output",
+                    {"not": ", ".join(map(str, odd))},
+                    "use run for these",
+                )
+            if not names:
+                return {}
+            found = run_bound(inner, arrays, names, fed, self.provider)
+        return dict(zip(names, tensors_of(found), strict=True))
+
+    @contextmanager
+    def _in_use(self) -> Generator[Any]:
+        """Hold ONNX Runtime's session and its weights, though another thread may close it."""
+        arranged, inner = self._arranged, self._inner
         if inner is None:
             raise PreconditionError("cannot run: the session is closed", {}, "open a new one")
-        ports = {port.name: port for port in self.outputs}
-        names = list(ports) if outputs is None else list(outputs)
-        if unknown := [name for name in names if name not in ports]:
+        yield inner
+        arranged.has_run()
+
+    def _checked(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None
+    ) -> tuple[dict[str, Any], list[str], tuple[Port, ...]]:
+        """Return the fed arrays as they are wanted, the outputs to return, and all input ports."""
+        known = [port.name for port in self.outputs]
+        names = known if outputs is None else list(outputs)
+        if unknown := [name for name in names if name not in known]:
             raise PreconditionError(
                 f"no output is named {', '.join(map(printable, unknown))}",
                 {"outputs": ", ".join(map(str, self.outputs))},
                 "name some of these",
             )
-        arrays = fitted(feeds, self.inputs, self._defaults)
-        fed = {each.name: each for each in (*self.inputs, *self._defaults)}
-        touched = [fed[name] for name in arrays] + [ports[name] for name in names]
-        raw = any(port.data_type and port.data_type.name in _RAW for port in touched)
-        runner = _run_raw if raw else _run_plain
-        if not names:
-            return {}
-        try:
-            return runner(inner, arrays, names, fed)
-        except onnxruntime_errors() as error:
-            given = ", ".join(f"{printable(n)} {a.dtype}{list(a.shape)}" for n, a in arrays.items())
-            raise PreconditionError(
-                "ONNX Runtime could not run the model",
-                {"fed": given, "it says": first_line(error)},
-                "check sizes that belong together, and ids against their table's rows",
-            ) from error
+        if self.provider == "cpu":
+            feeds = {name: to_host(name, value) for name, value in feeds.items()}
+        fed = (*self.inputs, *self._defaults)
+        return fitted(feeds, self.inputs, self._defaults), names, fed
 
 
-def _run_plain(
-    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
-) -> dict[str, np.ndarray[Any, Any]]:
-    return dict(zip(names, inner.run(names, dict(arrays)), strict=True))
+def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
+    """Open a session of ONNX Runtime on the provider that a recipe asks for.
 
+    Args:
+        recipe: What to open, and how.
+        settings: The session's options; on the CPU, they get the tied weights.
 
-def _run_raw(
-    inner: Any, arrays: Mapping[str, Any], names: list[str], fed: Mapping[str, Port]
-) -> dict[str, np.ndarray[Any, Any]]:
-    value_of = onnxruntime_module().OrtValue
-    values = {}
-    for name, array in arrays.items():
-        dtype = fed[name].data_type
-        if dtype is not None and dtype.name in _RAW:
-            # Copied, because the runtime reads the bytes in C order where they lie.
-            bits = np.array(array, order="C").view(f"u{array.dtype.itemsize}")
-            values[name] = value_of.ortvalue_from_numpy_with_onnx_type(bits, int(dtype))
-        else:
-            values[name] = value_of.ortvalue_from_numpy(np.array(array, order="C"))
-    found = inner.run_with_ort_values(names, values)
-    return {name: _raw_array(value) for name, value in zip(names, found, strict=True)}
+    Returns:
+        ONNX Runtime's session, what runs it, why, and what has to live as long as it does.
 
-
-def _raw_array(value: Any) -> np.ndarray[Any, Any]:
-    dtype = onnx_ir.DataType(value.element_type())
-    if dtype.name not in _RAW:
-        return value.numpy()
-    if value.device_name() != "cpu":
-        raise UnsupportedModelError(
-            f"an output of {dtype.name.lower()} stays on {value.device_name()}",
-            {},
-            "add a Cast to float32 to the model, or run it on the CPU",
-        )
-    shape = tuple(value.shape())
-    size = math.prod(shape) * dtype.numpy().itemsize
-    data = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape)
-
-
-def _open(
-    opened: str | bytes,
-    settings: Any,
-    provider: Provider,
-    memory: Memory,
-    options: Mapping[str, str],
-) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    if provider == "cpu":
-        return _open_on_cpu(opened, settings, memory, options, "")
+    Raises:
+        ProviderError: If CUDA was asked for and would not run.
+    """
+    if recipe.provider == "cpu":
+        return _open_on_cpu(recipe, settings, "")
     blocker = cuda_blocker()
     if blocker is None:
         try:
-            inner = create(opened, settings, "cuda")
-            return inner, "cuda", "running on the GPU", Arranged(opened)
+            inner = create(recipe.opened, settings, "cuda")
+            return inner, "cuda", "running on the GPU", Arranged(recipe.opened)
         except ProviderError as error:
-            if provider == "cuda":
+            if recipe.provider == "cuda":
                 raise
             blocker = "; ".join(map(str, error.facts.values())) or error.what
-    if provider == "cuda":
+    if recipe.provider == "cuda":
         raise not_on_cuda(blocker)
-    return _open_on_cpu(opened, settings, memory, options, f"running on the CPU: {blocker}")
+    return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker}")
 
 
 def _open_on_cpu(
-    opened: str | bytes, settings: Any, memory: Memory, options: Mapping[str, str], note: str
+    recipe: Recipe, settings: Any, note: str
 ) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    arranged = arrange(opened, settings, memory, options)
+    arranged = arrange(recipe.opened, settings, recipe.memory, recipe.options)
     inner = create(arranged.opened, settings, "cpu")
     arranged.created()
     return inner, "cpu", note, arranged

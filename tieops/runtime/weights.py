@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 import onnx
 import onnx_ir
 
-from tieops.detect.roles import role_of
+from tieops.detect.roles import is_learnable_role, role_of
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.importers.onnx import from_onnx
 from tieops.ir.parameter import Parameter
@@ -67,6 +67,11 @@ class Arranged:
         """Tell that the session is made: give back what its packing has read."""
         for mapping in self.packed:
             mapping.give_back()
+
+    def has_run(self) -> None:
+        """Tell that the session has run: what it looked up in the originals may go again."""
+        for mapping in self.packed:
+            mapping.give_back_again()
 
 
 def check_memory(memory: str) -> None:
@@ -159,7 +164,8 @@ def _is_quantized(value: onnx_ir.Value) -> bool:
     """Tell integers and their scales: kernels that read them are slow unless they are constants."""
     tensor = value.const_value
     assert tensor is not None
-    uses = value.uses()
+    # Asked first because only other roles need ONNX's schemas, which are some MB in memory.
+    uses = [use for use in value.uses() if is_learnable_role(use.node, use.idx)]
     return tensor.dtype.is_integer() or any("scale" in role_of(u.node, u.idx) for u in uses)
 
 

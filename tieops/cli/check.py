@@ -1,0 +1,134 @@
+"""``tieops check``: hold a model to what its ties promise, for a script or a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.cli.common import Json, print_json
+from tieops.errors import PreconditionError
+from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.runtime import Held, ledger_of
+from tieops.runtime.recipe import Recipe
+from tieops.runtime.weights import MIN_BYTES, Memory
+from tieops.select import slots_of
+from tieops.tied_model import TiedModel
+
+__all__ = ["check"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that did not hold, and what mends it."""
+
+    check: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; fix: {self.fix}"
+
+
+def check(
+    model: Annotated[Path, typer.Argument(help="The .onnx file to check.")],
+    runtime: Annotated[
+        bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
+    ] = False,
+    memory: Annotated[
+        Memory, typer.Option(help="With --runtime: the memory mode of the session.")
+    ] = "packed",
+    expect_tie: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expect-tie", help="These share one weight: emb,fc. May be given more than once."
+        ),
+    ] = None,
+    max_duplicate_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-duplicate-bytes", min=0, help="No more than this is stored a second time."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check what is asked for: exit 0 if it holds, 1 with a line for each that does not.
+
+    With --runtime, the model is opened in ONNX Runtime, and each tied weight of 1 MB or more has
+    to be one resident copy. The other checks read the file alone.
+
+        tieops check tied.onnx --runtime --memory mapped
+        tieops check tied.onnx --expect-tie emb,fc --max-duplicate-bytes 0
+    """
+    if not runtime and not expect_tie and max_duplicate_bytes is None:
+        raise PreconditionError(
+            "nothing to check",
+            None,
+            "ask for --runtime, --expect-tie NAMES or --max-duplicate-bytes N",
+        )
+    tied = tieops.from_onnx(model)
+    found = [each for names in expect_tie or [] for each in _untied(tied, names, model)]
+    if max_duplicate_bytes is not None:
+        found += _duplicates(tied, max_duplicate_bytes, model)
+    if runtime:
+        found += _undone(model, memory)
+    if as_json:
+        print_json({"holds": not found, "findings": [asdict(finding) for finding in found]})
+    else:
+        for finding in found:
+            typer.echo(str(finding))
+        failed = f"{counted(len(found), 'thing')} did not hold"
+        typer.echo(failed if found else "all that was asked holds")
+    if found:
+        raise typer.Exit(1)
+
+
+def _untied(model: TiedModel, text: str, path: Path) -> Iterator[Finding]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if len(names) < 2:
+        raise PreconditionError(
+            f"--expect-tie {printable(text)} names no two", None, "name two layers, as in emb,fc"
+        )
+    slots = {name: {slot.name for slot in slots_of(model, name)} for name in names}
+    for tie in model.ties:
+        tied = {slot.name for slot in tie.slots}
+        if all(tied & mine or name in tie.names for name, mine in slots.items()):
+            return
+    shown = ", ".join(map(printable, names))
+    targets = " ".join(f"-t {name}" for name in names)
+    yield Finding("expect-tie", f"{shown}: not tied", f"tieops tie {path} OUT {targets}")
+
+
+def _duplicates(model: TiedModel, limit: int, path: Path) -> Iterator[Finding]:
+    wasted = sum(duplicate.wasted_bytes for duplicate in model.duplicates)
+    if wasted > limit:
+        first = printable(model.duplicates[0].parameters[0].name)
+        what = f"{brief_bytes(wasted)} stored a second time, {first} first of all"
+        yield Finding("max-duplicate-bytes", what, f"tieops tie {path} OUT")
+
+
+def _undone(path: Path, memory: Memory) -> Iterator[Finding]:
+    for held in ledger_of(Recipe(str(path), "cpu", memory)).undone:
+        if held.nbytes < MIN_BYTES:
+            continue  # nothing is arranged for these, and little is lost
+        names = " = ".join(map(printable, held.names))
+        what = f"{names}: {held.verdict}, {brief_bytes(held.resident_bytes)} of "
+        yield Finding("runtime", what + brief_bytes(held.nbytes), _fix(held, memory, path))
+
+
+def _fix(held: Held, memory: Memory, path: Path) -> str:
+    """Return the command or option that makes this weight one copy."""
+    if any("cast" in copy.view for copy in held.copies):
+        return "store it as float32: the CPU computes in that and keeps a copy in it"
+    if any(copy.place == "private" and copy.kind == "original" for copy in held.copies):
+        return f"tieops convert {path} OUT --external-data: inside the file it cannot be mapped"
+    if memory == "default":
+        return "--memory packed, or --memory mapped"
+    if memory == "packed":
+        packed = " and ".join(copy.name.partition("+")[0] for copy in held.copies if copy.is_packed)
+        return f"--memory mapped: it is packed for {packed}"
+    return f"tieops tie {path} OUT, which gives tied reads a form that is not copied"

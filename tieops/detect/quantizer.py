@@ -1,0 +1,53 @@
+"""Shared weights that ONNX Runtime's quantizer would break.
+
+``onnxruntime.quantization.quantize_dynamic`` turns each Gemm into a MatMul first. Where the Gemm
+has ``transB=1`` it transposes the stored weight in place, on the assumption that no other node
+reads it (``ONNXModel.replace_gemm_with_matmul``). The other readers then see the transpose: outputs
+are wrong where the weight is square, and no session opens where it is not. ``quantize_static``
+leaves Gemm as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir
+
+from tieops.ir.brief import printable
+from tieops.ir.parameter import Slot
+from tieops.ir.ties import Tie
+
+__all__ = ["quantizer_warnings"]
+
+
+def quantizer_warnings(ties: Iterable[Tie]) -> Iterator[str]:
+    """Yield a warning for each tie that dynamic quantization by ONNX Runtime would break.
+
+    Args:
+        ties: The ties of a model.
+    """
+    for tie in ties:
+        reading = [slot for slot in tie.slots if _is_transposed_in_place(slot)]
+        readers = {usage for slot in tie.slots for usage in slot.parameter.value.uses()}
+        if reading and len(readers) > 1:
+            names = ", ".join(printable(slot.name) for slot in reading)
+            yield (
+                f"quantize_dynamic of ONNX Runtime would transpose {printable(tie.parameter.name)} "
+                f"for {names} and break its other readers: untie it first, or export the original "
+                "with tie_form='portable'"
+            )
+
+
+def _is_transposed_in_place(slot: Slot) -> bool:
+    node, value = slot.node, slot.parameter.value
+    if node.op_type != "Gemm" or slot.index != 1 or node.inputs[1] is not value:
+        return False
+    plain = _number(node, "alpha", 1) == 1 == _number(node, "beta", 1)
+    return plain and _number(node, "transB", 0) == 1 and _number(node, "transA", 0) == 0
+
+
+def _number(node: onnx_ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.is_ref():
+        return default
+    return float(attribute.value)

@@ -1,0 +1,51 @@
+"""What a session was opened with: enough to open it again, here or in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from tieops.runtime.providers import onnxruntime_module
+from tieops.runtime.weights import Memory
+
+__all__ = ["Provider", "Recipe", "settings_of"]
+
+Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a session was opened with.
+
+    Args:
+        opened: The path, or the bytes of the model.
+        provider: What was asked for; of an open session, what runs it.
+        memory: How many copies of tied weights the CPU should hold.
+        options: Configuration entries of ONNX Runtime that the user gave.
+        optimize: Whether graph optimizations are on.
+        threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+    """
+
+    opened: str | bytes = field(repr=False)
+    provider: Provider = "auto"
+    memory: Memory = "packed"
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    optimize: bool = True
+    threads: int | None = None
+
+
+def settings_of(recipe: Recipe) -> Any:
+    """Return the ``SessionOptions`` that a recipe asks for, without its weights."""
+    ort = onnxruntime_module()
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
+    # So that a session can tell afterwards which node runs where; it costs the nodes' names.
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if not recipe.optimize:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if recipe.threads is not None:
+        settings.intra_op_num_threads = recipe.threads
+    for key, value in recipe.options.items():
+        settings.add_session_config_entry(key, value)
+    return settings

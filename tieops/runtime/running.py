@@ -1,0 +1,101 @@
+"""One run of an open session: by arrays, or with inputs and outputs bound to where they lie."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tieops.errors import PreconditionError
+from tieops.ir.brief import printable
+from tieops.runtime.ports import Port
+from tieops.runtime.providers import first_line, onnxruntime_errors
+from tieops.runtime.tensors import bind_device_input, is_on_device
+from tieops.runtime.values import RAW, raw_array, value_of
+
+__all__ = ["run_arrays", "run_bound"]
+
+
+def run_arrays(
+    inner: Any, feeds: Mapping[str, Any], names: Sequence[str], ports: Sequence[Port]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Run once and return arrays.
+
+    Args:
+        inner: ONNX Runtime's session.
+        feeds: What ``fitted`` returned.
+        names: The outputs to return.
+        ports: What can be fed, and what can come out.
+
+    Raises:
+        PreconditionError: If ONNX Runtime fails.
+    """
+    if any(map(is_on_device, feeds.values())):
+        values = run_bound(inner, feeds, names, ports, "cpu")
+        return {name: raw_array(value) for name, value in zip(names, values, strict=True)}
+    dtypes = {port.name: port.data_type for port in ports}
+    touched = [dtypes[name] for name in (*feeds, *names)]
+    with _told(feeds):
+        if not any(dtype and dtype.name in RAW for dtype in touched):
+            return dict(zip(names, inner.run(list(names), dict(feeds)), strict=True))
+        given = {name: value_of(array, dtypes[name]) for name, array in feeds.items()}
+        found = inner.run_with_ort_values(list(names), given)
+    return {name: raw_array(value) for name, value in zip(names, found, strict=True)}
+
+
+def run_bound(
+    inner: Any,
+    feeds: Mapping[str, Any],
+    names: Sequence[str],
+    ports: Sequence[Port],
+    device: str,
+) -> list[Any]:
+    """Run once with inputs where they lie, and return ONNX Runtime's values.
+
+    Args:
+        inner: ONNX Runtime's session.
+        feeds: What ``fitted`` returned.
+        names: The outputs to return.
+        ports: What can be fed.
+        device: Where outputs are put, "cuda" or "cpu".
+
+    Raises:
+        PreconditionError: If ONNX Runtime fails.
+    """
+    dtypes = {port.name: port.data_type for port in ports}
+    binding = inner.io_binding()
+    alive: list[object] = []
+    with _told(feeds):
+        for name, value in feeds.items():
+            dtype = dtypes[name]
+            if dtype is not None and is_on_device(value):
+                alive.append(bind_device_input(binding, name, value, dtype))
+            else:
+                alive.append(value_of(value, dtype))
+                binding.bind_ortvalue_input(name, alive[-1])
+        for name in names:
+            binding.bind_output(name, device)
+        binding.synchronize_inputs()
+        inner.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return list(binding.get_outputs())
+
+
+@contextlib.contextmanager
+def _told(feeds: Mapping[str, Any]) -> Generator[None]:
+    """Tell of ONNX Runtime's errors with what it was fed."""
+    try:
+        yield
+    except onnxruntime_errors() as error:
+        given = ", ".join(f"{printable(name)} {_brief(value)}" for name, value in feeds.items())
+        raise PreconditionError(
+            "ONNX Runtime could not run the model",
+            {"fed": given, "it says": first_line(error)},
+            "check sizes that belong together, and ids against their table's rows",
+        ) from error
+
+
+def _brief(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
