@@ -22,6 +22,7 @@ from tieops.tied_model import TiedModel
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
+    from tieops.exporters import to_torch
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
@@ -43,6 +44,7 @@ __all__ = [
     "session",
     "tie",
     "to_onnx",
+    "to_torch",
     "untie",
     "verify",
 ]
@@ -56,6 +58,7 @@ _HOMES = {
     "session": "tieops.runtime",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",
+    "to_torch": "tieops.exporters",
     "untie": "tieops.passes.untie",
 }
 
