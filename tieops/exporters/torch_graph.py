@@ -18,7 +18,7 @@ from tieops.exporters.torch_host import HOST, Host, literal_of, to_numbers, to_t
 from tieops.exporters.torch_ops import Operator, find, snake
 from tieops.exporters.torch_ops.recurrent import onnx_packed
 from tieops.exporters.torch_store import Store
-from tieops.ir.brief import printable
+from tieops.ir.brief import brief_dtype, printable
 from tieops.ir.names import is_made_up
 
 __all__ = ["Program", "Translator"]
@@ -26,6 +26,11 @@ __all__ = ["Program", "Translator"]
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _RECURRENT = ("LSTM", "GRU", "RNN")
 TABLE = "tieops/exporters/torch_ops"
+_TAKE_WIDENED = (
+    "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Slice",
+    "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators that compute the same on integers of four or two bits kept in eight."""
 
 
 class Program:
@@ -162,6 +167,7 @@ class Translator:
             self._made[node.outputs[0], "numbers"] = self._host(node)
             return
         entry = self._program.operator(node)
+        _check_dtypes(node)
         args = [self._argument(node, i, entry) for i in range(len(node.inputs))]
         while args and args[-1] is None:
             args.pop()
@@ -238,14 +244,14 @@ class Translator:
     def _dtype(self, node: onnx_ir.Node, argument: str, number: int) -> dict[str, Any]:
         if number == 0:
             return {}
-        try:
-            return {argument: to_torch_dtype(onnx_ir.DataType(number))}
-        except (TypeError, ValueError) as error:
+        dtype = _torch_dtype(number)
+        if dtype is None:
             raise UnsupportedModelError(
                 f"torch has no dtype for what {printable(node.op_type)} makes",
                 {"node": printable(node.name or "without a name"), "dtype": number},
                 "convert to another dtype",
-            ) from error
+            )
+        return {argument: dtype}
 
     def _extras(
         self, node: onnx_ir.Node, entry: Operator, kwargs: dict[str, Any]
@@ -307,6 +313,31 @@ class Translator:
         while wanted in taken:
             wanted += "_"
         return wanted
+
+
+def _torch_dtype(number: int) -> torch.dtype | None:
+    try:
+        dtype = onnx_ir.DataType(number)
+        return to_torch_dtype(dtype) if dtype.bitwidth >= 8 else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_dtypes(node: onnx_ir.Node) -> None:
+    """Refuse inputs whose dtype torch computes nothing with."""
+    for value in node.inputs:
+        tensor = value.const_value if value is not None else None
+        dtype = tensor.dtype if tensor is not None else value.dtype if value is not None else None
+        if value is None or dtype in (None, onnx_ir.DataType.UNDEFINED):
+            continue
+        if dtype == onnx_ir.DataType.STRING or (
+            dtype.bitwidth < 8 and node.op_type not in _TAKE_WIDENED
+        ):
+            raise UnsupportedModelError(
+                f"torch cannot compute {printable(node.op_type)} of {brief_dtype(dtype)}",
+                {"node": printable(node.name or "without a name"), "input": str(value.name)},
+                "convert to a dtype of torch",
+            )
 
 
 def identifier(name: str) -> str:

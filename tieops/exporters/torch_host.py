@@ -140,9 +140,7 @@ def host_reshape(x: Numbers, shape: Any, *, allowzero: int = 0) -> Numbers:
     return numbers if len(shape) else numbers[0]
 
 
-def host_constant_of_shape(
-    shape: tuple[int, ...], *, value: int, dtype: torch.dtype
-) -> Numbers:
+def host_constant_of_shape(shape: tuple[int, ...], *, value: int, dtype: torch.dtype) -> Numbers:
     """Return a tuple of one number, or the number."""
     return (value,) * shape[0] if shape else value
 

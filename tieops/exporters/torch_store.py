@@ -33,7 +33,10 @@ _TRAINED = (
     onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16,
     onnx_ir.DataType.DOUBLE,
 )  # fmt: skip
-_NARROW = {np.dtype(ml_dtypes.int4): np.int8, np.dtype(ml_dtypes.uint4): np.uint8}
+_WIDER = {
+    np.dtype(ml_dtypes.int4): np.int8, np.dtype(ml_dtypes.uint4): np.uint8,
+    np.dtype(ml_dtypes.int2): np.int8, np.dtype(ml_dtypes.uint2): np.uint8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,7 @@ class Store:
             self._note_factor(value, targets)
         self._stored[value] = self._same[id(tensor)] = stored
 
-    def _store_parts(
-        self, value: onnx_ir.Value, about: dict[str, Any], learnable: bool
-    ) -> Stored:
+    def _store_parts(self, value: onnx_ir.Value, about: dict[str, Any], learnable: bool) -> Stored:
         tensor = value.const_value
         assert tensor is not None
         parts = unpack(tensor.numpy(), about["op"], about["slot"], about["parts"])
@@ -173,7 +174,7 @@ class Store:
 
 
 def as_torch(tensor: onnx_ir.TensorProtocol) -> Tensor:
-    """Return a copy of a stored tensor for torch; 4-bit integers in eight bits.
+    """Return a copy of a stored tensor for torch; integers of fewer bits in eight.
 
     Raises:
         UnsupportedModelError: If torch has no dtype for it.
@@ -184,7 +185,7 @@ def as_torch(tensor: onnx_ir.TensorProtocol) -> Tensor:
 
 
 def _from_numpy(array: np.ndarray[Any, Any], tensor: onnx_ir.TensorProtocol) -> Tensor:
-    array = array.astype(_NARROW.get(array.dtype, array.dtype), copy=False)
+    array = array.astype(_WIDER.get(array.dtype, array.dtype), copy=False)
     try:
         if array.dtype.kind != "V" and array.dtype.isbuiltin == 1:
             return torch.from_numpy(array)
@@ -234,8 +235,11 @@ def _is_no_weight(arrival: Arrival, version: int) -> bool:
     node = arrival.node
     entry = find(node.domain, node.op_type, version)
     is_literal = entry is not None and arrival.index in entry.literals
-    return is_literal or _is_statistic(arrival) or "Quantize" in node.op_type or (
-        node.op_type.startswith("QLinear") or node.op_type.endswith("Integer")
+    return (
+        is_literal
+        or _is_statistic(arrival)
+        or "Quantize" in node.op_type
+        or (node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"))
     )
 
 

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 from tieops.exporters.torch_ops import (
     activation,
+    attention,
     cast,
     control,
     conv,
     elementwise,
     index,
     linear,
+    loss,
     norm,
     pool,
+    quantize,
+    random,
     recurrent,
     reduce,
+    resize,
+    sequence,
     shape,
+    signal,
 )
 from tieops.exporters.torch_ops.registry import Operator, find, operators, snake
 
 __all__ = ["Operator", "find", "operators", "snake"]
 
 _FILES = (
-    activation, cast, control, conv, elementwise, index, linear, norm, pool, recurrent, reduce,
-    shape,
+    activation, attention, cast, control, conv, elementwise, index, linear, loss, norm, pool, quantize, random, recurrent, reduce, resize, sequence, shape, signal,
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,10 +26,12 @@ def cast(x: Tensor, *, to: torch.dtype, saturate: int = 1, round_mode: str = "up
 
 
 def _to_float8(x: Tensor, to: torch.dtype, saturate: bool) -> Tensor:
-    wide = x.to(torch.float32)
+    wide, edge = x.to(torch.float32), torch.finfo(to).max
     if not saturate:
-        return wide.to(to)
-    edge = torch.finfo(to).max
+        # What rounds to more than the largest number; torch takes the largest then.
+        ulp = torch.finfo(to).eps * 2.0 ** math.floor(math.log2(edge))
+        beyond = wide.abs() > edge + ulp / 2
+        return torch.where(beyond & (to == torch.float8_e4m3fn), torch.nan, wide).to(to)
     return torch.where(wide.isnan(), wide, wide.clamp(-edge, edge)).to(to)
 
 

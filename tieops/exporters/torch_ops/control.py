@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tieops.exporters.torch_ops.literals import Numbers, one
 from tieops.exporters.torch_ops.registry import op
 
 
@@ -24,15 +25,13 @@ class If(nn.Module):
 
     def forward(
         self,
-        condition: bool | Sequence[bool],
+        condition: Numbers,
         *,
         then_branch: Sequence[Any] = (),
         else_branch: Sequence[Any] = (),
     ) -> tuple[Any, ...]:
         """Return the outputs of one branch; each is handed what it reads of the graph around."""
-        # Old files have conditions of one element in place of scalars.
-        chosen = condition[0] if isinstance(condition, Sequence) else condition
-        if chosen:
+        if one(condition):
             return self.then_branch(*then_branch)
         return self.else_branch(*else_branch)
 
@@ -47,15 +46,14 @@ class Loop(nn.Module):
 
     def forward(
         self,
-        trips: int | Sequence[int] | None,
-        condition: bool | Sequence[bool] | None = None,
+        trips: Numbers | None,
+        condition: Numbers | None = None,
         *states: Any,
         body: Sequence[Any] = (),
     ) -> tuple[Any, ...]:
         """Return the states at the end, and what each round appends, stacked."""
-        limit = trips[0] if isinstance(trips, Sequence) else trips
-        goes = condition[0] if isinstance(condition, Sequence) else condition
-        goes = True if goes is None else goes
+        limit = None if trips is None else one(trips)
+        goes = True if condition is None else bool(one(condition))
         rounds, count = 0, len(states)
         rows: list[tuple[Any, ...]] = []
         while goes and (limit is None or rounds < limit):
@@ -66,7 +64,7 @@ class Loop(nn.Module):
         return (*states, *(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-@op("Scan", many=True)
+@op("Scan", since=9, many=True)
 class Scan(nn.Module):
     """A body that runs once for each entry of its inputs along an axis."""
 

@@ -97,7 +97,9 @@ def conv_transpose(
         before, after = _cut_to(full, extra, output_shape[-rank:], auto_pad)
     else:
         before, after = window_pads((), weight.shape[2:], strides, dilations, pads, auto_pad)
-    if before == after and all(e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+    if before == after and all(
+        e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)
+    ):
         return _TRANSPOSED[rank](x, weight, bias, strides, before, extra, group, dilations)
     # Torch cuts both ends alike: compute all of it and cut afterwards.
     whole = _TRANSPOSED[rank](x, weight, None, strides, 0, 0, group, dilations)
@@ -106,9 +108,7 @@ def conv_transpose(
     return whole if bias is None else whole + bias.reshape(-1, *(1,) * rank)
 
 
-def _cut_to(
-    full: Ints, extra: Ints, wanted: Ints, auto_pad: str
-) -> tuple[list[int], list[int]]:
+def _cut_to(full: Ints, extra: Ints, wanted: Ints, auto_pad: str) -> tuple[list[int], list[int]]:
     before: list[int] = []
     after: list[int] = []
     for size, more, want in zip(full, extra, wanted, strict=True):
@@ -165,8 +165,7 @@ def col2im(
     channels = x.shape[1] // total
     padded = [image_shape[i] + pads[i] + pads[i + rank] for i in range(rank)]
     blocks = [
-        (padded[i] - dilations[i] * (block_shape[i] - 1) - 1) // strides[i] + 1
-        for i in range(rank)
+        (padded[i] - dilations[i] * (block_shape[i] - 1) - 1) // strides[i] + 1 for i in range(rank)
     ]
     flat = torch.zeros((), dtype=torch.int64, device=x.device)
     for i in range(rank):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tieops.exporters.torch_ops.literals import one
 from tieops.exporters.torch_ops.registry import op
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -105,11 +106,11 @@ def tensor_scatter(
 
 @op("TopK", literals=(1,), many=True)
 def top_k(
-    x: Tensor, k: Sequence[int] | int, *, axis: int = -1, largest: int = 1, sorted: int = 1
+    x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Return the k largest or smallest and where they are; of equals the first."""
-    count = k[0] if isinstance(k, Sequence) else k
-    values, places = torch.sort(x, axis, descending=bool(largest), stable=True)
+    count = one(k)
+    values, places = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
 
 
@@ -128,11 +129,9 @@ def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor
 
 
 @op("OneHot", literals=(1,))
-def one_hot(
-    indices: Tensor, depth: Sequence[int] | int, values: Tensor, *, axis: int = -1
-) -> Tensor:
+def one_hot(indices: Tensor, depth: Any, values: Tensor, *, axis: int = -1) -> Tensor:
     """Return ``values[1]`` where an axis of size ``depth`` is at the index, else ``values[0]``."""
-    count = int(depth[0] if isinstance(depth, Sequence) else depth)
+    count = int(one(depth))
     axis = axis + indices.dim() + 1 if axis < 0 else axis
     shape = [1] * (indices.dim() + 1)
     shape[axis] = count

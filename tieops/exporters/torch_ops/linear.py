@@ -46,4 +46,3 @@ def mat_mul_integer(
     if b_zero_point is not None:
         b = b - b_zero_point.to(torch.int32)
     return torch.matmul(a, b)
-

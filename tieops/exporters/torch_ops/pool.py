@@ -57,11 +57,12 @@ def max_pool(
     """Return the largest of each window and, if asked for, where it is in the flat input."""
     rank = len(kernel_shape)
     strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
-    before, after, over = _windows(
-        x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
-    )
-    if outputs == 1 and before == after and not any(over) and all(
-        2 * b <= k for b, k in zip(before, kernel_shape, strict=True)
+    before, after, over = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    if (
+        outputs == 1
+        and before == after
+        and not any(over)
+        and all(2 * b <= k for b, k in zip(before, kernel_shape, strict=True))
     ):
         return (_pool(x, kernel_shape, strides, before, dilations),)
     lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -69,9 +70,7 @@ def max_pool(
     padded = pad_ends(x, before, ends, lowest)
     if outputs == 1:
         return (_pool(padded, kernel_shape, strides, [0] * rank, dilations),)
-    values, places = _MAX[rank](
-        padded, kernel_shape, strides, 0, dilations, return_indices=True
-    )
+    values, places = _MAX[rank](padded, kernel_shape, strides, 0, dilations, return_indices=True)
     return values, _unpadded(places, x.shape, padded.shape, before, storage_order)
 
 
@@ -116,9 +115,7 @@ def average_pool(
     """Return the average of each window, of what is in the input or of the padding too."""
     rank = len(kernel_shape)
     strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
-    before, after, over = _windows(
-        x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
-    )
+    before, after, over = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     if (
         before == after
         and not any(over)
@@ -126,9 +123,7 @@ def average_pool(
         and all(2 * b <= k for b, k in zip(before, kernel_shape, strict=True))
         and rank in _AVERAGE
     ):
-        return _AVERAGE[rank](
-            x, kernel_shape, strides, before, False, bool(count_include_pad)
-        )
+        return _AVERAGE[rank](x, kernel_shape, strides, before, False, bool(count_include_pad))
     counted = torch.ones_like(x[:1, :1])
     if count_include_pad:
         counted = pad_ends(counted, before, after, 1.0)
@@ -163,9 +158,7 @@ def lp_pool(
     """Return the p-norm of each window."""
     rank = len(kernel_shape)
     strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
-    before, after, over = _windows(
-        x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode
-    )
+    before, after, over = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     padded = pad_ends(x.abs() ** p, before, [a + o for a, o in zip(after, over, strict=True)])
     return _summed(padded, kernel_shape, strides, dilations) ** (1 / p)
 

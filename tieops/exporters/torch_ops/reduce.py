@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tieops.exporters.torch_ops.literals import one, several
 from tieops.exporters.torch_ops.registry import op
 
 Axes = Sequence[int]
@@ -17,10 +18,10 @@ def _over_axes(function: Callable[[Tensor, Axes, bool], Tensor]) -> Callable[...
     """Give ``function(x, axes, keep)`` the arguments that ONNX's reductions have."""
 
     def reduction(
-        x: Tensor, axes: Axes | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+        x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Tensor:
-        if axes is not None and len(axes):
-            return function(x, tuple(axes), bool(keepdims))
+        if axes is not None and len(several(axes)):
+            return function(x, tuple(several(axes)), bool(keepdims))
         if not noop_with_empty_axes and x.dim():
             return function(x, tuple(range(x.dim())), bool(keepdims))
         # Over no axis at all, the function is still applied to each element.
@@ -72,10 +73,10 @@ def reduce_min(x: Tensor, axes: Axes, keep: bool) -> Tensor:
 
 
 def _extreme(function: Any, x: Tensor, axes: Axes, keep: bool, of_nothing: float) -> Tensor:
+    if x.dtype == torch.bool:
+        return _extreme(function, x.to(torch.float32), axes, keep, of_nothing) > 0
     if any(x.shape[axis] == 0 for axis in axes):  # which torch refuses
         return torch.sum(x, axes, keep) + of_nothing
-    if x.dtype == torch.bool:
-        return function(x.to(torch.uint8), axes, keep).to(torch.bool)
     return function(x, axes, keep)
 
 
@@ -133,21 +134,21 @@ def _arg(function: Any, x: Tensor, axis: int, keep: bool, last: bool) -> Tensor:
 
 
 @op("CumSum", literals=(1,))
-def cum_sum(x: Tensor, axis: int | Axes, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cum_sum(x: Tensor, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running sum."""
     return _running(torch.cumsum, x, axis, bool(exclusive), bool(reverse), 0)
 
 
 @op("CumProd", literals=(1,))
-def cum_prod(x: Tensor, axis: int | Axes, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cum_prod(x: Tensor, axis: Any, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running product."""
     return _running(torch.cumprod, x, axis, bool(exclusive), bool(reverse), 1)
 
 
 def _running(
-    function: Any, x: Tensor, axis: int | Axes, exclusive: bool, reverse: bool, neutral: int
+    function: Any, x: Tensor, axis: Any, exclusive: bool, reverse: bool, neutral: int
 ) -> Tensor:
-    along = axis[0] if isinstance(axis, Sequence) else axis
+    along = int(one(axis))
     if reverse:
         x = x.flip(along)
     if exclusive:

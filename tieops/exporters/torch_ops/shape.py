@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tieops.exporters.torch_ops.literals import Numbers, one, several
 from tieops.exporters.torch_ops.registry import op
 
 Ints = Sequence[int]
 
 
 @op("Reshape", literals=(1,))
-def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
+def reshape(x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
     """Reshape; a zero keeps the input's size, unless it is allowed to be one."""
+    shape = several(shape)
     if not allowzero:
         shape = [x.shape[i] if _is_zero(size) else size for i, size in enumerate(shape)]
     return x.reshape(tuple(shape))
@@ -42,14 +44,15 @@ def transpose(x: Tensor, *, perm: Ints | None = None) -> Tensor:
 
 
 @op("Squeeze", literals=(1,))
-def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
+def squeeze(x: Tensor, axes: Any = None) -> Tensor:
     """Remove axes of size one."""
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
+    return x.squeeze() if axes is None else x.squeeze(tuple(several(axes)))
 
 
 @op("Unsqueeze", literals=(1,))
-def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
+def unsqueeze(x: Tensor, axes: Any) -> Tensor:
     """Add axes of size one, counted in the result."""
+    axes = several(axes)
     rank = x.dim() + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
@@ -57,12 +60,15 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
 
 
 @op("Expand", literals=(1,))
-def expand(x: Tensor, shape: Ints) -> Tensor:
+def expand(x: Tensor, shape: Any) -> Tensor:
     """Broadcast to a shape; a size of one leaves the input's."""
+    shape = several(shape)
     missing = len(shape) - x.dim()
     sizes = (1,) * missing + tuple(x.shape)
     wanted = (1,) * -missing + tuple(shape)
-    return x.expand([have if _is_one(want) else want for have, want in zip(sizes, wanted, strict=True)])
+    return x.expand(
+        [have if _is_one(want) else want for have, want in zip(sizes, wanted, strict=True)]
+    )
 
 
 def _is_one(size: int) -> bool:
@@ -70,9 +76,9 @@ def _is_one(size: int) -> bool:
 
 
 @op("Tile", literals=(1,))
-def tile(x: Tensor, repeats: Ints) -> Tensor:
+def tile(x: Tensor, repeats: Any) -> Tensor:
     """Repeat along each axis."""
-    return x.repeat(tuple(repeats))
+    return x.repeat(tuple(several(repeats)))
 
 
 @op("Concat")
@@ -98,13 +104,11 @@ def split(
 
 
 @op("Slice", literals=(1, 2, 3, 4))
-def slice_axes(
-    x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
-) -> Tensor:
+def slice_axes(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Tensor:
     """Cut out a range along each axis that is named."""
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = axes[i] if axes is not None else i
-        step = steps[i] if steps is not None else 1
+    for i, (start, end) in enumerate(zip(several(starts), several(ends), strict=True)):
+        axis = several(axes)[i] if axes is not None else i
+        step = several(steps)[i] if steps is not None else 1
         if step > 0:
             index = [slice(None)] * (axis % x.dim()) + [slice(start, end, step)]
             x = x[tuple(index)]
@@ -154,27 +158,28 @@ def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tenso
 
 @op("ConstantOfShape", literals=(0,))
 def constant_of_shape(
-    shape: Ints,
+    shape: Any,
     *,
     value: float = 0.0,
     dtype: torch.dtype = torch.float32,
     like: Tensor | None = None,
 ) -> Tensor:
     """Return a tensor of one number: float zero by default."""
-    return torch.full(tuple(shape), value, dtype=dtype, device=device_of(like))
+    return torch.full(tuple(several(shape)), value, dtype=dtype, device=device_of(like))
 
 
 @op("Range", literals=(0, 1, 2))
 def arange(
-    start: float,
-    limit: float,
-    delta: float,
+    start: Numbers,
+    limit: Numbers,
+    delta: Numbers,
     *,
     dtype: torch.dtype | None = None,
     like: Tensor | None = None,
 ) -> Tensor:
     """Return numbers from ``start`` up to, but without, ``limit``."""
-    return torch.arange(start, limit, delta, dtype=dtype, device=device_of(like))
+    numbers = (one(start), one(limit), one(delta))
+    return torch.arange(*numbers, dtype=dtype, device=device_of(like))
 
 
 @op("EyeLike")
@@ -185,10 +190,9 @@ def eye_like(x: Tensor, *, dtype: torch.dtype | None = None, k: int = 0) -> Tens
 
 
 @op("Trilu", literals=(1,))
-def trilu(x: Tensor, k: int | Ints = 0, *, upper: int = 1) -> Tensor:
+def trilu(x: Tensor, k: Any = 0, *, upper: int = 1) -> Tensor:
     """Keep a triangle of each matrix."""
-    diagonal = k[0] if isinstance(k, Sequence) else k
-    return x.triu(diagonal) if upper else x.tril(diagonal)
+    return x.triu(one(k)) if upper else x.tril(one(k))
 
 
 @op("DepthToSpace")
@@ -203,10 +207,12 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @op("SpaceToDepth")
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Move blocks of places to channels."""
     n, c, h, w = x.shape
     b = blocksize
+    if mode == "CRD":
+        return functional.pixel_unshuffle(x, b)
     blocks = x.reshape(n, c, h // b, b, w // b, b)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
 
@@ -236,7 +242,7 @@ def reverse_sequence(
     return found.movedim((0, 1), (time_axis, batch_axis))
 
 
-@op("Shape", many=False)
+@op("Shape")
 def shape_of(x: Tensor, *, start: int = 0, end: int | None = None) -> tuple[int, ...]:
     """Return sizes as Python integers."""
     return tuple(x.shape)[start:end]
