@@ -19,7 +19,7 @@ from tieops.exporters.torch_ops import Operator, find, snake
 from tieops.exporters.torch_ops.recurrent import onnx_packed
 from tieops.exporters.torch_store import Store
 from tieops.ir.brief import brief_dtype, printable
-from tieops.ir.names import is_made_up
+from tieops.ir.names import PADDING_IDX, is_made_up
 
 __all__ = ["Program", "Translator"]
 
@@ -261,6 +261,8 @@ class Translator:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
+        if entry.op_type == "Gather" and (row := node.metadata_props.get(PADDING_IDX, "")).isdecimal():
+            extras["padding_idx"] = int(row)
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype
         return extras

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -89,9 +90,8 @@ class Store:
         """Return a name at the top of the module that nothing has."""
         name = re.sub(r"\W+", "_", wanted).strip("_") or "value"
         name = f"_{name}" if name[0].isdigit() else name
-        while hasattr(self.module, name):
-            name += "_"
-        return name
+        tries = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+        return next(each for each in tries if not hasattr(self.module, each))
 
     def _is_learnable(self, parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
         if parameter.dtype not in _TRAINED:
@@ -150,7 +150,10 @@ class Store:
 
     def _attach(self, name: str, held: Tensor, persistent: bool) -> str:
         """Register a tensor under its name, or one beside it where that cannot be an attribute."""
-        *path, leaf = name.split(".") if persistent else [self.free_name(name)]
+        if is_made_up(name) and not isinstance(held, nn.Parameter):
+            # A name of its own, which the exporter will not make up for something else.
+            return self._attach_at(self.module, self.free_name("constant"), held, persistent)
+        *path, leaf = name.split(".")
         at = self.module
         for part in path:
             child = at._modules.get(part)  # pyright: ignore[reportPrivateUsage]

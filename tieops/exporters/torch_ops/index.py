@@ -21,14 +21,19 @@ def _from_start(indices: Tensor, size: int) -> Tensor:
 
 
 @op("Gather", scalars=(1,))
-def gather(x: Tensor, indices: Tensor | int, *, axis: int = 0) -> Tensor:
-    """Take entries along an axis; rows of a matrix as an embedding does, which trains fast."""
+def gather(
+    x: Tensor, indices: Tensor | int, *, axis: int = 0, padding_idx: int | None = None
+) -> Tensor:
+    """Take entries along an axis; rows of a matrix as an embedding does, which trains fast.
+
+    The row ``padding_idx`` gets no gradient; ONNX has no such thing, from_torch notes it.
+    """
     if not isinstance(indices, Tensor):
         return x.select(axis, int(indices))
     axis = axis % x.dim()
     places = _from_start(indices, x.shape[axis])
     if axis == 0 and x.dim() == 2:
-        return functional.embedding(places, x)
+        return functional.embedding(places, x, padding_idx)
     found = x.index_select(axis, places.reshape(-1))
     return found.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
 
