@@ -10,6 +10,7 @@ from torch import fx, nn
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch_graph import Program, Translator
 from tieops.exporters.torch_host import find_host_values
+from tieops.exporters.torch_module import ConvertedModule
 from tieops.exporters.torch_store import Store
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel, check_model
@@ -59,7 +60,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
         common_passes.InlinePass()(ir)
     _note_constants(ir)
     prepared = TiedModel(ir)
-    module = fx.GraphModule(nn.Module(), fx.Graph())
+    module = ConvertedModule(nn.Module(), fx.Graph())
     store = Store(prepared, module)
     program = Program(ir, store, find_host_values(ir.graph))
     module.graph = Translator(program, ir.graph, module, None).run(prepared.inputs)

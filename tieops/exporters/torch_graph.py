@@ -14,7 +14,8 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_host import HOST, Host, literal_of, to_numbers, to_tensor
+from tieops.exporters.torch_host import HOST, Host, host_length, literal_of, to_numbers, to_tensor
+from tieops.exporters.torch_module import ConvertedModule
 from tieops.exporters.torch_ops import Operator, find, snake
 from tieops.exporters.torch_ops.recurrent import onnx_packed
 from tieops.exporters.torch_store import Store
@@ -191,6 +192,8 @@ class Translator:
     def _host(self, node: onnx_ir.Node) -> Any:
         function, _ = HOST[node.op_type]
         wants_tensor = node.op_type in ("Shape", "Size")
+        if node.op_type == "Shape" and node.inputs[0] in self._program.host:
+            function, wants_tensor = host_length, False
         args = [
             None if v is None else self.tensor(v) if wants_tensor else self.numbers(v)
             for v in node.inputs
@@ -282,10 +285,11 @@ class Translator:
         handed: dict[str, Any] = {}
         for name, attribute in node.attributes.items():
             if attribute.type == onnx_ir.AttributeType.GRAPH:
-                inner = nn.Module()
+                inner = ConvertedModule(nn.Module(), fx.Graph())
                 translator = Translator(self._program, attribute.as_graph(), inner, self)
                 graph = translator.run(attribute.as_graph().inputs)
-                kwargs[name] = fx.GraphModule(inner, graph)
+                kwargs[name] = inner
+                inner.graph = graph
                 if translator.captured:
                     handed[name] = tuple(translator.captured)
         name = identifier(node.name or f"{node.op_type}_{len(self.graph.nodes)}")

@@ -19,7 +19,7 @@ import torch
 from tieops.exporters.torch_ops.shape import device_of, shape_of, size_of
 from tieops.ir.scopes import nested_graphs
 
-__all__ = ["HOST", "Host", "find_host_values", "literal_of", "to_numbers", "to_tensor"]
+__all__ = ["HOST", "Host", "find_host_values", "host_length", "literal_of", "to_numbers", "to_tensor"]
 
 Numbers: TypeAlias = int | bool | tuple[int, ...]
 
@@ -52,9 +52,10 @@ def literal_of(value: onnx_ir.Value) -> Any:
 
 def _each(function: Callable[..., Any], *operands: Numbers) -> Any:
     """Apply a function of numbers to numbers and tuples, with ONNX's broadcasting."""
-    length = max((len(each) for each in operands if isinstance(each, tuple)), default=-1)
-    if length < 0:
+    lengths = [len(each) for each in operands if isinstance(each, tuple)]
+    if not lengths:
         return function(*operands)
+    length = max(lengths)
     wide = [each if isinstance(each, tuple) else (each,) for each in operands]
     columns = [each * length if len(each) == 1 else each for each in wide]
     return tuple(function(*row) for row in zip(*columns, strict=True))
@@ -95,6 +96,11 @@ host_where = _elementwise("host_where", lambda condition, a, b: a if condition e
 def host_identity(x: Numbers) -> Numbers:
     """Return what is given."""
     return x
+
+
+def host_length(x: tuple[int, ...], *, start: int = 0, end: int | None = None) -> tuple[int, ...]:
+    """Return the shape of a tuple."""
+    return (len(x),)[start:end]
 
 
 def host_cast(x: Numbers, *, to: torch.dtype, saturate: int = 1) -> Numbers:
@@ -215,21 +221,12 @@ def _reshape(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
 
 
 def _filled(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
-    # As many numbers as a tensor has axes: one a size would be data.
     value = node.attributes.get("value")
     if value is None or value.as_tensor().dtype not in INTEGERS:
         return None
     shape = node.inputs[0]
     known = literal_of(shape) if shape is not None else None
-    if known is not None:
-        return len(known) if len(known) <= 1 else None
-    return 1 if _counts_axes(shape) else None
-
-
-def _counts_axes(shape: onnx_ir.Value | None) -> bool:
-    maker = shape.producer() if shape is not None else None
-    inner = maker.inputs[0] if maker is not None and maker.op_type == "Shape" else None
-    return inner is not None and (p := inner.producer()) is not None and p.op_type == "Shape"
+    return 1 if known is None else len(known) if len(known) <= 1 else None
 
 
 def _reduce(node: onnx_ir.Node, inputs: Sequence[Host]) -> int:
@@ -306,7 +303,11 @@ def _host(node: onnx_ir.Node, found: Mapping[onnx_ir.Value, Host]) -> Host | Non
     operands = [value for value in node.inputs if value is not None]
     known = [found.get(value) or _constant(value) for value in operands]
     inputs = [each for each in known if each is not None]
-    computed = any(value in found for value in operands) or node.op_type == "ConstantOfShape"
+    computed = any(value in found for value in operands)
+    if node.op_type == "ConstantOfShape":
+        # As many numbers as a shape has sizes; as many as a size says would be data.
+        maker = operands[0].producer()
+        computed = maker is None or (maker.op_type == "Shape" and maker.inputs[0] in found)
     if len(inputs) < len(known) or not inputs or not computed:
         return None
     rank = rule(node, inputs)
