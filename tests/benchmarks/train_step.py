@@ -43,7 +43,9 @@ def stepper(module: nn.Module, tokens: Tensor) -> tuple[Callable[[], object], to
 
 def stored(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of all storages of these tensors."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
 
 
 def kept(module: nn.Module, optimizer: torch.optim.AdamW) -> int:
@@ -58,7 +60,9 @@ def main(rounds: int = 15) -> None:
     logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")
     print(versions(), f"{torch.get_num_threads()} threads")
-    print(f"| model | original, ms | converted, ms | ratio (limit {LIMIT}) | kept, MB | converted |")
+    print(
+        f"| model | original, ms | converted, ms | ratio (limit {LIMIT}) | kept, MB | converted |"
+    )
     print("|---|---|---|---|---|---|")
     for name, (vocab, width) in MODELS.items():
         case = build(name, vocab, width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir
 import onnx_ir.passes.common as common_passes
-import torch
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
@@ -41,6 +40,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
             it is named.
 
     Example:
+        >>> import torch
         >>> from tieops import from_onnx
         >>> from onnx import parser
         >>> proto = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]>

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import keyword
 import operator
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +12,10 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_host import HOST, Host, host_length, literal_of, to_numbers, to_tensor
+from tieops.exporters.torch_host import HOST, Host, literal_of
 from tieops.exporters.torch_module import ConvertedModule
-from tieops.exporters.torch_ops import Operator, find, snake
+from tieops.exporters.torch_names import identifier
+from tieops.exporters.torch_ops import Operator, find, host, snake
 from tieops.exporters.torch_ops.recurrent import onnx_packed
 from tieops.exporters.torch_store import Store
 from tieops.ir.brief import brief_dtype, printable
@@ -76,7 +75,7 @@ class Translator:
         self._source = graph
         self._module = module
         self._outer = outer
-        self._inner_names = 0
+        self._names: set[str] = set()
         self._made: dict[tuple[object, str], Any] = {}
         self._own = {output for node in graph for output in node.outputs}
         self.graph = fx.Graph()
@@ -86,11 +85,7 @@ class Translator:
     def run(self, inputs: Sequence[onnx_ir.Value]) -> fx.Graph:
         """Translate all nodes; the graph's arguments are ``inputs``, then what it captures."""
         for value in inputs:
-            name = identifier(value.name or "input")
-            taken = {node.target for node in self.graph.nodes}
-            while name in taken:
-                name += "_"
-            self._made[value, "tensor"] = self.graph.placeholder(name)
+            self._made[value, "tensor"] = self._placeholder(value.name or "input")
         for node in self._source:
             self._translate(node)
         outputs = [self.tensor(value) for value in self._source.outputs]
@@ -107,7 +102,7 @@ class Translator:
     def numbers(self, value: onnx_ir.Value) -> Any:
         """Return Python numbers, or the node that computes them."""
         literal = literal_of(value)
-        if literal is None and value.const_value is not None and not value.is_graph_input():
+        if literal is None and value.const_value is not None:
             literal = tuple(value.const_value.numpy().reshape(-1).tolist())
         return self._get(value, "numbers") if literal is None else literal
 
@@ -138,15 +133,14 @@ class Translator:
         if value.const_value is not None:
             return self._read(value, form)
         if form == "numbers":
-            return self._call(to_numbers, (self.tensor(value),), value, "_numbers")
-        host = self._program.host[value]
-        kwargs = {"dtype": to_torch_dtype(host.dtype), "like": self.like()}
-        return self._call(to_tensor, (self.numbers(value),), value, "_tensor", kwargs)
+            return self._call(host.to_numbers, (self.tensor(value),), value, "_numbers")
+        kwargs = {"dtype": to_torch_dtype(self._program.host[value].dtype), "like": self.like()}
+        return self._call(host.to_tensor, (self.numbers(value),), value, "_tensor", kwargs)
 
     def _capture(self, value: onnx_ir.Value, form: str) -> Any:
         assert self._outer is not None
         self.captured.append(self._outer._get(value, form))
-        return self.graph.placeholder(self._fresh(value.name or "outer"))
+        return self._placeholder(value.name or "outer")
 
     def _read(self, value: onnx_ir.Value, form: str) -> Any:
         stored = self._program.store.place(value)
@@ -193,7 +187,7 @@ class Translator:
         function, _ = HOST[node.op_type]
         wants_tensor = node.op_type in ("Shape", "Size")
         if node.op_type == "Shape" and node.inputs[0] in self._program.host:
-            function, wants_tensor = host_length, False
+            function, wants_tensor = host.length, False
         args = [
             None if v is None else self.tensor(v) if wants_tensor else self.numbers(v)
             for v in node.inputs
@@ -211,13 +205,13 @@ class Translator:
             return self.parts(value)
         if index in entry.scalars and self._is_scalar(value):
             others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
-            if index != 0 and others or any(not self._is_scalar(other) for other in others):
+            if (index and others) or not all(self._is_scalar(other) for other in others):
                 return literal_of(value)
         return self.tensor(value)
 
     def _is_scalar(self, value: onnx_ir.Value) -> bool:
         tensor = value.const_value
-        if tensor is None or len(tensor.shape) or value.is_graph_input():
+        if tensor is None or len(tensor.shape):
             return False
         return value not in self._program.store and not tensor.dtype.is_string()
 
@@ -240,7 +234,7 @@ class Translator:
                 kwargs["dtype"] = to_torch_dtype(tensor.dtype)
             elif name in _DTYPE_ATTRIBUTES:
                 kwargs |= self._dtype(node, argument, attribute.as_int())
-            else:
+            elif entry is None or _plain(attribute.value) != entry.arguments[argument]:
                 kwargs[argument] = _plain(attribute.value)
         return kwargs
 
@@ -264,7 +258,10 @@ class Translator:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
-        if entry.op_type == "Gather" and (row := node.metadata_props.get(PADDING_IDX, "")).isdecimal():
+        if (
+            entry.op_type == "Gather"
+            and (row := node.metadata_props.get(PADDING_IDX, "")).isdecimal()
+        ):
             extras["padding_idx"] = int(row)
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype
@@ -273,9 +270,9 @@ class Translator:
     def _dtype_of(self, value: onnx_ir.Value | None) -> torch.dtype | None:
         if value is None:
             return None
-        host = self._program.host.get(value)
+        known = self._program.host.get(value)
         tensor = value.const_value
-        dtype = host.dtype if host else tensor.dtype if tensor is not None else value.dtype
+        dtype = known.dtype if known else tensor.dtype if tensor is not None else value.dtype
         return None if dtype is None else to_torch_dtype(dtype)
 
     def _submodule(
@@ -313,12 +310,13 @@ class Translator:
             "call_function", function, args, kwargs or {}, name=identifier(name + suffix)
         )
 
-    def _fresh(self, name: str) -> str:
-        wanted = identifier(name)
-        taken = {node.target for node in self.graph.nodes if node.op == "placeholder"}
-        while wanted in taken:
-            wanted += "_"
-        return wanted
+    def _placeholder(self, wanted: str) -> fx.Node:
+        """Add an argument under this name, or one beside it where two values have it."""
+        name = identifier(wanted)
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return self.graph.placeholder(name)
 
 
 def _torch_dtype(number: int) -> torch.dtype | None:
@@ -344,18 +342,6 @@ def _check_dtypes(node: onnx_ir.Node) -> None:
                 {"node": printable(node.name or "without a name"), "input": str(value.name)},
                 "convert to a dtype of torch",
             )
-
-
-def identifier(name: str) -> str:
-    """Return a Python identifier made of a name.
-
-    Example:
-        >>> identifier("onnx::MatMul_12"), identifier("2.out"), identifier("lambda")
-        ('onnx_MatMul_12', '_2_out', 'lambda_')
-    """
-    found = re.sub(r"\W+", "_", name).strip("_") or "value"
-    found = f"_{found}" if found[0].isdigit() else found
-    return f"{found}_" if keyword.iskeyword(found) else found
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.node import map_aggregate, map_arg
 
 __all__ = ["ConvertedModule"]
 
@@ -42,10 +43,12 @@ _Step = tuple[str, Any, tuple[Any, ...], dict[str, Any], str]
 
 def _parts(module: fx.GraphModule) -> tuple[dict[str, Any], list[_Step]]:
     """Return a module's attributes and the nodes of its graph as plain data."""
-    places = {node: _Ref(place) for place, node in enumerate(module.graph.nodes)}
+    places: dict[fx.Node, Any] = {
+        node: _Ref(place) for place, node in enumerate(module.graph.nodes)
+    }
     steps: list[_Step] = []
     for node in module.graph.nodes:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), places.__getitem__)
+        args, kwargs = map_arg((node.args, node.kwargs), lambda each: places[each])  # pyright: ignore
         steps.append((node.op, node.target, args, kwargs, node.name))
     made = vars(ConvertedModule(nn.Module(), fx.Graph())).keys() - vars(nn.Module()).keys()
     kept = {"meta", *(vars(module).keys() - made)}
@@ -62,7 +65,7 @@ def _rebuilt(attributes: dict[str, Any], steps: Sequence[_Step]) -> ConvertedMod
         return nodes[argument.place] if isinstance(argument, _Ref) else argument
 
     for op, target, args, kwargs, name in steps:
-        given = fx.node.map_aggregate((args, kwargs), node)
+        given = map_aggregate((args, kwargs), node)
         nodes.append(graph.create_node(op, target, *given, name))  # pyright: ignore
     module.graph = graph
     return module

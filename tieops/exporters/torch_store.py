@@ -1,11 +1,8 @@
-"""What a module stores: an nn.Parameter a learnable under every name it has, buffers for the rest."""
+"""What a module stores: parameters under every name they have, and buffers for the rest."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +16,16 @@ from torch import Tensor, nn
 from tieops.detect.roles import is_learnable_role
 from tieops.detect.trace import Arrival
 from tieops.errors import UnsupportedModelError
+from tieops.exporters.torch_names import TORCH_KIND, identifier, naming_of
 from tieops.exporters.torch_ops import find
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
-from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up, lr_factor_of
-from tieops.ir.parameter import Parameter
+from tieops.ir.names import aliases_of, is_made_up, lr_factor_of
+from tieops.ir.parameter import Parameter, Slot
 from tieops.tied_model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
 
-_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
 _TRAINED = (
     onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16,
@@ -69,6 +66,11 @@ class Store:
         self._version = model.ir.opset_imports.get("", 0)
         self._stored: dict[onnx_ir.Value, Stored] = {}
         self._same: dict[int, Stored] = {}
+        self._counts: dict[str, int] = {}
+        self._slots: dict[onnx_ir.Value, list[Slot]] = {}
+        for slot in model.slots:
+            for read in slot.reads:
+                self._slots.setdefault(read.parameter.value, []).append(slot)
         for parameter in model.parameters:
             arrivals = model.trace.arrivals[parameter.value]
             if self._is_learnable(parameter, arrivals):
@@ -88,15 +90,17 @@ class Store:
 
     def free_name(self, wanted: str) -> str:
         """Return a name at the top of the module that nothing has."""
-        name = re.sub(r"\W+", "_", wanted).strip("_") or "value"
-        name = f"_{name}" if name[0].isdigit() else name
-        tries = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-        return next(each for each in tries if not hasattr(self.module, each))
+        stem = identifier(wanted)
+        name = stem
+        while hasattr(self.module, name):
+            self._counts[stem] = self._counts.get(stem, 0) + 1
+            name = f"{stem}_{self._counts[stem]}"
+        return name
 
     def _is_learnable(self, parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
         if parameter.dtype not in _TRAINED:
             return False
-        kind = parameter.value.metadata_props.get(_KIND)
+        kind = parameter.value.metadata_props.get(TORCH_KIND)
         if kind is not None:
             return kind == "PARAMETER"
         readers = [a for a in arrivals if not _is_no_weight(a, self._version)]
@@ -115,22 +119,22 @@ class Store:
         if id(tensor) in self._same:  # a Constant of a function that is called twice
             self._stored[value] = self._same[id(tensor)]
             return
-        names = [name for name in aliases_of(value) if not is_made_up(name)]
-        names = names or [value.name or "constant"]
-        packed = _packed(value)
-        if packed is not None:
-            stored = self._store_parts(value, packed, learnable)
+        naming = naming_of(value, self._slots.get(value, ()))
+        if naming.packed is not None:
+            stored = self._store_parts(value, naming.packed, learnable)
         else:
-            data, perm = as_torch(tensor), _axes(value)
-            if perm is not None:
-                data = data.permute(_inverse(perm)).contiguous()
+            data = as_torch(tensor)
+            if naming.perm is not None:
+                data = data.permute(_inverse(naming.perm)).contiguous()
             held = nn.Parameter(data) if learnable else data
-            targets = [self._attach(name, held, persistent) for name in names]
-            stored = Stored((targets[0],), perm)
+            targets = [self._attach(name, held, persistent) for name in naming.names]
+            stored = Stored((targets[0],), naming.perm)
             self._note_factor(value, targets)
         self._stored[value] = self._same[id(tensor)] = stored
 
-    def _store_parts(self, value: onnx_ir.Value, about: dict[str, Any], learnable: bool) -> Stored:
+    def _store_parts(
+        self, value: onnx_ir.Value, about: Mapping[str, Any], learnable: bool
+    ) -> Stored:
         tensor = value.const_value
         assert tensor is not None
         parts = unpack(tensor.numpy(), about["op"], about["slot"], about["parts"])
@@ -202,29 +206,6 @@ def _from_numpy(array: np.ndarray[Any, Any], tensor: onnx_ir.TensorProtocol) -> 
         ) from error
 
 
-def _packed(value: onnx_ir.Value) -> dict[str, Any] | None:
-    """Return how a recurrent weight was packed, if the file says so and it can be undone."""
-    tensor = value.const_value
-    try:
-        about = json.loads(value.metadata_props[PACKED])
-        assert tensor is not None
-        shape = np.broadcast_to(np.zeros((), np.int8), tensor.shape.numpy())
-        unpack(shape, about["op"], about["slot"], about["parts"])
-    except (KeyError, TypeError, ValueError, RecursionError, UnsupportedModelError):
-        return None
-    return about
-
-
-def _axes(value: onnx_ir.Value) -> tuple[int, ...] | None:
-    tensor = value.const_value
-    try:
-        perm = tuple(json.loads(value.metadata_props[AXES]))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    assert tensor is not None
-    return perm if sorted(perm) == list(range(len(tensor.shape))) else None
-
-
 def _inverse(perm: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(perm)), key=perm.__getitem__))
 
@@ -249,6 +230,6 @@ def _is_no_weight(arrival: Arrival, version: int) -> bool:
 def _is_in_state(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     """Tell whether the state_dict of the original module had it, as far as the model says."""
     props = parameter.value.metadata_props
-    if _KIND in props:
-        return props[_KIND] == "BUFFER" and props.get(_PERSISTENT) != "False"
+    if TORCH_KIND in props:
+        return props[TORCH_KIND] == "BUFFER" and props.get(_PERSISTENT) != "False"
     return any(_is_statistic(arrival) for arrival in arrivals)

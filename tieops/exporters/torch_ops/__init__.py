@@ -32,5 +32,6 @@ from tieops.exporters.torch_ops.registry import Operator, find, operators, snake
 __all__ = ["Operator", "find", "operators", "snake"]
 
 _FILES = (
-    activation, attention, cast, control, conv, elementwise, index, linear, loss, norm, pool, quantize, random, recurrent, reduce, resize, sequence, shape, signal,
+    activation, attention, cast, control, conv, elementwise, index, linear, loss, norm,
+    pool, quantize, random, recurrent, reduce, resize, sequence, shape, signal,
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -113,7 +115,7 @@ def hardmax_from(x: Tensor, *, axis: int = 1) -> Tensor:
     return _flat_from(hardmax, x, axis)
 
 
-def _flat_from(function, x: Tensor, axis: int) -> Tensor:  # pyright: ignore
+def _flat_from(function: Callable[..., Tensor], x: Tensor, axis: int) -> Tensor:
     if axis in (-1, x.dim() - 1):
         return function(x, axis=-1)
     return function(x.flatten(axis), axis=-1).reshape(x.shape)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tieops.exporters.torch_ops.literals import Ints
 from tieops.exporters.torch_ops.registry import op
-
-Ints = Sequence[int]
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {

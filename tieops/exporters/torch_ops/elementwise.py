@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from tieops.exporters.torch_ops.registry import op
 
-Number = int | float
-Operand = Tensor | Number
+Operand: TypeAlias = Any
+"""A tensor or a Python number; torch's stubs know one of the two in many a place."""
 
 BOTH = (0, 1)
 
@@ -67,14 +67,14 @@ def _is_real(x: Operand) -> bool:
 def div(a: Operand, b: Operand) -> Tensor:
     """Divide; integers are truncated towards zero."""
     if _is_real(a) or _is_real(b):
-        return torch.true_divide(a, b)  # pyright: ignore[reportArgumentType]
-    return torch.div(a, b, rounding_mode="trunc")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return torch.true_divide(a, b)
+    return torch.div(a, b, rounding_mode="trunc")
 
 
 @op("Mod", scalars=(1,))
 def mod(a: Tensor, b: Operand, *, fmod: int = 0) -> Tensor:
     """Return the rest of a division, of the sign of the divisor, or of the dividend (``fmod``)."""
-    return torch.fmod(a, b) if fmod else torch.remainder(a, b)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 @op("Pow", scalars=(1,))
@@ -124,7 +124,7 @@ def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> T
     """Limit to a range; an upper limit below the lower one wins."""
     if min is None and max is None:
         return x
-    return torch.clamp(x, min, max)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return torch.clamp(x, min, max)
 
 
 @op("Where")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["Number", "Numbers", "one", "several"]
+__all__ = ["Ints", "Numbers", "one", "several"]
 
-Number = int | float
-Numbers = Number | Sequence[Number]
+Ints = list[int] | tuple[int, ...]
+Numbers = int | float | Sequence[int] | Sequence[float]
 
 
-def one(operand: Numbers) -> Number:
+def one(operand: Numbers) -> Any:
     """Return a number, or the only one of a vector.
 
     Example:
@@ -23,11 +24,11 @@ def one(operand: Numbers) -> Number:
     return number
 
 
-def several(operand: Numbers) -> Sequence[Number]:
+def several(operand: Numbers) -> tuple[Any, ...]:
     """Return a vector of numbers.
 
     Example:
         >>> several(3), several((3, 4))
         ((3,), (3, 4))
     """
-    return operand if isinstance(operand, Sequence) else (operand,)
+    return tuple(operand) if isinstance(operand, Sequence) else (operand,)

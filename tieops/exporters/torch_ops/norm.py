@@ -11,9 +11,10 @@ from tieops.exporters.torch_ops.registry import op
 
 @op("BatchNormalization", many=True)
 class BatchNorm(nn.Module):
-    """Normalize by running statistics, or in training by the batch's, which update the running ones.
+    """Normalize by running statistics, or in training by the batch's.
 
-    Weight, bias and statistics are arguments: they belong to the module that has them by name.
+    In training the batch's statistics update the running ones. Weight, bias and statistics are
+    arguments: they belong to the module that has them by name.
     """
 
     def __init__(

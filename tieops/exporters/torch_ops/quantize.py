@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from tieops.exporters.torch_ops.cast import cast
 from tieops.exporters.torch_ops.conv import conv
+from tieops.exporters.torch_ops.literals import Ints
 from tieops.exporters.torch_ops.registry import op
 
 
@@ -113,11 +112,11 @@ def qlinear_conv(
     bias: Tensor | None = None,
     *,
     auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
+    dilations: Ints | None = None,
     group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
 ) -> Tensor:
     """Convolve quantized tensors; the bias has the scale of both, and zero point zero."""
     left = _real(x, x_scale, x_zero_point, 1)

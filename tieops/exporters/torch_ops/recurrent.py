@@ -195,7 +195,7 @@ class _Cell:
         return _ACTIVATIONS[self.names[place].lower()](x, *numbers)
 
     def step(
-        self, x: Tensor, states: list[Tensor], weights: Sequence[Tensor], direction: int
+        self, x: Tensor, states: list[Tensor], weights: tuple[Tensor, Tensor | None], direction: int
     ) -> list[Tensor]:
         """Return the next states: from x, (batch, gates * hidden), which is multiplied already."""
         recurrent, bias = weights
@@ -307,7 +307,7 @@ def _by_steps(
         states = [state[i] for state in initial]
         found: list[Tensor] = []
         for t in reversed(range(x.shape[0])) if back else range(x.shape[0]):
-            new = cell.step(data[t], states, (r[i], b[2 * i + 1] if b else None), i)  # pyright: ignore[reportArgumentType]
+            new = cell.step(data[t], states, (r[i], b[2 * i + 1] if b else None), i)
             out = new[0]
             if lengths is not None:
                 runs = (lengths > t).unsqueeze(-1)

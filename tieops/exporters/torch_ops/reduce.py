@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from tieops.exporters.torch_ops.literals import one, several
 from tieops.exporters.torch_ops.registry import op
 
-Axes = Sequence[int]
+Axes = tuple[int, ...]
 
 
 def _over_axes(function: Callable[[Tensor, Axes, bool], Tensor]) -> Callable[..., Tensor]:
@@ -21,7 +21,7 @@ def _over_axes(function: Callable[[Tensor, Axes, bool], Tensor]) -> Callable[...
         x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Tensor:
         if axes is not None and len(several(axes)):
-            return function(x, tuple(several(axes)), bool(keepdims))
+            return function(x, several(axes), bool(keepdims))
         if not noop_with_empty_axes and x.dim():
             return function(x, tuple(range(x.dim())), bool(keepdims))
         # Over no axis at all, the function is still applied to each element.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -37,12 +37,13 @@ class Operator:
     """Whether the target returns a tuple, one item an output."""
 
     @cached_property
-    def arguments(self) -> frozenset[str]:
-        """The names of arguments that the target takes; none where torch does not tell."""
+    def arguments(self) -> Mapping[str, Any]:
+        """What the target takes, with its defaults; nothing where torch does not tell."""
         try:
-            return frozenset(inspect.signature(self.target).parameters)
+            signature = inspect.signature(self.target)
         except ValueError:  # a function of torch that is written in C++
-            return frozenset()
+            return {}
+        return {name: each.default for name, each in signature.parameters.items()}
 
 
 _TABLE: dict[tuple[str, str], list[Operator]] = {}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import Numbers, one, several
+from tieops.exporters.torch_ops.literals import Ints, Numbers, one, several
 from tieops.exporters.torch_ops.registry import op
-
-Ints = Sequence[int]
 
 
 @op("Reshape", literals=(1,))
@@ -21,13 +18,13 @@ def reshape(x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
     """Reshape; a zero keeps the input's size, unless it is allowed to be one."""
     shape = several(shape)
     if not allowzero:
-        shape = [x.shape[i] if _is_zero(size) else size for i, size in enumerate(shape)]
+        shape = [x.shape[i] if _is(0, size) else size for i, size in enumerate(shape)]
     return x.reshape(tuple(shape))
 
 
-def _is_zero(size: int) -> bool:
-    # A size that is not known while tracing is not the constant zero.
-    return isinstance(size, int) and size == 0
+def _is(number: int, size: Any) -> bool:
+    # A size that is not known while tracing is no constant, and must not be compared with one.
+    return isinstance(size, int) and size == number
 
 
 @op("Flatten")
@@ -46,7 +43,7 @@ def transpose(x: Tensor, *, perm: Ints | None = None) -> Tensor:
 @op("Squeeze", literals=(1,))
 def squeeze(x: Tensor, axes: Any = None) -> Tensor:
     """Remove axes of size one."""
-    return x.squeeze() if axes is None else x.squeeze(tuple(several(axes)))
+    return x.squeeze() if axes is None else x.squeeze(several(axes))
 
 
 @op("Unsqueeze", literals=(1,))
@@ -67,18 +64,14 @@ def expand(x: Tensor, shape: Any) -> Tensor:
     sizes = (1,) * missing + tuple(x.shape)
     wanted = (1,) * -missing + tuple(shape)
     return x.expand(
-        [have if _is_one(want) else want for have, want in zip(sizes, wanted, strict=True)]
+        [have if _is(1, want) else want for have, want in zip(sizes, wanted, strict=True)]
     )
-
-
-def _is_one(size: int) -> bool:
-    return isinstance(size, int) and size == 1
 
 
 @op("Tile", literals=(1,))
 def tile(x: Tensor, repeats: Any) -> Tensor:
     """Repeat along each axis."""
-    return x.repeat(tuple(several(repeats)))
+    return x.repeat(several(repeats))
 
 
 @op("Concat")
@@ -165,7 +158,7 @@ def constant_of_shape(
     like: Tensor | None = None,
 ) -> Tensor:
     """Return a tensor of one number: float zero by default."""
-    return torch.full(tuple(several(shape)), value, dtype=dtype, device=device_of(like))
+    return torch.full(several(shape), value, dtype=dtype, device=device_of(like))
 
 
 @op("Range", literals=(0, 1, 2))
