@@ -71,7 +71,8 @@ class Store:
         for slot in model.slots:
             for read in slot.reads:
                 self._slots.setdefault(read.parameter.value, []).append(slot)
-        for parameter in model.parameters:
+        # Tied ones first, so that the first of their names comes first in the module too.
+        for parameter in sorted(model.parameters, key=lambda each: len(each.names) == 1):
             arrivals = model.trace.arrivals[parameter.value]
             if self._is_learnable(parameter, arrivals):
                 self._store(parameter.value, learnable=True, persistent=True)
