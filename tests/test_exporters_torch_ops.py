@@ -16,6 +16,7 @@ import torch
 from onnx.backend.test.case.test_case import TestCase as Case
 
 import tieops
+from fixtures.operators_page import PAGE, page
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch_ops import find
 from tieops.exporters.torch_store import as_torch
@@ -156,3 +157,7 @@ def test_the_cases_of_an_operator_pass(name):
 def test_what_is_left_out_exists():
     known = {case.name for group in cases().values() for case in group}
     assert REASONS.keys() | RANDOM <= known
+
+
+def test_the_page_of_operators_is_the_table():
+    assert PAGE.read_text("utf-8") == page(), "run python -m fixtures.operators_page"

@@ -56,8 +56,11 @@ class Loop(nn.Module):
         goes = True if condition is None else bool(one(condition))
         rounds, count = 0, len(states)
         rows: list[tuple[Any, ...]] = []
+        given = (each.device for each in (*states, *body) if isinstance(each, Tensor))
+        device = next(given, None)
         while goes and (limit is None or rounds < limit):
-            found = self.body(torch.tensor(rounds), torch.tensor(goes), *states, *body)
+            begin = (torch.tensor(number, device=device) for number in (rounds, goes))
+            found = self.body(*begin, *states, *body)
             goes, states = bool(found[0]), found[1 : 1 + count]
             rows.append(found[1 + count :])
             rounds += 1

@@ -122,9 +122,9 @@ def min_all(*inputs: Tensor) -> Tensor:
 @op("Clip", scalars=(1, 2))
 def clip(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
     """Limit to a range; an upper limit below the lower one wins."""
-    if min is None and max is None:
-        return x
-    return torch.clamp(x, min, max)
+    # One after the other, for torch takes two numbers or two tensors, but not one of each.
+    x = x if min is None else torch.clamp(x, min=min)
+    return x if max is None else torch.clamp(x, max=max)
 
 
 @op("Where")

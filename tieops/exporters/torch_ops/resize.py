@@ -100,6 +100,8 @@ def _coordinates(
         return at if length == 1 else at * (size - 1) / (length - 1)
     if mode == "asymmetric":
         return at / factor
+    if mode == "tf_half_pixel_for_nn":  # in opsets 11 and 12
+        return (at + 0.5) / factor
     if mode == "pytorch_half_pixel" and length == 1:
         return at - 0.5
     if mode == "half_pixel_symmetric":
