@@ -86,6 +86,19 @@ def test_the_forward_has_the_graphs_names_and_its_code_reads_as_the_program():
     assert "torch.relu(a)" in net.code
 
 
+def test_inputs_may_have_the_names_that_code_uses_itself():
+    model = text("""g (float[2] self, float[2] torch, float[2] print, float[2] inf) => (float[2] y)
+      { a = Add(self, torch)  b = Mul(a, print)  y = Sub(b, inf) }""")
+    net = tieops.to_torch(model)
+    one, two, three = (torch.full((2,), float(n)) for n in (1, 2, 3))
+    assert net(one, two, three, one).tolist() == [8.0, 8.0]
+
+
+def test_a_weight_in_a_function_is_one_parameter_however_often_it_is_called():
+    net = tieops.to_torch(tieops.from_onnx(load("g_function_with_constant", "before")))
+    assert len([*net.parameters()]) == 1
+
+
 @pytest.mark.parametrize(
     "names", [("a", "a.b"), ("a.b", "a"), ("forward", "graph"), ("x.0", "x"), ("a..b", "a/b:0")]
 )

@@ -23,6 +23,8 @@ __all__ = ["TORCH_KIND", "Naming", "identifier", "naming_of"]
 TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 """What torch's exporter says that a tensor is: PARAMETER, BUFFER or CONSTANT_TENSOR."""
 
+_TAKEN = ("self", "torch", "device", "inf", "nan", "fx_pytree", "pytree", "NoneType")
+"""Names that the code of a GraphModule uses itself."""
 _SLOT_OF_INDEX = {1: "W", 2: "R", 3: "B"}
 
 
@@ -138,4 +140,4 @@ def identifier(name: str) -> str:
     """
     found = re.sub(r"\W+", "_", name).strip("_") or "value"
     found = f"_{found}" if found[0].isdigit() else found
-    return f"{found}_" if keyword.iskeyword(found) else found
+    return f"{found}_" if keyword.iskeyword(found) or found in _TAKEN else found
