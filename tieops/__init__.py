@@ -25,6 +25,7 @@ from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
     from tieops import torch as torch
+    from tieops.exporters import to_torch
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
@@ -51,6 +52,7 @@ __all__ = [
     "sessions",
     "tie",
     "to_onnx",
+    "to_torch",
     "untie",
     "verify",
 ]
@@ -67,6 +69,7 @@ _HOMES = {
     "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",
     "to_onnx": "tieops.exporters.onnx",
+    "to_torch": "tieops.exporters",
     "untie": "tieops.passes.untie",
 }
 

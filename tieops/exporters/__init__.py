@@ -1,1 +1,31 @@
-"""Writing models: ONNX files with one stored copy of every parameter."""
+"""Writing models: ONNX files, and PyTorch modules that train."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tieops.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from tieops.exporters.torch import to_torch
+
+__all__ = ["to_torch"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the one exporter that needs torch when it is asked for, and say so if it is missing."""
+    if name != "to_torch":
+        raise AttributeError(f"module 'tieops.exporters' has no attribute {name!r}")
+    try:
+        importlib.import_module("torch")
+        importlib.import_module("onnxscript")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"to_torch needs {error.name}, which is not installed",
+            None,
+            'pip install "tieops[torch]"',
+        ) from error
+    from tieops.exporters.torch import to_torch
+
+    return to_torch

@@ -27,7 +27,7 @@ from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
 from tieops.ir.brief import printable
-from tieops.ir.names import TORCH_INPUTS
+from tieops.ir.names import PADDING_IDX, TORCH_INPUTS
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -156,6 +156,7 @@ def from_torch(
     note_lr_factors(model, factors)
     common_passes.RemoveUnusedNodesPass()(model)
     _note_program(model)
+    _note_padding(model, exported)
     _note_layout(model, exported)
     return TiedModel(model)
 
@@ -308,6 +309,19 @@ def _note_program(model: onnx_ir.Model) -> None:
     for node in model.graph.all_nodes():
         for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace"):
             node.metadata_props.pop(key, None)
+
+
+def _note_padding(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:
+    """Remember the padding row of each embedding: it matters to training alone."""
+    rows = {
+        node.name: node.args[2]
+        for node in exported.graph.nodes
+        if node.target is torch.ops.aten.embedding.default and len(node.args) > 2
+    }
+    for node in model.graph.all_nodes():
+        row = rows.get(node.outputs[0].name or "") if node.op_type == "Gather" else None
+        if isinstance(row, int) and row >= 0:
+            node.metadata_props[PADDING_IDX] = str(row)
 
 
 def _from_torchscript(

@@ -42,6 +42,8 @@ AXES = "tieops.axes"
 ORIGIN = "tieops.origin"
 TORCH_INPUTS = "tieops.torch_inputs"
 """On the model: how its inputs nest in the torch program that it came from."""
+PADDING_IDX = "tieops.padding_idx"
+"""On a Gather: the row whose gradient torch's embedding leaves out."""
 
 # Names that exporters invent for tensors that have none of their own.
 _MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*")

@@ -1,0 +1,88 @@
+"""To PyTorch: a module that trains, with every learnable as one nn.Parameter and every tie kept."""
+
+from __future__ import annotations
+
+import onnx_ir
+import onnx_ir.passes.common as common_passes
+from torch import fx, nn
+
+from tieops.errors import UnsupportedModelError
+from tieops.exporters.torch_graph import Program, Translator
+from tieops.exporters.torch_host import find_host_values
+from tieops.exporters.torch_module import ConvertedModule
+from tieops.exporters.torch_store import Store
+from tieops.importers.lr_factors import set_lr_factor
+from tieops.ir.scopes import all_graphs
+from tieops.tied_model import TiedModel, check_model
+
+__all__ = ["to_torch"]
+
+
+def to_torch(model: TiedModel) -> fx.GraphModule:
+    """Return a PyTorch module that computes what a model computes, and trains.
+
+    Every stored learnable is one ``nn.Parameter`` under the FQN it had, a tied one under all of
+    its names, so that ``load_state_dict`` works both ways with the original module. What is not
+    learnable is a buffer. Views (transposes, slices) are applied in the forward, so gradients of
+    every reader flow to the one parameter.
+
+    Args:
+        model: A model from ``from_torch``, ``from_onnx`` or any pass; it is left alone, and shares
+            no memory with the module.
+
+    Returns:
+        A module in ``eval()`` mode. Its forward takes the graph's inputs in order, under their
+        names, and returns the only output or a tuple of all. ``module.code`` is the program as
+        Python; ``module.meta`` has ``input_names`` and ``output_names``. Learn-rate factors lie
+        with the layers, where ``tieops.param_groups`` reads them.
+
+    Raises:
+        UnsupportedModelError: If an operator, an attribute or a dtype of the model is not known;
+            it is named.
+
+    Example:
+        >>> import torch
+        >>> from tieops import from_onnx
+        >>> from onnx import parser
+        >>> proto = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 3] y) <float[3, 3] emb = {1,2,3,4,5,6,7,8,9}>
+        ... { h = Gather(emb, x)
+        ...   t = Transpose<perm = [1, 0]>(emb)
+        ...   y = MatMul(h, t) }''')
+        >>> net = to_torch(from_onnx(proto))
+        >>> [name for name, _ in net.named_parameters()]
+        ['emb']
+        >>> net(torch.tensor([0]))
+        tensor([[14., 32., 50.]], grad_fn=<MmBackward0>)
+    """
+    check_model(model)
+    ir = model.clone()
+    if ir.functions:
+        common_passes.InlinePass()(ir)
+    _note_constants(ir)
+    prepared = TiedModel(ir)
+    module = ConvertedModule(nn.Module(), fx.Graph())
+    store = Store(prepared, module)
+    program = Program(ir, store, find_host_values(ir.graph))
+    module.graph = Translator(program, ir.graph, module, None).run(prepared.inputs)
+    module.meta["input_names"] = tuple(value.name for value in prepared.inputs)
+    module.meta["output_names"] = tuple(value.name for value in ir.graph.outputs)
+    for name, factor in store.lr_factors.items():
+        owner, _, key = name.rpartition(".")
+        set_lr_factor(module.get_submodule(owner), key, factor)
+    return module.eval()
+
+
+def _note_constants(ir: onnx_ir.Model) -> None:
+    """Put the value of every Constant node on its output, however the node spells it."""
+    for graph in all_graphs(ir):
+        for node in graph:
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                found = onnx_ir.convenience.get_const_tensor(node.outputs[0])
+                if found is None:
+                    raise UnsupportedModelError(
+                        "to_torch cannot read a Constant",
+                        {"node": node.name, "attributes": ", ".join(node.attributes)},
+                        "store it as a dense tensor",
+                    )
+                node.outputs[0].const_value = found

@@ -1,0 +1,143 @@
+"""What a stored tensor is called in the module: the original module's names and order of axes."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from tieops.errors import PreconditionError
+from tieops.importers.rnn import GATE_ORDERS, unpack
+from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
+from tieops.ir.parameter import Slot
+from tieops.ir.scopes import scope_of
+
+__all__ = ["TORCH_KIND", "Naming", "identifier", "naming_of"]
+
+TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+"""What torch's exporter says that a tensor is: PARAMETER, BUFFER or CONSTANT_TENSOR."""
+
+_TAKEN = ("self", "torch", "device", "inf", "nan", "fx_pytree", "pytree", "NoneType")
+"""Names that the code of a GraphModule uses itself."""
+_SLOT_OF_INDEX = {1: "W", 2: "R", 3: "B"}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The names of one stored tensor in the module, and how it is stored there."""
+
+    names: tuple[str, ...]
+    perm: tuple[int, ...] | None = None
+    """The order of axes in which the graph has it, where that is not the module's."""
+    packed: Mapping[str, Any] | None = None
+    """For packed recurrent weights ``op``, ``slot``, ``parts`` and ``names``, as in the file."""
+
+
+def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
+    """Return what a stored tensor is called in the module.
+
+    Names that the file knows come first. PyTorch's older exporter writes a Linear's weight as a
+    transposed copy without a name, and an LSTM's as packed ones; there the names are those of the
+    modules that read it, and the tensor takes the form that it has in them.
+
+    Args:
+        value: What is stored.
+        slots: What reads it.
+    """
+    known = [name for name in aliases_of(value) if not is_made_up(name)]
+    stored = (value.name or "constant",)
+    if (packed := _recorded(value)) is not None:
+        return Naming((), None, packed)
+    perm = _axes(value)
+    if TORCH_KIND in value.metadata_props:
+        return Naming(tuple(known) or stored, perm)
+    if not known and (packed := _recurrent(value, slots)) is not None:
+        return Naming((), None, packed)
+    for name, order in _readers(value, slots):
+        if not known:
+            perm = order
+        if order == perm and name not in known:
+            known.append(name)
+    return Naming(tuple(known) or stored, perm)
+
+
+def _readers(
+    value: onnx_ir.Value, slots: Sequence[Slot]
+) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Yield the modules' names for a weight, and the order of axes in which the graph has it."""
+    nameless = any(is_made_up(name) for name in aliases_of(value))
+    for slot in slots:
+        scope = scope_of(slot.node)
+        if scope is None or not scope.fqn or len(slot.reads) > 1:
+            continue
+        name = f"{scope.fqn}.weight"
+        if slot.node.op_type == "Gather" and slot.index == 0 and slot.view.is_identity:
+            yield name, None
+        elif slot.node.op_type == "MatMul" and slot.index == 1 and nameless:
+            # A product reads (in, out); a Linear has (out, in).
+            if slot.view.is_identity and len(slot.view.shape) == 2:
+                yield name, (1, 0)
+            elif slot.view.permutation == (1, 0):
+                yield name, None
+
+
+def _recurrent(value: onnx_ir.Value, slots: Sequence[Slot]) -> dict[str, Any] | None:
+    """Return the torch names of the parts of a recurrent weight without a name."""
+    slot = slots[0] if slots else None
+    if slot is None or slot.node.op_type not in GATE_ORDERS or slot.index not in _SLOT_OF_INDEX:
+        return None
+    scope = scope_of(slot.node)
+    if scope is None or not scope.fqn or any(s.is_joined or not s.view.is_identity for s in slots):
+        return None
+    number = re.fullmatch(r"[A-Z]+(?:_(\d+))?", scope.fx_name)
+    if number is None:
+        return None
+    layer, which = int(number[1] or 0), _SLOT_OF_INDEX[slot.index]
+    kinds = {"W": ("weight_ih",), "R": ("weight_hh",), "B": ("bias_ih", "bias_hh")}[which]
+    both = slot.view.shape[0] == 2
+    parts = [
+        f"{scope.fqn}.{kind}_l{layer}{end}"
+        for end in (("", "_reverse") if both else ("",))
+        for kind in kinds
+    ]
+    return {"op": slot.node.op_type, "slot": which, "parts": parts}
+
+
+def _recorded(value: onnx_ir.Value) -> dict[str, Any] | None:
+    """Return how a recurrent weight was packed, if the file says so and it can be undone."""
+    try:
+        about = json.loads(value.metadata_props[PACKED])
+        assert value.const_value is not None
+        # Its shape decides, so no values are read.
+        shape = np.broadcast_to(np.zeros((), np.int8), value.const_value.shape.numpy())
+        unpack(shape, about["op"], about["slot"], about["parts"])
+    except (KeyError, TypeError, ValueError, RecursionError, PreconditionError):
+        return None
+    return about
+
+
+def _axes(value: onnx_ir.Value) -> tuple[int, ...] | None:
+    try:
+        perm = tuple(json.loads(value.metadata_props[AXES]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    assert value.const_value is not None
+    return perm if sorted(perm) == list(range(len(value.const_value.shape))) else None
+
+
+def identifier(name: str) -> str:
+    """Return a Python identifier made of a name.
+
+    Example:
+        >>> identifier("onnx::MatMul_12"), identifier("2.out"), identifier("lambda")
+        ('onnx_MatMul_12', '_2_out', 'lambda_')
+    """
+    found = re.sub(r"\W+", "_", name).strip("_") or "value"
+    found = f"_{found}" if found[0].isdigit() else found
+    return f"{found}_" if keyword.iskeyword(found) or found in _TAKEN else found
