@@ -12,6 +12,7 @@ import onnx_ir
 from tieops.ir.copies import copy_nodes, store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.parameter import Slot
+from tieops.ir.rewire import is_view
 from tieops.ir.scopes import all_graphs, nested_graphs
 
 __all__ = ["Ways"]
@@ -46,7 +47,8 @@ class Ways:
         function = self._owners[value.graph]
         inner = self._new_input(function, f"{value.name}_in")
         inner.type, inner.shape = value.type, value.shape
-        value.replace_all_uses_with(inner, replace_graph_outputs=True)
+        self._keep_outputs(value, inner)
+        value.replace_all_uses_with(inner)
         producer, graph = value.producer(), value.graph
         if producer is not None:
             graph.remove(producer, safe=True)
@@ -89,9 +91,17 @@ class Ways:
         assert old is not None
         node.replace_input_with(index, replaced[old])
         for call in self._calls.get(function.identifier(), []):
-            at = self._hand_in(call, inner, call.inputs[place])
-            if call.graph in self._owners:
+            given = call.inputs[place] if place < len(call.inputs) else None
+            if given is None:
+                continue  # left out here as it was there
+            at = self._hand_in(call, inner, given)
+            if self._is_handed_on(call, at):
                 self.part(call, at)
+
+    def _is_handed_on(self, call: onnx_ir.Node, index: int) -> bool:
+        """Tell whether what a call within a function hands in comes in there, by views alone."""
+        function = None if call.graph is None else self._owners.get(call.graph)
+        return function is not None and self._way_in(call, index)[0] in function.inputs
 
     def _way_in(
         self, node: onnx_ir.Node, index: int
@@ -99,13 +109,31 @@ class Ways:
         """Return where an input comes from within its body, and the views between, in order."""
         value, views = node.inputs[index], list[onnx_ir.Node]()
         while value is not None and (producer := value.producer()) is not None:
-            if not producer.inputs or producer.op_type == "Concat":
-                break
-            if producer.op_identifier() in self._model.functions:
+            if not is_view(producer) or producer.op_identifier() in self._model.functions:
                 break
             views.insert(0, producer)
             value = producer.inputs[0]
         return value, views
+
+    def _keep_outputs(self, value: onnx_ir.Value, inner: onnx_ir.Value) -> None:
+        """Let a body return what it is handed in through an Identity, which runtimes insist on."""
+        graph = value.graph
+        assert graph is not None
+        if not value.is_graph_output():
+            return
+        identity = onnx_ir.node(
+            "Identity", [inner], name=self._names.take(f"{value.name}_identity")
+        )
+        out = identity.outputs[0]
+        out.name, out.type, out.shape = (
+            self._names.take(f"{value.name}_out"),
+            value.type,
+            value.shape,
+        )
+        graph.append(identity)
+        for position, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[position] = out
 
     def _new_input(self, function: onnx_ir.Function, name: str) -> onnx_ir.Value:
         value = onnx_ir.Value(name=self._names.take(name))
