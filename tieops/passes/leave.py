@@ -33,7 +33,7 @@ from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "handle_of"]
+__all__ = ["Leaver", "handle_of", "owned_elements"]
 
 _CUTS = frozenset(("Slice", "Split"))
 _PERMUTES = frozenset(("Identity", "Transpose"))
@@ -51,6 +51,12 @@ def handle_of(slot: Slot) -> object:
     if entry is not None:
         return slot.path[0], entry.index
     return slot.path, slot.node, slot.index
+
+
+def owned_elements(slot: Slot) -> int:
+    """Return how many elements a slot that leaves gets: what a function cuts off it gets too."""
+    entry = slot.reads[0].entry
+    return (slot.reads[0].view if entry is None else entry.view).elements
 
 
 def _moving(nodes: Sequence[onnx_ir.Node]) -> int:

@@ -16,7 +16,7 @@ from tieops.ir.reach import Liveness
 from tieops.ir.scopes import stored_values
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.leave import Leaver, handle_of
+from tieops.passes.leave import Leaver, handle_of, owned_elements
 from tieops.passes.ways import Ways
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
@@ -30,7 +30,8 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
     transpose is applied to the values), under its own old name where it has one. The first slot
     of a tie that reads all of the shared tensor keeps it, its name and its values, unless it is
-    named and another is not.
+    named and another is not. A slot that reads a slice within a function gets all that the call
+    hands in.
 
     Args:
         model: The model; left alone.
@@ -124,7 +125,7 @@ def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> N
         tie.parameter.value
         for tie, slots in _leaving(TiedModel(model), targets)
         for slot in slots
-        if slot.path and slot.reads[0].entry is None
+        if _is_held(slot) and ways.can_part(slot)
     }
     for value in [value for value in stored_values(model) if value in held]:
         ways.lift(value)
@@ -148,7 +149,12 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
 def _stuck(tie: Tie, leaving: Sequence[Slot]) -> list[Slot]:
     """Return the slots that cannot be given another weight without a slot that stays."""
     staying = {handle_of(slot) for slot in tie.slots if slot not in leaving}
-    return [slot for slot in leaving if handle_of(slot) in staying]
+    return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
+
+
+def _is_held(slot: Slot) -> bool:
+    """Tell whether what a slot reads is stored in a function, for all calls at once."""
+    return bool(slot.path) and slot.reads[0].entry is None
 
 
 def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
@@ -176,10 +182,9 @@ def _leaving(
 
 
 def _all_but_one(tie: Tie) -> list[Slot]:
-    """Return the slots that leave when all do: the first that reads all of the tensor stays."""
+    """Return the slots that leave when all do: the first that would own all of the tensor stays."""
     whole = tie.parameter.elements
-    readers = (s for s in tie.slots if s.is_joined or s.view.elements == whole)
-    first = next(readers, None)
+    first = next((s for s in tie.slots if s.is_joined or owned_elements(s) == whole), None)
     if first is None:
         return list(tie.slots)
     return [slot for slot in tie.slots if slot is not first]

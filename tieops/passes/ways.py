@@ -11,6 +11,7 @@ import onnx_ir
 
 from tieops.ir.copies import copy_nodes, store
 from tieops.ir.fresh import FreshNames
+from tieops.ir.lanes import stands_in
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import is_view
 from tieops.ir.scopes import all_graphs, nested_graphs
@@ -39,6 +40,7 @@ class Ways:
             for node in graph:
                 if node.op_identifier() in model.functions:
                     self._calls.setdefault(node.op_identifier(), []).append(node)
+        self._closed = self._find_closed()
 
     def lift(self, value: onnx_ir.Value) -> onnx_ir.Value:
         """Store a tensor of a function's body in the main graph, and hand it in at every call."""
@@ -63,8 +65,13 @@ class Ways:
         return stored
 
     def can_part(self, slot: Slot) -> bool:
-        """Tell whether a reader can get an input of its own: its way in is views and calls only."""
+        """Tell whether a reader can get an input of its own.
+
+        Its way in has to be views and calls alone, of functions that can have more inputs.
+        """
         node, index = slot.node, slot.index
+        if slot.path and slot.path[-1].op_identifier() in self._closed:
+            return False
         for call in reversed(slot.path):
             source, _ = self._way_in(node, index)
             function = self._model.functions[call.op_identifier()]
@@ -74,6 +81,20 @@ class Ways:
                 return False
             node, index = call, function.inputs.index(source)
         return True
+
+    def _find_closed(self) -> set[onnx_ir.OperatorIdentifier]:
+        """Return the functions that can have no more inputs: stand-ins, and what these call."""
+        found: set[onnx_ir.OperatorIdentifier] = set()
+        functions = self._model.functions
+        pending = [key for key in functions if stands_in(key[0])]
+        while pending:
+            key = pending.pop()
+            if key in found:
+                continue
+            found.add(key)
+            nodes = (node for graph in nested_graphs(functions[key].graph) for node in graph)
+            pending += [key for node in nodes if (key := node.op_identifier()) in functions]
+        return found
 
     def part(self, node: onnx_ir.Node, index: int) -> None:
         """Give one input of a node within a function an input of the function's for itself.
