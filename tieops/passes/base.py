@@ -35,7 +35,7 @@ class Change:
     what: str
 
     def __str__(self) -> str:
-        return f"{printable(self.target)}: {self.what}"
+        return printable(f"{self.target}: {self.what}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Skip:
     reason: str
 
     def __str__(self) -> str:
-        return f"{printable(self.target)}: not changed, {self.reason}"
+        return printable(f"{self.target}: not changed, {self.reason}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -150,10 +151,17 @@ def _check_options(options: ReplaceHeadPass) -> None:
         ("lr_factor", options.lr_factor),
         ("bias_lr_factor", options.bias_lr_factor),
     ):
-        if factor is not None and not (math.isfinite(factor) and factor >= 0):
+        if factor is not None and not _is_factor(factor):
             raise PreconditionError(
                 f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
             )
+
+
+def _is_factor(factor: object) -> bool:
+    try:
+        return isinstance(factor, Real) and 0 <= float(factor) < math.inf
+    except OverflowError:
+        return False  # an int that no float can hold
 
 
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
@@ -162,13 +170,21 @@ def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
     shape = (options.out_features, *head.in_features)
     rng = np.random.default_rng(options.seed)
     if isinstance(options.init, str):
-        weight = new_weight(options.init, shape, rng)
+        try:
+            weight = new_weight(options.init, shape, rng)
+        except (MemoryError, ValueError) as error:
+            raise PreconditionError(
+                f"a weight of {options.out_features} outputs cannot be made",
+                {"shape": list(shape), "why": error},
+                "give a smaller out_features",
+            ) from error
         bias = new_bias(options.init, shape, rng)
     else:
-        weight = _given("init", options.init, shape)
+        hint = "give (out_features, in_features) values, as torch.nn.Linear stores them"
+        weight = _given("init", options.init, shape, hint)
         bias = np.zeros(shape[:1], np.float32)
     if not isinstance(options.bias, bool):
-        bias = _given("bias", options.bias, shape[:1])
+        bias = _given("bias", options.bias, shape[:1], "give one value for each output")
     weight, bias = _converted("init", weight, dtype), _converted("bias", bias, dtype)
     return weight, None if options.bias is False else bias
 
@@ -201,13 +217,16 @@ def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
     return _FLOATS[dtype]
 
 
-def _given(what: str, values: Array, shape: Sequence[int]) -> Array:
-    array = np.asarray(values)
+def _given(what: str, values: Array, shape: Sequence[int], fix: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal lengths
+        raise PreconditionError(f"{what} is no array", {"why": error}, fix) from error
     if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
         raise PreconditionError(
             f"{what} has another shape than the new head needs",
             {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
-            "give (out_features, in_features) values, as torch.nn.Linear stores them",
+            fix,
         )
     return array
 
@@ -222,7 +241,11 @@ def _replace(
 ) -> Rewrite:
     name = options.name or head.layer.name
     old_names = [slot.name for slot in head.layer.slots]
-    shared = [read.parameter.value for slot in head.layer.slots for read in slot.reads]
+    shared = {
+        read.parameter.value: read.parameter.name
+        for slot in head.layer.slots
+        for read in slot.reads
+    }
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
@@ -257,18 +280,16 @@ def _replace(
     head.out.replace_all_uses_with(out, replace_graph_outputs=True)
     head.out.name = None
     out.name = title
-    dead = liveness.remove_newly_dead()
-    operands = ("tieops.ints_", "val_")
+    liveness.remove_newly_dead()
     gone = [
-        f"{what} {each}"
-        for what, each in dead
-        if what == "initializer" and not each.startswith(operands)
+        Change(f"initializer {each}", "nothing reads it")
+        for value, each in shared.items()
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input())
     ]
     new = [brief(stored.dtype, weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
-    changes = [Change(head.layer.name, what), *(Change(each, "nothing reads it") for each in gone)]
-    return Rewrite(tuple(changes))
+    return Rewrite((Change(head.layer.name, what), *gone))
 
 
 def _step_aside(model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: FreshNames) -> None:
