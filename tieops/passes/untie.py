@@ -73,7 +73,7 @@ class UntiePass(SurgeryPass):
         if self.targets:
             ways = Ways(model, FreshNames(model))
             for tie, leaving in _leaving(TiedModel(model), self.targets):
-                stuck = [slot for slot in _stuck(tie, leaving) if not ways.can_part(slot)]
+                stuck = [slot for slot in _stuck(tie, leaving, ways) if not ways.can_part(slot)]
                 if stuck:
                     raise PreconditionError(
                         f"cannot untie {printable(stuck[0].name)} alone: others read what it reads "
@@ -101,7 +101,7 @@ def untie_in_place(
     skips: list[Skip] = []
     tied = TiedModel(model)
     for tie, leaving in _leaving(tied, targets, together=together):
-        stuck = _stuck(tie, leaving)
+        stuck = _stuck(tie, leaving, ways)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
         slots, parameter = [slot for slot in leaving if slot not in stuck], tie.parameter
         if any(slot.is_joined for slot in leaving):
@@ -125,7 +125,7 @@ def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> N
         tie.parameter.value
         for tie, slots in _leaving(TiedModel(model), targets)
         for slot in slots
-        if _is_held(slot) and ways.can_part(slot)
+        if ways.can_lift(tie.parameter.value) and (not _is_held(slot) or ways.can_part(slot))
     }
     for value in [value for value in stored_values(model) if value in held]:
         ways.lift(value)
@@ -138,7 +138,8 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
         company: dict[object, set[bool | Slot]] = {}
         for slot in tie.slots:
             own = slot in leaving
-            company.setdefault(handle_of(slot), set()).add(slot if own and not together else own)
+            for handle in ways.handles_of(slot):
+                company.setdefault(handle, set()).add(slot if own and not together else own)
         for slot in leaving:
             if len(company[handle_of(slot)]) > 1 and ways.can_part(slot):
                 parted[slot.node, slot.index] = None
@@ -146,9 +147,9 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
         ways.part(node, index)
 
 
-def _stuck(tie: Tie, leaving: Sequence[Slot]) -> list[Slot]:
+def _stuck(tie: Tie, leaving: Sequence[Slot], ways: Ways) -> list[Slot]:
     """Return the slots that cannot be given another weight without a slot that stays."""
-    staying = {handle_of(slot) for slot in tie.slots if slot not in leaving}
+    staying = {h for slot in tie.slots if slot not in leaving for h in ways.handles_of(slot)}
     return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
 
 

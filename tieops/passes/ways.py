@@ -15,6 +15,7 @@ from tieops.ir.lanes import stands_in
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import is_view
 from tieops.ir.scopes import all_graphs, nested_graphs
+from tieops.passes.leave import handle_of
 
 __all__ = ["Ways"]
 
@@ -41,6 +42,11 @@ class Ways:
                 if node.op_identifier() in model.functions:
                     self._calls.setdefault(node.op_identifier(), []).append(node)
         self._closed = self._find_closed()
+
+    def can_lift(self, value: onnx_ir.Value) -> bool:
+        """Tell whether a tensor is stored in a function that can have more inputs."""
+        function = None if value.graph is None else self._owners.get(value.graph)
+        return function is not None and function.identifier() not in self._closed
 
     def lift(self, value: onnx_ir.Value) -> onnx_ir.Value:
         """Store a tensor of a function's body in the main graph, and hand it in at every call."""
@@ -95,6 +101,39 @@ class Ways:
             nodes = (node for graph in nested_graphs(functions[key].graph) for node in graph)
             pending += [key for node in nodes if (key := node.op_identifier()) in functions]
         return found
+
+    def handles_of(self, slot: Slot) -> set[object]:
+        """Return the handles that a slot reads through: its own, and of calls that return it."""
+        entry = slot.reads[0].entry
+        node, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
+        found: set[object] = {handle_of(slot)}
+        value = node.inputs[index]
+        while value is not None and (producer := value.producer()) is not None:
+            place = 0
+            if producer.op_identifier() in self._model.functions:
+                returned = self._returned(producer, value)
+                if returned is None:
+                    break
+                place = returned
+                found.add((producer, place))
+            elif not is_view(producer):
+                break
+            value = producer.inputs[place]
+        return found
+
+    def _returned(self, call: onnx_ir.Node, output: onnx_ir.Value) -> int | None:
+        """Return which input of a call an output of it is, or views; None if it is neither."""
+        function = self._model.functions[call.op_identifier()]
+        value: onnx_ir.Value | None = function.outputs[call.outputs.index(output)]
+        while value is not None and (producer := value.producer()) is not None:
+            place: int | None = 0 if is_view(producer) else None
+            if producer.op_identifier() in self._model.functions:
+                place = self._returned(producer, value)
+            if place is None:
+                return None
+            value = producer.inputs[place]
+        place = function.inputs.index(value) if value in function.inputs else None
+        return place if place is not None and place < len(call.inputs) else None
 
     def part(self, node: onnx_ir.Node, index: int) -> None:
         """Give one input of a node within a function an input of the function's for itself.
