@@ -177,7 +177,7 @@ def _leaving(
             continue
         if together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
-        # Someone has to keep what is stored: if all are named, the first one does.
+        # Someone has to keep what is stored: if all are named, it is as if none were.
         found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie)))
     return found
 

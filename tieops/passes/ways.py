@@ -14,7 +14,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.lanes import stands_in
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import is_view
-from tieops.ir.scopes import all_graphs, nested_graphs
+from tieops.ir.scopes import all_graphs, function_graphs, nested_graphs
 from tieops.passes.leave import handle_of
 
 __all__ = ["Ways"]
@@ -31,11 +31,7 @@ class Ways:
     def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
         self._model = model
         self._names = names
-        self._owners = {
-            graph: function
-            for function in model.functions.values()
-            for graph in nested_graphs(function.graph)
-        }
+        self._owners = function_graphs(model)
         self._calls: dict[onnx_ir.OperatorIdentifier, list[onnx_ir.Node]] = {}
         for graph in all_graphs(model):
             for node in graph:
