@@ -138,3 +138,44 @@ def test_a_slice_within_a_function_stays_there():
     free = freed(model, {"x": X})
     assert sorted(homes(free).values()) == ["half/MatMul_o@1.weight", "w"]
     assert facts(tieops.tie(free)) == facts(model)
+
+
+RETURNS = "both (a, w, v) => (o, k) { b = MatMul(a, w)  o = MatMul(b, v)  k = Transpose(w) }"
+
+
+def test_a_reader_within_a_function_leaves_one_that_reads_what_it_returns():
+    """One input of the call serves both; giving it another tensor would move both."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w, v)  y = MatMul(h, k) }",
+        [RETURNS],
+        w=(8, 8),
+        v=(8, 8),
+    )
+    inner = next(slot for slot in model.slots if slot.path)
+    free = freed(model, {"x": X}, inner)
+    assert not free.ties
+    assert homes(free) == {
+        "both/MatMul_b.weight": "both/MatMul_b.weight",
+        "both/MatMul_o.weight": "v",
+        "MatMul_y.weight": "w",
+    }
+    assert facts(tieops.tie(free)) == facts(model)
+    and_back(model, {"x": X})
+
+
+def test_what_a_call_returns_goes_into_the_next():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w, v)  y = f.twice(h, k) }",
+        [RETURNS, TWICE],
+        w=(8, 8),
+        v=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
+def test_a_constant_that_only_outer_readers_leave_is_taken_out():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.held(x)  y = MatMul(h, k) }",
+        ["held (a) => (o, k) { " + CONSTANT + "o = MatMul(a, w)  k = Identity(w) }"],
+    )
+    and_back(model, {"x": X})

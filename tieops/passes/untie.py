@@ -116,6 +116,7 @@ def untie_in_place(
         elif slots:
             changes += leaver.leave(parameter, slots, together=together)
     liveness.remove_newly_dead()
+    leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
 
 
