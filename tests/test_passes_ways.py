@@ -140,6 +140,19 @@ def test_a_slice_within_a_function_stays_there():
     assert facts(tieops.tie(free)) == facts(model)
 
 
+def test_an_input_that_every_reader_left_goes_from_function_and_calls():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  y = f.outer(h, w) }",
+        [TWICE, "outer (a, v) => (o) { t = Transpose(v)  o = f.twice(a, t) }"],
+        w=(8, 8),
+    )
+    free = and_back(model, {"x": X})
+    assert {key[1]: len(each.inputs) for key, each in free.ir.functions.items()} == {
+        "twice": 3,
+        "outer": 3,
+    }
+
+
 RETURNS = "both (a, w, v) => (o, k) { b = MatMul(a, w)  o = MatMul(b, v)  k = Transpose(w) }"
 
 

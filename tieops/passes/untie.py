@@ -116,6 +116,8 @@ def untie_in_place(
         elif slots:
             changes += leaver.leave(parameter, slots, together=together)
     liveness.remove_newly_dead()
+    while ways.close_unread():
+        liveness.remove_newly_dead()
     leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
 

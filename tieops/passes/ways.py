@@ -38,6 +38,7 @@ class Ways:
                 if node.op_identifier() in model.functions:
                     self._calls.setdefault(node.op_identifier(), []).append(node)
         self._closed = self._find_closed()
+        self._left: dict[onnx_ir.Value, onnx_ir.Function] = {}
 
     def can_lift(self, value: onnx_ir.Value) -> bool:
         """Tell whether a tensor is stored in a function that can have more inputs."""
@@ -142,6 +143,7 @@ class Ways:
         assert source is not None
         place = function.inputs.index(source)
         inner = self._new_input(function, source.name or "weight")
+        self._left[source] = function
         replaced = copy_nodes(self._model, [views], {source: inner}, self._names)
         old = node.inputs[index]
         assert old is not None
@@ -153,6 +155,23 @@ class Ways:
             at = self._hand_in(call, inner, given)
             if self._is_handed_on(call, at):
                 self.part(call, at)
+
+    def close_unread(self) -> bool:
+        """Take inputs off that every reader left, from functions and calls; tell if there were any.
+
+        The views through which they were read have to be gone.
+        """
+        unread = [v for v in self._left if not v.uses() and not v.is_graph_output()]
+        for value in unread:
+            function = self._left.pop(value)
+            place = function.inputs.index(value)
+            del function.inputs[place]
+            for call in self._calls.get(function.identifier(), []):
+                inputs = [*call.inputs[:place], *call.inputs[place + 1 :]]
+                for index, given in enumerate(inputs):
+                    call.replace_input_with(index, given)
+                call.resize_inputs(len(inputs))
+        return bool(unread)
 
     def _is_handed_on(self, call: onnx_ir.Node, index: int) -> bool:
         """Tell whether what a call within a function hands in comes in there, by views alone."""
