@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import pytest
 
 import tieops
@@ -22,6 +23,8 @@ from tests.test_passes_replace_head import (
 )
 from tests.test_passes_untie import made, outputs, rows
 from tieops.errors import PreconditionError
+from tieops.passes.base import run
+from tieops.passes.replace_head import ReplaceHeadPass
 
 # -- graphs without value infos: what people write, and what old exporters write ------------------
 
@@ -295,8 +298,13 @@ def test_a_full_conv_s_ones_are_flattened(tail: str) -> None:
         {"lr_factor": -1},
         {"lr_factor": float("nan")},
         {"lr_factor": float("inf")},
+        {"lr_factor": "10"},
+        {"lr_factor": 10**400},
         {"bias_lr_factor": -1},
         {"seed": -1},
+        {"out_features": 10**15},
+        {"init": [[1.0, 2.0], [3.0]]},
+        {"bias": "none"},
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
@@ -323,3 +331,32 @@ def test_an_add_of_a_constant_behind_the_bias_is_baked_in():
     text = refused(model)
     assert "Add" in text
     assert "10" in text
+
+
+def test_what_the_old_head_read_is_reported_and_nothing_else():
+    """Under the name it had, whatever that is; and no sizes that a Reshape downstream read."""
+    model = made(
+        "g (float[2,8] x) => (float[n,10] y) { h = MatMul(x, val_3)  k = Add(h, tail)"
+        " y = Reshape(k, sizes) }",
+        val_3=(8, 10),
+        tail=(10,),
+        sizes=np.array([-1, 10]),
+    )
+    _, result = run(ReplaceHeadPass(out_features=15, name="fc"), model)
+    assert [change.target for change in result.changes[1:]] == [
+        "initializer val_3",
+        "initializer tail",
+    ]
+    again, _ = run(ReplaceHeadPass(out_features=15), tieops.replace_head(model, out_features=12))
+    _, result = run(ReplaceHeadPass(out_features=9), again)
+    assert [change.target for change in result.changes[1:]] == [
+        f"initializer {slot.name}" for slot in again.slots
+    ]
+
+
+def test_names_from_a_file_are_printed_safely():
+    proto = onnx_ir.to_proto(made(LINEAR, w=(8, 10)).ir)
+    proto.graph.initializer[0].name = proto.graph.node[0].input[1] = "fc\x1b[31m.weight"
+    _, result = run(ReplaceHeadPass(out_features=15), tieops.from_onnx(proto))
+    assert all(str(change).isprintable() for change in result.changes)
+    assert "fc\\x1b" in str(result.changes[0])

@@ -46,6 +46,19 @@ def test_dequantized_weight_keeps_its_scale():
     assert sum(each.nbytes for each in stored) == 2 * quantized.nbytes
 
 
+def test_a_view_s_node_keeps_its_name_where_nobody_else_reads_it():
+    """A scale is a slot too, of a layer that is called after the node."""
+    model = made(
+        """g (int64[4] ids, float[2,8] x) => (float[4,8] e, float[2,8] y) <float s = {0.5}> {
+           d = DequantizeLinear(w, s)  e = Gather(d, ids)  t = Transpose(w)
+           k = DequantizeLinear(t, s)  y = MatMul(x, k) }""",
+        w=np.arange(64, dtype=np.int8).reshape(8, 8),
+    )
+    free = freed(model, {"ids": IDS, "x": X})
+    assert [slot.name for slot in free.slots] == [slot.name for slot in model.slots]
+    assert facts(tieops.tie(free, include_small=True)) == facts(model)
+
+
 def test_copies_of_two_unnamed_nodes_get_names_of_their_own():
     model = made(
         "g (float[2,8] x) => (float[2,8] y, float[2,8] z) { h = MatMul(x, w)"

@@ -305,7 +305,8 @@ def test_a_dry_run_says_the_same_and_writes_nothing(
     assert not out.exists()
     wet = printed(name, source, out, *flags)
     assert wet["written"] == str(out)
-    assert dry == wet | {"written": None}
+    assert wet["stored_bytes_written"] == tieops.from_onnx(out).ledger.stored_bytes
+    assert dry == wet | {"written": None, "stored_bytes_written": None}
     owned = sum(parameter.nbytes for parameter in tieops.from_onnx(out).parameters)
     assert owned == wet["stored_bytes_after"]
 

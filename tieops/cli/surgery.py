@@ -23,8 +23,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done;
 
 def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_json: bool) -> None:
     report = Pipeline([surgery])(read_model(model))
-    if not dry_run:
-        tieops.to_onnx(report.model, out)
+    written = None if dry_run else tieops.to_onnx(report.model, out)
     _, result = report.results[0]
     if as_json:
         print_json(
@@ -35,7 +34,8 @@ def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_js
                 "ties_after": len(report.model.ties),
                 "stored_bytes_before": report.before.ledger.stored_bytes,
                 "stored_bytes_after": report.model.ledger.stored_bytes,
-                "written": None if dry_run else str(out),
+                "stored_bytes_written": None if written is None else written.stored_bytes,
+                "written": None if written is None else str(written.path),
             }
         )
         return

@@ -13,7 +13,7 @@ import onnx_ir
 
 from tieops.detect.moves import Moves
 from tieops.ir.parameter import Entry, Parameter
-from tieops.ir.scopes import call_paths, nested_graphs, stored_values
+from tieops.ir.scopes import call_paths, function_graphs, stored_values
 from tieops.ir.view import View
 
 __all__ = ["Arrival", "Exposure", "Trace", "trace"]
@@ -69,11 +69,7 @@ def trace(model: onnx_ir.Model) -> Trace:
         UnsupportedModelError: If the model's functions are recursive or too many calls.
     """
     paths = call_paths(model)
-    functions = {
-        graph: key
-        for key, function in model.functions.items()
-        for graph in nested_graphs(function.graph)
-    }
+    functions = function_graphs(model)
     outputs = set(model.graph.outputs)
     moves = Moves()
     arrivals: dict[onnx_ir.Value, list[Arrival]] = {}
@@ -85,7 +81,9 @@ def trace(model: onnx_ir.Model) -> Trace:
             continue
         start = View(parameter.shape)
         function = functions.get(value.graph) if value.graph is not None else None
-        contexts: Iterable[Path] = [()] if function is None else paths.get(function, [])
+        contexts: Iterable[Path] = (
+            [()] if function is None else paths.get(function.identifier(), [])
+        )
         stack = [_At(value, start, (), path) for path in contexts]
         while stack:
             at = stack.pop()

@@ -9,7 +9,15 @@ import onnx_ir
 
 from tieops.ir.scopes import subgraphs_of
 
-__all__ = ["SCAN_INPUT_ATTRIBUTES", "SCAN_OUTPUT_ATTRIBUTES", "Flow", "Functions", "Lane", "Wiring"]
+__all__ = [
+    "SCAN_INPUT_ATTRIBUTES",
+    "SCAN_OUTPUT_ATTRIBUTES",
+    "Flow",
+    "Functions",
+    "Lane",
+    "Wiring",
+    "stands_in",
+]
 
 Functions = Mapping[onnx_ir.OperatorIdentifier, onnx_ir.Function]
 Flow = tuple[Sequence[onnx_ir.Value], Sequence[onnx_ir.Value]]
@@ -103,6 +111,19 @@ class Wiring:
             yield control, self.node.outputs
 
 
+def stands_in(domain: str) -> bool:
+    """Tell whether functions of a domain stand in for operators of a runtime.
+
+    A runtime that has the operator takes its own, and wants all that this is declared with and no
+    more: such a function keeps its inputs and outputs.
+
+    Example:
+        >>> stands_in("com.microsoft"), stands_in("pkg.transformers")
+        (True, False)
+    """
+    return not domain or domain.startswith(_OPERATOR_DOMAINS)
+
+
 def _at(values: Sequence[onnx_ir.Value | None], index: int | None) -> list[onnx_ir.Value]:
     value = None if index is None or index >= len(values) else values[index]
     return [] if value is None else [value]
@@ -112,8 +133,7 @@ def _call_lanes(node: onnx_ir.Node, function: onnx_ir.Function) -> tuple[Lane, .
     inputs, outputs = len(function.inputs), len(function.outputs)
     if len(node.inputs) > inputs or len(node.outputs) > outputs:
         return None
-    # A runtime that has the operator itself takes its own, and wants all that it is declared with.
-    fixed = not node.domain or node.domain.startswith(_OPERATOR_DOMAINS)
+    fixed = stands_in(node.domain)
     return tuple(Lane(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)) + tuple(
         Lane(body_output=i, output=i, is_fixed=fixed) for i in range(outputs)
     )

@@ -13,12 +13,23 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir
 from google.protobuf import json_format
+from onnx_ir import convenience
 
-__all__ = ["part_of", "record_part"]
+__all__ = ["PART", "part_of", "record_part"]
 
 PART = "tieops.part"
 MAX_RECORD_CHARS = 20_000
 """A record is a few nodes; a longer one is none of ours."""
+RECORD_IR_VERSION = 10
+"""Any version from 4 on does, in which a stored operand need not be an input too."""
+_INTEGERS = (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32)
+_NONSENSE = (
+    json_format.ParseError,
+    onnx.checker.ValidationError,
+    onnx_ir.serde.SerdeError,
+    ValueError,
+    TypeError,
+)
 
 
 def record_part(
@@ -52,14 +63,25 @@ def record_part(
             values = operand.const_value.numpy()
             graph.initializer.append(onnx_ir.to_proto(onnx_ir.Tensor(values, name=operand.name)))
     graph.node.extend(onnx_ir.to_proto(node) for node in nodes)
-    graph.output.append(onnx.helper.make_empty_tensor_value_info(cut.name or ""))
+    held = part.const_value
+    assert held is not None
+    graph.output.append(
+        onnx.helper.make_tensor_value_info(
+            cut.name or "", held.dtype, [int(size) for size in held.shape.numpy()]
+        )
+    )
     text = json_format.MessageToJson(graph, indent=None)
     if len(text) <= MAX_RECORD_CHARS:
         part.metadata_props[PART] = text
 
 
-def part_of(value: onnx_ir.Value) -> onnx_ir.Graph | None:
+def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
     """Return the nodes that cut a tensor out of another one, if it has a record that makes sense.
+
+    Args:
+        value: A stored tensor.
+        opset: The version of the operators that the model uses. A file may have been converted
+            since; nodes that are not valid any more make no sense.
 
     Returns:
         A graph of its own with one input, the whole, whose name, type and shape are known, and one
@@ -69,11 +91,31 @@ def part_of(value: onnx_ir.Value) -> onnx_ir.Graph | None:
     if not text or len(text) > MAX_RECORD_CHARS:
         return None
     try:
-        graph = onnx_ir.from_proto(json_format.Parse(text, onnx.GraphProto()))
-    except (json_format.ParseError, onnx_ir.serde.SerdeError, ValueError, TypeError):
+        proto = json_format.Parse(text, onnx.GraphProto())
+        opsets = [onnx.helper.make_opsetid("", opset)]
+        model = onnx.helper.make_model(proto, opset_imports=opsets, ir_version=RECORD_IR_VERSION)
+        # Its full check infers shapes, and aborts the process where a file gives negative sizes.
+        onnx.checker.check_model(model, full_check=False)
+        graph = onnx_ir.from_proto(proto)
+        is_plain = all(_has_plain_operands(node) for node in graph)
+    except _NONSENSE:
         return None
-    ends = [*graph.inputs, *graph.outputs]
-    if len(graph.inputs) != 1 or len(ends) != 2 or graph.outputs[0].producer() is None:
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1 or graph.outputs[0].producer() is None:
         return None
     shape = graph.inputs[0].shape
-    return graph if shape is not None and shape.is_static() else None
+    if shape is None or not shape.is_static() or min(shape.numpy(), default=0) < 0:
+        return None
+    return graph if is_plain else None
+
+
+def _has_plain_operands(node: onnx_ir.Node) -> bool:
+    """Tell whether what a node reads beside the whole are vectors of integers of one type.
+
+    Raises:
+        ValueError: If a vector has another size than its bytes.
+    """
+    operands = [convenience.get_const_tensor(value) for value in node.inputs[1:] if value]
+    return len({tensor.dtype for tensor in operands if tensor is not None}) <= 1 and all(
+        tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim == 1
+        for tensor in operands
+    )

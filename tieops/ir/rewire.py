@@ -12,7 +12,7 @@ import onnx_ir
 from tieops.ir.fresh import FreshNames
 from tieops.ir.view import Shape
 
-__all__ = ["permute", "substitute"]
+__all__ = ["drop_unread", "is_view", "merge_views", "permute", "substitute", "transposes"]
 
 
 def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Value:
@@ -110,8 +110,18 @@ def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value, names: FreshNames) 
 
 _VIEW_OPS = frozenset((
     "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Cast",
-    "DequantizeLinear", "Concat",
+    "DequantizeLinear",
 ))  # fmt: skip
+
+
+def is_view(node: onnx_ir.Node) -> bool:
+    """Tell whether a node only moves, casts or dequantizes the elements of its first input.
+
+    Example:
+        >>> is_view(onnx_ir.node("Slice", [None])), is_view(onnx_ir.node("Relu", [None]))
+        (True, False)
+    """
+    return node.op_type in _VIEW_OPS and node.domain in ("", "ai.onnx")
 
 
 def merge_views(values: Iterable[onnx_ir.Value]) -> None:
@@ -125,7 +135,8 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
         value = pending.pop()
         seen: dict[object, onnx_ir.Node] = {}
         for node in dict.fromkeys(use.node for use in value.uses()):
-            if node.op_type not in _VIEW_OPS or node.domain not in ("", "ai.onnx"):
+            joins = node.op_type == "Concat" and node.domain in ("", "ai.onnx")
+            if not (joins or is_view(node)):
                 continue
             attributes = tuple(sorted((key, str(a.value)) for key, a in node.attributes.items()))
             key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))

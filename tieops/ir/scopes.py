@@ -19,6 +19,7 @@ __all__ = [
     "all_graphs",
     "all_nodes",
     "call_paths",
+    "function_graphs",
     "is_constant",
     "nested_graphs",
     "rename_scope",
@@ -57,6 +58,15 @@ def all_graphs(model: onnx_ir.Model) -> Iterator[onnx_ir.Graph]:
     yield from nested_graphs(model.graph)
     for function in model.functions.values():
         yield from nested_graphs(function.graph)
+
+
+def function_graphs(model: onnx_ir.Model) -> dict[onnx_ir.Graph, onnx_ir.Function]:
+    """Return the graphs of all functions, those nested in them too, each with its function."""
+    return {
+        graph: function
+        for function in model.functions.values()
+        for graph in nested_graphs(function.graph)
+    }
 
 
 def all_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:

@@ -11,6 +11,7 @@ import onnx_ir
 
 from tieops.errors import PostconditionError
 from tieops.ir.brief import printable
+from tieops.ir.scopes import all_nodes
 from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["Change", "Preserves", "Rewrite", "Skip", "SurgeryPass", "SurgeryResult", "run"]
@@ -35,7 +36,7 @@ class Change:
     what: str
 
     def __str__(self) -> str:
-        return f"{printable(self.target)}: {self.what}"
+        return printable(f"{self.target}: {self.what}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Skip:
     reason: str
 
     def __str__(self) -> str:
-        return f"{printable(self.target)}: not changed, {self.reason}"
+        return printable(f"{self.target}: not changed, {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
         Raises:
             PostconditionError: If a graph is broken, which is a bug in tieops.
         """
-        for node in model.graph.all_nodes():
+        for node in all_nodes(model):
             for value in node.inputs:
                 if value is None or value.producer() is not None or value.graph is not None:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,17 @@ def check_head_options(
     if type(seed) is not int or seed < 0:
         raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
     for what, factor in (("lr_factor", lr_factor), ("bias_lr_factor", bias_lr_factor)):
-        if factor is not None and not (math.isfinite(factor) and factor >= 0):
+        if factor is not None and not _is_factor(factor):
             raise PreconditionError(
                 f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
             )
+
+
+def _is_factor(factor: object) -> bool:
+    try:
+        return isinstance(factor, Real) and 0 <= float(factor) < math.inf
+    except OverflowError:
+        return False  # an int that no float can hold
 
 
 def head_values(
@@ -105,24 +113,35 @@ def head_values(
     """
     rng = np.random.default_rng(seed)
     if isinstance(init, str):
-        weight = new_weight(init, shape, rng)
+        try:
+            weight = new_weight(init, shape, rng)
+        except (MemoryError, ValueError) as error:
+            raise PreconditionError(
+                f"a weight of {shape[0]} outputs cannot be made",
+                {"shape": list(shape), "why": error},
+                "give a smaller out_features",
+            ) from error
         offset = new_bias(init, shape, rng)
     else:
-        weight = _given("init", init, shape)
+        hint = "give (out_features, in_features) values, as torch.nn.Linear stores them"
+        weight = _given("init", init, shape, hint)
         offset = np.zeros(shape[:1], np.float32)
     if not isinstance(bias, bool):
-        offset = _given("bias", bias, shape[:1])
+        offset = _given("bias", bias, shape[:1], "give one value for each output")
     weight, offset = _converted("init", weight, dtype), _converted("bias", offset, dtype)
     return weight, None if bias is False else offset
 
 
-def _given(what: str, values: Array, shape: Sequence[int]) -> Array:
-    array = np.asarray(values)
+def _given(what: str, values: Array, shape: Sequence[int], fix: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal lengths
+        raise PreconditionError(f"{what} is no array", {"why": error}, fix) from error
     if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
         raise PreconditionError(
             f"{what} has another shape than the new head needs",
             {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
-            "give (out_features, in_features) values, as torch.nn.Linear stores them",
+            fix,
         )
     return array
 

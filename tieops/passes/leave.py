@@ -33,7 +33,7 @@ from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "handle_of"]
+__all__ = ["Leaver", "handle_of", "owned_elements"]
 
 _CUTS = frozenset(("Slice", "Split"))
 _PERMUTES = frozenset(("Identity", "Transpose"))
@@ -51,6 +51,12 @@ def handle_of(slot: Slot) -> object:
     if entry is not None:
         return slot.path[0], entry.index
     return slot.path, slot.node, slot.index
+
+
+def owned_elements(slot: Slot) -> int:
+    """Return how many elements a slot that leaves gets: what a function cuts off it gets too."""
+    entry = slot.reads[0].entry
+    return (slot.reads[0].view if entry is None else entry.view).elements
 
 
 def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
@@ -79,6 +85,7 @@ class Leaver:
     def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
         self._model = model
         self._names = names
+        self._copies: dict[onnx_ir.Node, onnx_ir.Node] = {}
         self._bodies = {
             node for function in model.functions.values() for node in function.all_nodes()
         }
@@ -120,6 +127,15 @@ class Leaver:
         if len(kept) <= 1:
             forget_evidence(parameter.value)
         return changes
+
+    def name_copies(self) -> None:
+        """Call copies of nodes as their originals were called, where these are gone."""
+        for node, copy in self._copies.items():
+            if node.graph is not None or copy.graph is None:
+                continue
+            copy.name = node.name
+            for old, new in zip(node.outputs, copy.outputs, strict=True):
+                new.name = old.name
 
     def _hand_over_name(
         self, parameter: Parameter, slots: Sequence[Slot], known: Sequence[str]
@@ -200,6 +216,10 @@ class Leaver:
         elif skipped:
             root = self._followed(nodes[:skipped], nodes[skipped:], node, index)
         replaced = copy_nodes(self._model, chains, {root: value}, self._names)
+        for each in dict.fromkeys(each for chain in chains for each in chain):
+            copy = replaced[each.outputs[0]].producer()
+            assert copy is not None
+            self._copies.setdefault(each, copy)
         old = node.inputs[index]
         assert old is not None
         node.replace_input_with(index, replaced.get(old, value))

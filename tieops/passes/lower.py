@@ -18,7 +18,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import transposes
-from tieops.ir.scopes import nested_graphs
+from tieops.ir.scopes import function_graphs
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
 from tieops.tied_model import TiedModel
 
@@ -41,9 +41,7 @@ class LowerTiedReadsPass(SurgeryPass):
         tied = TiedModel(model)
         changes: list[Change] = []
         skips: list[Skip] = []
-        functions = {
-            graph for each in model.functions.values() for graph in nested_graphs(each.graph)
-        }
+        functions = function_graphs(model)
         names = FreshNames(model)
         for slot in _shared(tied):
             perm = slot.view.permutation

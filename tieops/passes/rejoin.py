@@ -7,7 +7,8 @@ again, through the same nodes. Where the whole is gone it is put together from i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from tieops.ir.copies import store
 from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
-from tieops.ir.part import part_of
+from tieops.ir.part import PART, part_of
 from tieops.ir.rewire import drop_unread
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
@@ -66,7 +67,7 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
     skips: list[Skip] = []
     wholes: list[onnx_ir.Value] = []
     stored = list(model.graph.initializers.values())
-    for origin, parts in _by_origin(stored).items():
+    for origin, parts in _by_origin(model).items():
         whole = _whole(stored, origin, parts[0]) or _assembled(model, origin, parts, names)
         if whole is None:
             why = f"what else {origin} held is gone"
@@ -86,11 +87,11 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
     return Rejoined(tuple(dict.fromkeys(wholes)), tuple(changes), tuple(skips))
 
 
-def _by_origin(stored: Iterable[onnx_ir.Value]) -> dict[str, list[_Part]]:
+def _by_origin(model: onnx_ir.Model) -> dict[str, list[_Part]]:
     """Return the parts there are, by the name of what they were cut out of."""
     found: dict[str, list[_Part]] = {}
-    for value in stored:
-        cut = part_of(value)
+    for value in model.graph.initializers.values():
+        cut = part_of(value, model.opset_imports.get("", 0))
         if cut is None or value.is_graph_output() or value.is_graph_input():
             continue
         view = _view_of(cut)
@@ -109,7 +110,8 @@ def _view_of(cut: onnx_ir.Graph) -> View | None:
     assert shape is not None
     value, view, moves = cut.inputs[0], View(tuple(int(size) for size in shape.numpy())), Moves()
     for node in _chain(cut):
-        views = dict(moves.onward(node, 0, view) or ()) if node.inputs[0] is value else {}
+        is_next = bool(node.inputs) and node.inputs[0] is value
+        views = dict(moves.onward(node, 0, view) or ()) if is_next else {}
         following = next((out for out in node.outputs if out in views and _leads(out, cut)), None)
         if following is None:
             return None
@@ -135,7 +137,7 @@ def _whole(stored: Sequence[onnx_ir.Value], origin: str, part: _Part) -> onnx_ir
             and value is not part.value
             and tuple(tensor.shape.numpy()) == part.view.source
             and tensor.dtype == part.cut.inputs[0].dtype
-            and part_of(value) is None
+            and PART not in value.metadata_props
         ):
             return value
     return None
@@ -146,6 +148,8 @@ def _assembled(
 ) -> onnx_ir.Value | None:
     """Return a tensor put together from its parts; None if they are not all of it."""
     shape, dtype = parts[0].view.source, parts[0].values.dtype
+    if sum(part.view.elements for part in parts) < math.prod(shape):
+        return None  # before a record that asks for any size is given it
     covered, values = np.zeros(shape, np.bool_), np.zeros(shape, dtype)
     for part in parts:
         place, mark = part.view.footprint(values), part.view.footprint(covered)

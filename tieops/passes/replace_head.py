@@ -173,7 +173,11 @@ def _replace(
 ) -> Rewrite:
     name = options.name or head.layer.name
     old_names = [slot.name for slot in head.layer.slots]
-    shared = [read.parameter.value for slot in head.layer.slots for read in slot.reads]
+    shared = {
+        read.parameter.value: read.parameter.name
+        for slot in head.layer.slots
+        for read in slot.reads
+    }
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
@@ -208,18 +212,16 @@ def _replace(
     head.out.replace_all_uses_with(out, replace_graph_outputs=True)
     head.out.name = None
     out.name = title
-    dead = liveness.remove_newly_dead()
-    operands = ("tieops.ints_", "val_")
+    liveness.remove_newly_dead()
     gone = [
-        f"{what} {each}"
-        for what, each in dead
-        if what == "initializer" and not each.startswith(operands)
+        Change(f"initializer {each}", "nothing reads it")
+        for value, each in shared.items()
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input())
     ]
     new = [brief(stored.dtype, weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
-    changes = [Change(head.layer.name, what), *(Change(each, "nothing reads it") for each in gone)]
-    return Rewrite(tuple(changes))
+    return Rewrite((Change(head.layer.name, what), *gone))
 
 
 def _step_aside(model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: FreshNames) -> None:

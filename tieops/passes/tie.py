@@ -15,7 +15,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.rewire import drop_unread, merge_views, substitute
-from tieops.ir.scopes import nested_graphs, scope_of
+from tieops.ir.scopes import function_graphs, scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
@@ -137,9 +137,7 @@ class _Joiner:
         self.kept: list[onnx_ir.Value] = []
         self._model = model
         self._fresh = FreshNames(model)
-        self._in_functions = {
-            graph for each in model.functions.values() for graph in nested_graphs(each.graph)
-        }
+        self._in_functions = function_graphs(model)
         self._readers: dict[Parameter, list[Slot]] = {}
         for slot in slots:
             for read in slot.reads:

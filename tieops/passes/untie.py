@@ -16,7 +16,7 @@ from tieops.ir.reach import Liveness
 from tieops.ir.scopes import stored_values
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.leave import Leaver, handle_of
+from tieops.passes.leave import Leaver, handle_of, owned_elements
 from tieops.passes.ways import Ways
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
@@ -30,7 +30,8 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
     transpose is applied to the values), under its own old name where it has one. The first slot
     of a tie that reads all of the shared tensor keeps it, its name and its values, unless it is
-    named and another is not.
+    named and another is not. A slot that reads a slice within a function gets all that the call
+    hands in.
 
     Args:
         model: The model; left alone.
@@ -72,7 +73,7 @@ class UntiePass(SurgeryPass):
         if self.targets:
             ways = Ways(model, FreshNames(model))
             for tie, leaving in _leaving(TiedModel(model), self.targets):
-                stuck = [slot for slot in _stuck(tie, leaving) if not ways.can_part(slot)]
+                stuck = [slot for slot in _stuck(tie, leaving, ways) if not ways.can_part(slot)]
                 if stuck:
                     raise PreconditionError(
                         f"cannot untie {printable(stuck[0].name)} alone: others read what it reads "
@@ -100,7 +101,7 @@ def untie_in_place(
     skips: list[Skip] = []
     tied = TiedModel(model)
     for tie, leaving in _leaving(tied, targets, together=together):
-        stuck = _stuck(tie, leaving)
+        stuck = _stuck(tie, leaving, ways)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
         slots, parameter = [slot for slot in leaving if slot not in stuck], tie.parameter
         if any(slot.is_joined for slot in leaving):
@@ -115,6 +116,9 @@ def untie_in_place(
         elif slots:
             changes += leaver.leave(parameter, slots, together=together)
     liveness.remove_newly_dead()
+    while ways.close_unread():
+        liveness.remove_newly_dead()
+    leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
 
 
@@ -124,7 +128,7 @@ def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> N
         tie.parameter.value
         for tie, slots in _leaving(TiedModel(model), targets)
         for slot in slots
-        if slot.path and slot.reads[0].entry is None
+        if ways.can_lift(tie.parameter.value) and (not _is_held(slot) or ways.can_part(slot))
     }
     for value in [value for value in stored_values(model) if value in held]:
         ways.lift(value)
@@ -137,7 +141,8 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
         company: dict[object, set[bool | Slot]] = {}
         for slot in tie.slots:
             own = slot in leaving
-            company.setdefault(handle_of(slot), set()).add(slot if own and not together else own)
+            for handle in ways.handles_of(slot):
+                company.setdefault(handle, set()).add(slot if own and not together else own)
         for slot in leaving:
             if len(company[handle_of(slot)]) > 1 and ways.can_part(slot):
                 parted[slot.node, slot.index] = None
@@ -145,10 +150,15 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
         ways.part(node, index)
 
 
-def _stuck(tie: Tie, leaving: Sequence[Slot]) -> list[Slot]:
+def _stuck(tie: Tie, leaving: Sequence[Slot], ways: Ways) -> list[Slot]:
     """Return the slots that cannot be given another weight without a slot that stays."""
-    staying = {handle_of(slot) for slot in tie.slots if slot not in leaving}
-    return [slot for slot in leaving if handle_of(slot) in staying]
+    staying = {h for slot in tie.slots if slot not in leaving for h in ways.handles_of(slot)}
+    return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
+
+
+def _is_held(slot: Slot) -> bool:
+    """Tell whether what a slot reads is stored in a function, for all calls at once."""
+    return bool(slot.path) and slot.reads[0].entry is None
 
 
 def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
@@ -170,16 +180,15 @@ def _leaving(
             continue
         if together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
-        # Someone has to keep what is stored: if all are named, the first one does.
+        # Someone has to keep what is stored: if all are named, it is as if none were.
         found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie)))
     return found
 
 
 def _all_but_one(tie: Tie) -> list[Slot]:
-    """Return the slots that leave when all do: the first that reads all of the tensor stays."""
+    """Return the slots that leave when all do: the first that would own all of the tensor stays."""
     whole = tie.parameter.elements
-    readers = (s for s in tie.slots if s.is_joined or s.view.elements == whole)
-    first = next(readers, None)
+    first = next((s for s in tie.slots if s.is_joined or owned_elements(s) == whole), None)
     if first is None:
         return list(tie.slots)
     return [slot for slot in tie.slots if slot is not first]

@@ -11,8 +11,11 @@ import onnx_ir
 
 from tieops.ir.copies import copy_nodes, store
 from tieops.ir.fresh import FreshNames
+from tieops.ir.lanes import stands_in
 from tieops.ir.parameter import Slot
-from tieops.ir.scopes import all_graphs, nested_graphs
+from tieops.ir.rewire import is_view
+from tieops.ir.scopes import all_graphs, function_graphs, nested_graphs
+from tieops.passes.leave import handle_of
 
 __all__ = ["Ways"]
 
@@ -28,16 +31,19 @@ class Ways:
     def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
         self._model = model
         self._names = names
-        self._owners = {
-            graph: function
-            for function in model.functions.values()
-            for graph in nested_graphs(function.graph)
-        }
+        self._owners = function_graphs(model)
         self._calls: dict[onnx_ir.OperatorIdentifier, list[onnx_ir.Node]] = {}
         for graph in all_graphs(model):
             for node in graph:
                 if node.op_identifier() in model.functions:
                     self._calls.setdefault(node.op_identifier(), []).append(node)
+        self._closed = self._find_closed()
+        self._left: dict[onnx_ir.Value, onnx_ir.Function] = {}
+
+    def can_lift(self, value: onnx_ir.Value) -> bool:
+        """Tell whether a tensor is stored in a function that can have more inputs."""
+        function = None if value.graph is None else self._owners.get(value.graph)
+        return function is not None and function.identifier() not in self._closed
 
     def lift(self, value: onnx_ir.Value) -> onnx_ir.Value:
         """Store a tensor of a function's body in the main graph, and hand it in at every call."""
@@ -46,7 +52,8 @@ class Ways:
         function = self._owners[value.graph]
         inner = self._new_input(function, f"{value.name}_in")
         inner.type, inner.shape = value.type, value.shape
-        value.replace_all_uses_with(inner, replace_graph_outputs=True)
+        self._keep_outputs(value, inner)
+        value.replace_all_uses_with(inner)
         producer, graph = value.producer(), value.graph
         if producer is not None:
             graph.remove(producer, safe=True)
@@ -61,8 +68,13 @@ class Ways:
         return stored
 
     def can_part(self, slot: Slot) -> bool:
-        """Tell whether a reader can get an input of its own: its way in is views and calls only."""
+        """Tell whether a reader can get an input of its own.
+
+        Its way in has to be views and calls alone, of functions that can have more inputs.
+        """
         node, index = slot.node, slot.index
+        if slot.path and slot.path[-1].op_identifier() in self._closed:
+            return False
         for call in reversed(slot.path):
             source, _ = self._way_in(node, index)
             function = self._model.functions[call.op_identifier()]
@@ -72,6 +84,53 @@ class Ways:
                 return False
             node, index = call, function.inputs.index(source)
         return True
+
+    def _find_closed(self) -> set[onnx_ir.OperatorIdentifier]:
+        """Return the functions that can have no more inputs: stand-ins, and what these call."""
+        found: set[onnx_ir.OperatorIdentifier] = set()
+        functions = self._model.functions
+        pending = [key for key in functions if stands_in(key[0])]
+        while pending:
+            key = pending.pop()
+            if key in found:
+                continue
+            found.add(key)
+            nodes = (node for graph in nested_graphs(functions[key].graph) for node in graph)
+            pending += [key for node in nodes if (key := node.op_identifier()) in functions]
+        return found
+
+    def handles_of(self, slot: Slot) -> set[object]:
+        """Return the handles that a slot reads through: its own, and of calls that return it."""
+        entry = slot.reads[0].entry
+        node, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
+        found: set[object] = {handle_of(slot)}
+        value = node.inputs[index]
+        while value is not None and (producer := value.producer()) is not None:
+            place = 0
+            if producer.op_identifier() in self._model.functions:
+                returned = self._returned(producer, value)
+                if returned is None:
+                    break
+                place = returned
+                found.add((producer, place))
+            elif not is_view(producer):
+                break
+            value = producer.inputs[place]
+        return found
+
+    def _returned(self, call: onnx_ir.Node, output: onnx_ir.Value) -> int | None:
+        """Return which input of a call an output of it is, or views; None if it is neither."""
+        function = self._model.functions[call.op_identifier()]
+        value: onnx_ir.Value | None = function.outputs[call.outputs.index(output)]
+        while value is not None and (producer := value.producer()) is not None:
+            place: int | None = 0 if is_view(producer) else None
+            if producer.op_identifier() in self._model.functions:
+                place = self._returned(producer, value)
+            if place is None:
+                return None
+            value = producer.inputs[place]
+        place = function.inputs.index(value) if value in function.inputs else None
+        return place if place is not None and place < len(call.inputs) else None
 
     def part(self, node: onnx_ir.Node, index: int) -> None:
         """Give one input of a node within a function an input of the function's for itself.
@@ -84,14 +143,40 @@ class Ways:
         assert source is not None
         place = function.inputs.index(source)
         inner = self._new_input(function, source.name or "weight")
+        self._left[source] = function
         replaced = copy_nodes(self._model, [views], {source: inner}, self._names)
         old = node.inputs[index]
         assert old is not None
         node.replace_input_with(index, replaced[old])
         for call in self._calls.get(function.identifier(), []):
-            at = self._hand_in(call, inner, call.inputs[place])
-            if call.graph in self._owners:
+            given = call.inputs[place] if place < len(call.inputs) else None
+            if given is None:
+                continue  # left out here as it was there
+            at = self._hand_in(call, inner, given)
+            if self._is_handed_on(call, at):
                 self.part(call, at)
+
+    def close_unread(self) -> bool:
+        """Take inputs off that every reader left, from functions and calls; tell if there were any.
+
+        The views through which they were read have to be gone.
+        """
+        unread = [v for v in self._left if not v.uses() and not v.is_graph_output()]
+        for value in unread:
+            function = self._left.pop(value)
+            place = function.inputs.index(value)
+            del function.inputs[place]
+            for call in self._calls.get(function.identifier(), []):
+                inputs = [*call.inputs[:place], *call.inputs[place + 1 :]]
+                for index, given in enumerate(inputs):
+                    call.replace_input_with(index, given)
+                call.resize_inputs(len(inputs))
+        return bool(unread)
+
+    def _is_handed_on(self, call: onnx_ir.Node, index: int) -> bool:
+        """Tell whether what a call within a function hands in comes in there, by views alone."""
+        function = None if call.graph is None else self._owners.get(call.graph)
+        return function is not None and self._way_in(call, index)[0] in function.inputs
 
     def _way_in(
         self, node: onnx_ir.Node, index: int
@@ -99,13 +184,31 @@ class Ways:
         """Return where an input comes from within its body, and the views between, in order."""
         value, views = node.inputs[index], list[onnx_ir.Node]()
         while value is not None and (producer := value.producer()) is not None:
-            if not producer.inputs or producer.op_type == "Concat":
-                break
-            if producer.op_identifier() in self._model.functions:
+            if not is_view(producer) or producer.op_identifier() in self._model.functions:
                 break
             views.insert(0, producer)
             value = producer.inputs[0]
         return value, views
+
+    def _keep_outputs(self, value: onnx_ir.Value, inner: onnx_ir.Value) -> None:
+        """Let a body return what it is handed in through an Identity, which runtimes insist on."""
+        graph = value.graph
+        assert graph is not None
+        if not value.is_graph_output():
+            return
+        identity = onnx_ir.node(
+            "Identity", [inner], name=self._names.take(f"{value.name}_identity")
+        )
+        out = identity.outputs[0]
+        out.name, out.type, out.shape = (
+            self._names.take(f"{value.name}_out"),
+            value.type,
+            value.shape,
+        )
+        graph.append(identity)
+        for position, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[position] = out
 
     def _new_input(self, function: onnx_ir.Function, name: str) -> onnx_ir.Value:
         value = onnx_ir.Value(name=self._names.take(name))

@@ -1,0 +1,194 @@
+"""Ways into functions: what calls hand in, leave out and get back; functions that stay closed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir
+import pytest
+
+import tieops
+from tests.test_golden import serialized, ties_of
+from tests.test_passes_untie import (
+    CONSTANT,
+    X,
+    and_back,
+    facts,
+    freed,
+    homes,
+    made,
+    outputs,
+    rows,
+    unread,
+)
+from tieops.errors import PreconditionError
+from tieops.passes.base import run
+from tieops.passes.untie import UntiePass
+
+TWICE = "twice (a, v) => (o) { b = MatMul(a, v)  o = MatMul(b, v) }"
+
+
+def test_a_call_may_leave_out_what_another_hands_in():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z) { y = f.lin(x, w, v)  z = f.lin(x, w) }",
+        ["lin (a, w, v) => (o) { b = Gemm(a, w, v)  o = Gemm(b, w, v) }"],
+        w=(8, 8),
+        v=(8,),
+    )
+    free = tieops.untie(model)
+    assert not free.ties
+    assert sorted(p.nbytes for p in free.parameters) == [32, 32, 256, 256, 256, 256]
+    assert facts(tieops.tie(free, include_small=True)) == facts(model)
+    want, got = outputs(model, {"x": X}), outputs(free, {"x": X})
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "n = Neg(u)",
+        "n = Concat<axis = 0>(u)",
+        "n = f.same(u)",
+        "r = RandomNormal<shape = [8, 8]>()  n = Sub(r, r)",
+        "c = Constant<value_float = 2.0>()  s = Constant<value_ints = [8, 8]>()  n = Expand(c, s)",
+    ],
+)
+def test_another_call_hands_in_what_its_body_computes(given: str):
+    model = made(
+        "g (float[2,8] x, float[8,8] u) => (float[2,8] y) { y = f.outer(x, w, u) }",
+        [
+            TWICE,
+            "same (a) => (o) { o = Sin(a) }",
+            f"outer (a, w, u) => (o) {{ b = f.twice(a, w)  {given}  o = f.twice(b, n) }}",
+        ],
+        w=(8, 8),
+    )
+    feeds = {"x": X, "u": rows(8, 8)}
+    free = tieops.untie(model)
+    assert not free.ties
+    assert not unread(free)
+    assert facts(tieops.tie(free)) == facts(model)
+    outer = next(each for key, each in free.ir.functions.items() if key[1] == "outer")
+    # What the second call hands in is computed once, however many inputs it is handed in for.
+    before = next(each for key, each in model.ir.functions.items() if key[1] == "outer")
+    assert [n.op_type for n in outer] == [n.op_type for n in before]
+    assert np.array_equal(outputs(free, feeds)["y"], outputs(model, feeds)["y"])
+
+
+def test_a_function_may_return_the_tensor_that_is_taken_out_of_it():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x)  y = MatMul(h, k) }",
+        ["both (a) => (o, w) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"],
+    )
+    and_back(model, {"x": X})
+
+
+def test_a_branch_in_a_function_may_return_it():
+    model = made(
+        "g (bool c, float[2,8] x) => (float[2,8] y) { y = f.both(x, c) }",
+        [
+            "both (a, c) => (o) { " + CONSTANT + "b = MatMul(a, w)  k = If(c) <"
+            "then_branch = t () => (p) { p = Neg(w) }, else_branch = e () => (q) {"
+            + CONSTANT.replace("w =", "q =")
+            + "r = Neg(q) }>  o = MatMul(b, k) }"
+        ],
+    )
+    freed(model, {"x": X, "c": np.array(False)})
+
+
+def test_what_cannot_be_parted_is_not_taken_out_of_a_function_either():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { y = f.outer(x) }",
+        [
+            "inner (a) => (w) { " + CONSTANT + "}",
+            "outer (a) => (o) { k = f.inner(a)  b = MatMul(a, k)  o = MatMul(b, k) }",
+        ],
+    )
+    free, result = run(UntiePass(), model)
+    assert not result.modified
+    assert len(result.skips) == 1
+    assert serialized(free.ir) == serialized(model.ir)
+    with pytest.raises(PreconditionError, match="through the same function"):
+        tieops.untie(model, model.slots[1])
+
+
+def test_functions_that_stand_in_for_operators_keep_their_inputs():
+    """A runtime that has the operator would refuse the call; so what is read through it stays."""
+    proto = onnx_ir.to_proto(made("g (float[2,8] x) => (float[2,8] y) { y = f.BiasGelu(x, w) }", [
+        "BiasGelu (a, v) => (o) { b = Add(a, v)  o = Mul(b, v) }"], w=(8,)).ir)  # fmt: skip
+    proto.graph.node[0].domain = proto.functions[0].domain = "com.microsoft"
+    proto.opset_import[1].domain = "com.microsoft"
+    model = tieops.from_onnx(proto)
+    free, result = run(UntiePass(), model)
+    assert ties_of(free) == ties_of(model)
+    assert not result.modified
+    assert result.skips
+    outputs(free, {"x": X})
+
+
+def test_a_slice_within_a_function_stays_there():
+    model = made(
+        "g (float[2,8] x) => (float[2,4] y, float[2,4] z) { y = f.half(x, w)  z = f.half(x, w) }",
+        [
+            "half (a, v) => (o) { s = Constant<value_ints = [2]>()"
+            " e = Constant<value_ints = [6]>()  d = Constant<value_ints = [1]>()"
+            " c = Slice(v, s, e, d)  o = MatMul(a, c) }"
+        ],
+        w=(8, 8),
+    )
+    free = freed(model, {"x": X})
+    assert sorted(homes(free).values()) == ["half/MatMul_o@1.weight", "w"]
+    assert facts(tieops.tie(free)) == facts(model)
+
+
+def test_an_input_that_every_reader_left_goes_from_function_and_calls():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  y = f.outer(h, w) }",
+        [TWICE, "outer (a, v) => (o) { t = Transpose(v)  o = f.twice(a, t) }"],
+        w=(8, 8),
+    )
+    free = and_back(model, {"x": X})
+    assert {key[1]: len(each.inputs) for key, each in free.ir.functions.items()} == {
+        "twice": 3,
+        "outer": 3,
+    }
+
+
+RETURNS = "both (a, w, v) => (o, k) { b = MatMul(a, w)  o = MatMul(b, v)  k = Transpose(w) }"
+
+
+def test_a_reader_within_a_function_leaves_one_that_reads_what_it_returns():
+    """One input of the call serves both; giving it another tensor would move both."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w, v)  y = MatMul(h, k) }",
+        [RETURNS],
+        w=(8, 8),
+        v=(8, 8),
+    )
+    inner = next(slot for slot in model.slots if slot.path)
+    free = freed(model, {"x": X}, inner)
+    assert not free.ties
+    assert homes(free) == {
+        "both/MatMul_b.weight": "both/MatMul_b.weight",
+        "both/MatMul_o.weight": "v",
+        "MatMul_y.weight": "w",
+    }
+    assert facts(tieops.tie(free)) == facts(model)
+    and_back(model, {"x": X})
+
+
+def test_what_a_call_returns_goes_into_the_next():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w, v)  y = f.twice(h, k) }",
+        [RETURNS, TWICE],
+        w=(8, 8),
+        v=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
+def test_a_constant_that_only_outer_readers_leave_is_taken_out():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.held(x)  y = MatMul(h, k) }",
+        ["held (a) => (o, k) { " + CONSTANT + "o = MatMul(a, w)  k = Identity(w) }"],
+    )
+    and_back(model, {"x": X})
