@@ -232,5 +232,5 @@ def _is_in_state(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     """Tell whether the state_dict of the original module had it, as far as the model says."""
     props = parameter.value.metadata_props
     if TORCH_KIND in props:
-        return props[TORCH_KIND] == "BUFFER" and props.get(_PERSISTENT) != "False"
+        return props[TORCH_KIND] in ("PARAMETER", "BUFFER") and props.get(_PERSISTENT) != "False"
     return any(_is_statistic(arrival) for arrival in arrivals)
