@@ -25,6 +25,8 @@ __all__ = ["Program", "Translator"]
 
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _RECURRENT = ("LSTM", "GRU", "RNN")
+MAX_DEPTH = 50
+"""How deep graphs may nest: modules nest with them, and torch walks those by recursion."""
 TABLE = "tieops/exporters/torch_ops"
 _TAKE_WIDENED = (
     "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Slice",
@@ -75,6 +77,13 @@ class Translator:
         self._source = graph
         self._module = module
         self._outer = outer
+        self._depth: int = outer._depth + 1 if outer is not None else 0
+        if self._depth > MAX_DEPTH:
+            raise UnsupportedModelError(
+                f"to_torch takes graphs in graphs up to {MAX_DEPTH} deep",
+                {"node": printable(graph.name or "without a name")},
+                "simplify the model first",
+            )
         self._names: set[str] = set()
         self._made: dict[tuple[object, str], Any] = {}
         self._own = {output for node in graph for output in node.outputs}
@@ -127,20 +136,17 @@ class Translator:
         return self._made[key]
 
     def _make(self, value: onnx_ir.Value, form: str) -> Any:
-        local = value in self._own or (value, "tensor") in self._made
-        if self._outer is not None and not (local and value.const_value is None):
-            return self._capture(value, form)
+        is_local = value in self._own or (value, "tensor") in self._made
+        if self._outer is not None and (value.const_value is not None or not is_local):
+            # The outermost module has everything that is stored.
+            self.captured.append(self._outer._get(value, form))
+            return self._placeholder(value.name or "outer")
         if value.const_value is not None:
             return self._read(value, form)
         if form == "numbers":
             return self._call(host.to_numbers, (self.tensor(value),), value, "_numbers")
         kwargs = {"dtype": to_torch_dtype(self._program.host[value].dtype), "like": self.like()}
         return self._call(host.to_tensor, (self.numbers(value),), value, "_tensor", kwargs)
-
-    def _capture(self, value: onnx_ir.Value, form: str) -> Any:
-        assert self._outer is not None
-        self.captured.append(self._outer._get(value, form))
-        return self._placeholder(value.name or "outer")
 
     def _read(self, value: onnx_ir.Value, form: str) -> Any:
         stored = self._program.store.place(value)
@@ -170,7 +176,7 @@ class Translator:
         if isinstance(entry.target, type):
             found = self._submodule(node, entry, args, kwargs)
         else:
-            kwargs |= self._extras(node, entry, kwargs)
+            kwargs |= self._extras(node, entry)
             found = self._call(entry.target, tuple(args), node.outputs[0], "", kwargs)
         self._take(node, entry, found)
 
@@ -250,18 +256,15 @@ class Translator:
             )
         return {argument: dtype}
 
-    def _extras(
-        self, node: onnx_ir.Node, entry: Operator, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _extras(self, node: onnx_ir.Node, entry: Operator) -> dict[str, Any]:
+        """Return the arguments that are neither inputs nor attributes."""
         extras: dict[str, Any] = {}
         if "outputs" in entry.arguments:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
-        if (
-            entry.op_type == "Gather"
-            and (row := node.metadata_props.get(PADDING_IDX, "")).isdecimal()
-        ):
+        row = node.metadata_props.get(PADDING_IDX, "")
+        if entry.op_type == "Gather" and row.isdecimal():
             extras["padding_idx"] = int(row)
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype

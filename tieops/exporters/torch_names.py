@@ -14,14 +14,11 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import GATE_ORDERS, unpack
-from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
+from tieops.ir.names import AXES, PACKED, TORCH_KIND, aliases_of, is_made_up
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import scope_of
 
-__all__ = ["TORCH_KIND", "Naming", "identifier", "naming_of"]
-
-TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-"""What torch's exporter says that a tensor is: PARAMETER, BUFFER or CONSTANT_TENSOR."""
+__all__ = ["Naming", "identifier", "naming_of"]
 
 _TAKEN = ("self", "torch", "device", "inf", "nan", "fx_pytree", "pytree", "NoneType")
 """Names that the code of a GraphModule uses itself."""
