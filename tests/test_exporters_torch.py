@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import sys
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_inputs_may_have_the_names_that_code_uses_itself():
     assert net(one, two, three, one).tolist() == [8.0, 8.0]
 
 
+HOSTILE = '"); tieops_was_here = __import__("builtins").setattr(__import__("sys"), "hacked", 1) #'
+
+
+@pytest.mark.parametrize("name", [HOSTILE, HOSTILE + "\n", "w\\", "w\n", "schön²"])
+def test_no_name_in_a_file_becomes_code(name):
+    model = text("""g (float[2] x) => (float[2] y) <float[2] p = {1, 2}>
+      { [n] s = Add(x, p)  y = Dropout(s) }""")
+    for value in (model.ir.graph.inputs[0], model.ir.graph[0].outputs[0]):
+        value.name = f"{name}{value.name}"
+    weight = model.ir.graph.initializers.pop("p")
+    weight.name = model.ir.graph[1].name = name
+    model.ir.graph.initializers.add(weight)
+    net = tieops.to_torch(model)
+    assert net(torch.tensor([1.0, 1.0])).tolist() == [2.0, 3.0]
+    assert copy.deepcopy(net)(torch.tensor([1.0, 1.0])).tolist() == [2.0, 3.0]
+    assert not hasattr(sys, "hacked")
+
+
 def test_a_weight_in_a_function_is_one_parameter_however_often_it_is_called():
     net = tieops.to_torch(tieops.from_onnx(load("g_function_with_constant", "before")))
     assert len([*net.parameters()]) == 1
@@ -142,6 +161,21 @@ def test_training_the_module_leaves_the_model_alone():
     assert not any(
         torch.equal(names_of(net)[name], each) for name, each in names_of(module).items()
     )
+
+
+def test_a_tied_weight_has_one_gradient_and_one_optimizer_state(language_model):
+    module, model = language_model
+    net = tieops.to_torch(model)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(TOKENS[0]).square().sum().backward()
+    optimizer.step()
+    assert net.emb.weight is net.fc.weight
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(optimizer.state) == len([*module.parameters()])
+    own = [*net.parameters(), *(p.grad for p in net.parameters())]
+    unique = sum(p.nbytes for p in module.parameters())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}
+    assert sum(storages.values()) == 2 * unique
 
 
 # --- what cannot be carried over -----------------------------------------------------------------

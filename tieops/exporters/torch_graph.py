@@ -25,8 +25,6 @@ __all__ = ["Program", "Translator"]
 
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-MAX_DEPTH = 50
-"""How deep graphs may nest: modules nest with them, and torch walks those by recursion."""
 TABLE = "tieops/exporters/torch_ops"
 _TAKE_WIDENED = (
     "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Slice",
@@ -77,13 +75,6 @@ class Translator:
         self._source = graph
         self._module = module
         self._outer = outer
-        self._depth: int = outer._depth + 1 if outer is not None else 0
-        if self._depth > MAX_DEPTH:
-            raise UnsupportedModelError(
-                f"to_torch takes graphs in graphs up to {MAX_DEPTH} deep",
-                {"node": printable(graph.name or "without a name")},
-                "simplify the model first",
-            )
         self._names: set[str] = set()
         self._made: dict[tuple[object, str], Any] = {}
         self._own = {output for node in graph for output in node.outputs}

@@ -135,6 +135,6 @@ def identifier(name: str) -> str:
         >>> identifier("onnx::MatMul_12"), identifier("2.out"), identifier("lambda")
         ('onnx_MatMul_12', '_2_out', 'lambda_')
     """
-    found = re.sub(r"\W+", "_", name).strip("_") or "value"
+    found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
     found = f"_{found}" if found[0].isdigit() else found
     return f"{found}_" if keyword.iskeyword(found) or found in _TAKEN else found

@@ -166,6 +166,9 @@ class Store:
         if is_made_up(name) and not isinstance(held, nn.Parameter):
             # A name of its own, which the exporter will not make up for something else.
             return self._attach_at(self.module, self.free_name("constant"), held, persistent)
+        if not name.isprintable() or '"' in name or "\\" in name:
+            # The module's code has the name between quotes, and a file may hold anything.
+            return self._attach_at(self.module, self.free_name(name), held, persistent)
         *path, leaf = name.split(".")
         at = self.module
         for part in path:

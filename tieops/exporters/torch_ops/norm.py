@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tieops.exporters.torch_ops.literals import Numbers, one
 from tieops.exporters.torch_ops.registry import op
 
 
@@ -55,7 +56,7 @@ class BatchNorm(nn.Module):
         )
 
 
-@op("Dropout", many=True)
+@op("Dropout", literals=(1, 2), many=True)
 class Dropout(nn.Module):
     """Drop elements in training, none in inference."""
 
@@ -64,10 +65,10 @@ class Dropout(nn.Module):
         self.ratio = ratio
 
     def forward(
-        self, x: Tensor, ratio: Tensor | float | None = None, training_mode: Tensor | None = None
+        self, x: Tensor, ratio: Numbers | None = None, training_mode: Numbers | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the result and which elements stayed."""
-        chance = self.ratio if ratio is None else float(ratio)
+        """Return the result and which elements stayed; ``train()`` and ``eval()`` have the say."""
+        chance = self.ratio if ratio is None else one(ratio)
         if not self.training or chance == 0:
             return x, torch.ones_like(x, dtype=torch.bool)
         kept = torch.rand_like(x, dtype=torch.float32) >= chance
