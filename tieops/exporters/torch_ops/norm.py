@@ -35,12 +35,9 @@ class BatchNorm(nn.Module):
         """Return the result and the running statistics as they are afterwards."""
         if self.by_batch:
             return self._by_batch(x, weight, bias, mean, var)
-        if not x.is_floating_point() or mean.dtype != x.dtype:
-            mean, var = mean.to(x.dtype), var.to(x.dtype)
         found = functional.batch_norm(
-            x, mean, var, weight.to(x.dtype), bias.to(x.dtype), self.training,
-            1 - self.momentum, self.epsilon,
-        )  # fmt: skip
+            x, mean, var, weight, bias, self.training, 1 - self.momentum, self.epsilon
+        )
         return found, mean, var
 
     def _by_batch(
