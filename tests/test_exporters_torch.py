@@ -295,6 +295,18 @@ def test_dropout_drops_in_training_alone(opset, node):
     assert net.eval()(ones).equal(ones)
 
 
+def test_the_padding_row_of_an_embedding_is_known_through_a_file(tmp_path):
+    module = nn.Sequential(nn.Embedding(5, 3, padding_idx=2), nn.Linear(3, 5, bias=False))
+    module[1].weight = module[0].weight
+    tokens = torch.tensor([[0, 2, 4]])
+    written = tieops.to_onnx(imported(module, tokens), tmp_path / "m.onnx")
+    net = tieops.to_torch(tieops.from_onnx(written))
+    module(tokens).square().sum().backward()
+    net(tokens).square().sum().backward()
+    (parameter,) = net.parameters()
+    torch.testing.assert_close(parameter.grad, module[0].weight.grad)
+
+
 # --- opsets --------------------------------------------------------------------------------------
 
 OLD_FORMS = {
