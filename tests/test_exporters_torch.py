@@ -278,6 +278,23 @@ def test_a_batch_norm_trains_as_torchs_does():
 
 
 @pytest.mark.parametrize(
+    ("module", "data"),
+    [
+        (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.GroupNorm(2, 8)), torch.ones(2, 4, 9, 9)),
+        (nn.EmbeddingBag(10, 3, mode="sum"), torch.tensor([[1, 2], [3, 4]])),
+        (nn.Sequential(nn.ConvTranspose1d(2, 3, 4, stride=2), nn.PReLU(3)), torch.ones(1, 2, 5)),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.ones(2, 3, 8)),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_the_exporter_makes_up_is_no_parameter(module, data):
+    net = tieops.to_torch(imported(module, data))
+    assert net.state_dict().keys() == module.state_dict().keys()
+    assert names_of(net).keys() == names_of(module).keys()
+    torch.testing.assert_close(net(data), module(data), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("opset", "node"),
     [(9, "Dropout<ratio = 0.25>(x)"), (13, "Dropout(x, ratio)")],
 )
@@ -443,6 +460,31 @@ def test_a_new_head_comes_with_its_learn_rate_factor(language_model):
     assert net(TOKENS[0]).shape == (3, 4, 7)
     with pytest.raises(RuntimeError, match="Missing key"):
         net.load_state_dict(language_model[0].state_dict())
+
+
+class Packed(nn.Module):
+    """One storage, and two parameters that are halves of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = nn.Parameter(torch.randn(6, 3))
+        self.first = nn.Parameter(self.whole.detach()[:3])
+        self.second = nn.Parameter(self.whole.detach()[3:])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.first + x @ self.second
+
+
+def test_what_storages_share_is_one_parameter_that_both_readers_train():
+    torch.manual_seed(0)
+    module, x = Packed(), torch.randn(2, 3)
+    net = tieops.to_torch(imported(module, x))
+    (parameter,) = net.parameters()
+    assert parameter.shape == (6, 3)
+    torch.testing.assert_close(net(x), module(x))
+    net(x).sum().backward()
+    halves = torch.cat([x.sum(0, keepdim=True).t().expand(3, 3)] * 2)
+    torch.testing.assert_close(parameter.grad, halves)
 
 
 def test_a_round_trip_has_the_ties_and_the_bytes(language_model):

@@ -26,8 +26,11 @@ from tieops.ir.names import (
     aliases_of,
     is_made_up,
     lr_factor_of,
+    origin_of,
+    recorded_names,
 )
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.scopes import stored_values
 from tieops.tied_model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
@@ -71,6 +74,9 @@ class Store:
         self._version = model.ir.opset_imports.get("", 0)
         self._stored: dict[onnx_ir.Value, Stored] = {}
         self._constants: dict[int, Stored] = {}
+        self._kinds_are_known = any(
+            TORCH_KIND in value.metadata_props for value in stored_values(model.ir)
+        )
         self._counts: dict[str, int] = {}
         self._slots: dict[onnx_ir.Value, list[Slot]] = {}
         for slot in model.slots:
@@ -109,6 +115,10 @@ class Store:
         kind = parameter.value.metadata_props.get(TORCH_KIND)
         if kind is not None:
             return kind == "PARAMETER"
+        is_ours = origin_of(parameter.value) or recorded_names(parameter.value)
+        if self._kinds_are_known and not is_ours:
+            # Torch's exporter or an operator's body made it, unless surgery did: a new layer's.
+            return "." in parameter.name and not is_made_up(parameter.name)
         readers = [a for a in arrivals if not _is_no_weight(a, self._version)]
         if all(is_made_up(name) for name in aliases_of(parameter.value)):
             # A name that an exporter invented: a weight only where the operator has no other use.
