@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import sys
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,24 @@ def test_inputs_may_have_the_names_that_code_uses_itself():
     assert net(one, two, three, one).tolist() == [8.0, 8.0]
 
 
+HOSTILE = '"); tieops_was_here = __import__("builtins").setattr(__import__("sys"), "hacked", 1) #'
+
+
+@pytest.mark.parametrize("name", [HOSTILE, HOSTILE + "\n", "w\\", "w\n", "schön²"])
+def test_no_name_in_a_file_becomes_code(name):
+    model = text("""g (float[2] x) => (float[2] y) <float[2] p = {1, 2}>
+      { [n] s = Add(x, p)  y = Dropout(s) }""")
+    for value in (model.ir.graph.inputs[0], model.ir.graph[0].outputs[0]):
+        value.name = f"{name}{value.name}"
+    weight = model.ir.graph.initializers.pop("p")
+    weight.name = model.ir.graph[1].name = name
+    model.ir.graph.initializers.add(weight)
+    net = tieops.to_torch(model)
+    assert net(torch.tensor([1.0, 1.0])).tolist() == [2.0, 3.0]
+    assert copy.deepcopy(net)(torch.tensor([1.0, 1.0])).tolist() == [2.0, 3.0]
+    assert not hasattr(sys, "hacked")
+
+
 def test_a_weight_in_a_function_is_one_parameter_however_often_it_is_called():
     net = tieops.to_torch(tieops.from_onnx(load("g_function_with_constant", "before")))
     assert len([*net.parameters()]) == 1
@@ -143,6 +162,21 @@ def test_training_the_module_leaves_the_model_alone():
     assert not any(
         torch.equal(names_of(net)[name], each) for name, each in names_of(module).items()
     )
+
+
+def test_a_tied_weight_has_one_gradient_and_one_optimizer_state(language_model):
+    module, model = language_model
+    net = tieops.to_torch(model)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(TOKENS[0]).square().sum().backward()
+    optimizer.step()
+    assert net.emb.weight is net.fc.weight
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(optimizer.state) == len([*module.parameters()])
+    own = [*net.parameters(), *(p.grad for p in net.parameters())]
+    unique = sum(p.nbytes for p in module.parameters())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}
+    assert sum(storages.values()) == 2 * unique
 
 
 # --- what cannot be carried over -----------------------------------------------------------------
@@ -245,6 +279,23 @@ def test_a_batch_norm_trains_as_torchs_does():
 
 
 @pytest.mark.parametrize(
+    ("module", "data"),
+    [
+        (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.GroupNorm(2, 8)), torch.ones(2, 4, 9, 9)),
+        (nn.EmbeddingBag(10, 3, mode="sum"), torch.tensor([[1, 2], [3, 4]])),
+        (nn.Sequential(nn.ConvTranspose1d(2, 3, 4, stride=2), nn.PReLU(3)), torch.ones(1, 2, 5)),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.ones(2, 3, 8)),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_the_exporter_makes_up_is_no_parameter(module, data):
+    net = tieops.to_torch(imported(module, data))
+    assert net.state_dict().keys() == module.state_dict().keys()
+    assert names_of(net).keys() == names_of(module).keys()
+    torch.testing.assert_close(net(data), module(data), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("opset", "node"),
     [(9, "Dropout<ratio = 0.25>(x)"), (13, "Dropout(x, ratio)")],
 )
@@ -260,6 +311,18 @@ def test_dropout_drops_in_training_alone(opset, node):
     assert 200 < int((dropped == 0).sum()) < 300
     torch.testing.assert_close(dropped.max(), torch.tensor(1 / 0.75))
     assert net.eval()(ones).equal(ones)
+
+
+def test_the_padding_row_of_an_embedding_is_known_through_a_file(tmp_path):
+    module = nn.Sequential(nn.Embedding(5, 3, padding_idx=2), nn.Linear(3, 5, bias=False))
+    module[1].weight = module[0].weight
+    tokens = torch.tensor([[0, 2, 4]])
+    written = tieops.to_onnx(imported(module, tokens), tmp_path / "m.onnx")
+    net = tieops.to_torch(tieops.from_onnx(written))
+    module(tokens).square().sum().backward()
+    net(tokens).square().sum().backward()
+    (parameter,) = net.parameters()
+    torch.testing.assert_close(parameter.grad, module[0].weight.grad)
 
 
 # --- opsets --------------------------------------------------------------------------------------
@@ -398,6 +461,31 @@ def test_a_new_head_comes_with_its_learn_rate_factor(language_model):
     assert net(TOKENS[0]).shape == (3, 4, 7)
     with pytest.raises(RuntimeError, match="Missing key"):
         net.load_state_dict(language_model[0].state_dict())
+
+
+class Packed(nn.Module):
+    """One storage, and two parameters that are halves of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = nn.Parameter(torch.randn(6, 3))
+        self.first = nn.Parameter(self.whole.detach()[:3])
+        self.second = nn.Parameter(self.whole.detach()[3:])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.first + x @ self.second
+
+
+def test_what_storages_share_is_one_parameter_that_both_readers_train():
+    torch.manual_seed(0)
+    module, x = Packed(), torch.randn(2, 3)
+    net = tieops.to_torch(imported(module, x))
+    (parameter,) = net.parameters()
+    assert parameter.shape == (6, 3)
+    torch.testing.assert_close(net(x), module(x))
+    net(x).sum().backward()
+    halves = torch.cat([x.sum(0, keepdim=True).t().expand(3, 3)] * 2)
+    torch.testing.assert_close(parameter.grad, halves)
 
 
 def test_a_round_trip_has_the_ties_and_the_bytes(language_model):

@@ -18,7 +18,7 @@ from onnx.backend.test.case.test_case import TestCase as Case
 import tieops
 from fixtures.operators_page import PAGE, page
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_ops import find
+from tieops.exporters.torch_ops import find, operators
 from tieops.exporters.torch_store import as_torch
 
 # What torch cannot do, with the reason. A case that begins to pass has to leave this list.
@@ -80,13 +80,36 @@ RANDOM = {f"test_{name}" for name in (
     "bernoulli_seed", "bernoulli_seed_expanded", "training_dropout",
     "training_dropout_default", "training_dropout_default_mask", "training_dropout_mask",
 )}  # fmt: skip
+# Operators that onnx has no case for, in programs that ONNX Runtime runs too.
+PROGRAMS = {
+    "GlobalLpPool": "{ y = GlobalLpPool<p = 3>(x) }",
+    "SimplifiedLayerNormalization": "{ y = SimplifiedLayerNormalization(x, four) }",
+    "ConcatFromSequence, SequenceAt, SequenceConstruct, SequenceErase, SequenceLength": """{
+        s = SequenceConstruct(x, x)  z = Neg(x)  t = SequenceInsert(s, z)
+        u = SequenceErase(t, one)  a = SequenceAt(u, one)  n = SequenceLength(u)
+        f = Cast<to = 1>(n)  c = ConcatFromSequence<axis = 1>(u)  e = Sum(a, f)
+        y = Concat<axis = 1>(c, e) }""",
+    "SequenceEmpty": "{ s = SequenceEmpty()  t = SequenceInsert(s, x)  y = SequenceAt(t, zero) }",
+}
+RANDOM_PROGRAMS = {
+    "RandomNormal": "{ y = RandomNormal<shape = [50, 40], mean = 0.5, scale = 0.2>() }",
+    "RandomUniform": "{ y = RandomUniform<shape = [50, 40], low = 0.0, high = 1.0>() }",
+    "RandomNormalLike": "{ y = RandomNormalLike<mean = 0.5, scale = 0.2>(x) }",
+    "RandomUniformLike": "{ y = RandomUniformLike<low = 0.0, high = 1.0>(x) }",
+    "Multinomial": "{ i = Multinomial<sample_size = 40>(pair)  y = Cast<to = 1>(i) }",
+}
+WITHOUT_CASES = {n for names in (*PROGRAMS, *RANDOM_PROGRAMS) for n in names.split(", ")}
 TOLERANCES = {torch.float16: (5e-3, 2e-3), torch.bfloat16: (2e-2, 1e-2)}
 """The cases' outputs are computed in another precision and rounded to that of their dtype."""
 
 
+NAMES = sorted({entry.op_type for entry in operators()})
+SEVERAL = "several operators"
+
+
 @functools.cache
 def cases() -> dict[str, list[Case]]:
-    """Return the cases of each operator that is in the table, all their operators included."""
+    """Return the cases whose operators are all in the table, by the operator they are about."""
     found: dict[str, list[Case]] = defaultdict(list)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, about cases of infinities
@@ -94,10 +117,16 @@ def cases() -> dict[str, list[Case]]:
             versions = {each.domain: each.version for each in case.model.opset_import}
             nodes = [n for n in case.model.graph.node if n.op_type != "Constant"]
             if all(find(n.domain, n.op_type, versions.get(n.domain, 1)) for n in nodes):
-                name = case.name.removeprefix("test_").removesuffix("_expanded")
-                own = [n.op_type for n in nodes]
-                found[own[0] if len(set(own)) == 1 else name.partition("_")[0]].append(case)
+                found[subject(case.name, [n.op_type for n in nodes])].append(case)
     return found
+
+
+def subject(name: str, nodes: list[str]) -> str:
+    """Return the only operator of a case, or the one that its function body is of."""
+    if len(set(nodes)) == 1:
+        return nodes[0]
+    plain = name.removeprefix("test_").replace("_", "")
+    return max((n for n in NAMES if plain.startswith(n.lower())), key=len, default=SEVERAL)
 
 
 def tensors(data: Any) -> Any:
@@ -135,10 +164,11 @@ def run(case: Case, *, values: bool = True) -> None:
                 assert (each.dtype, each.shape) == (tensors(wanted).dtype, wanted.shape)
 
 
-@pytest.mark.parametrize("name", sorted(cases()))
+@pytest.mark.parametrize("name", [*(n for n in NAMES if n not in WITHOUT_CASES), SEVERAL])
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_the_cases_of_an_operator_pass(name):
     failed = {}
+    assert cases()[name]
     for case in cases()[name]:
         if case.name in RANDOM:
             run(case, values=False)
@@ -152,6 +182,37 @@ def test_the_cases_of_an_operator_pass(name):
         except Exception as error:
             failed[case.name] = f"{type(error).__name__}: {error}"
     assert failed == {}
+
+
+def model_of(body: str) -> tieops.TiedModel:
+    header = '<ir_version: 8, opset_import: ["" : 17]> g (float[a, 3, 4] x, float[b, 2] pair) => '
+    stored = "<int64 zero = {0}, int64 one = {1}, float[4] four = {1, 2, 3, 4}>"
+    return tieops.from_onnx(onnx_ir.from_onnx_text(f"{header} (float[c, d, e] y) {stored} {body}"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_operator_without_cases_equals_onnx_runtime(name, plain_runtime):
+    model = model_of(PROGRAMS[name])
+    assert all(not cases()[each] for each in name.split(", "))
+    model.ir.graph.outputs[0].shape = None
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.standard_normal(s, np.float32) for n, s in (("x", (2, 3, 4)), ("pair", (1, 2)))}
+    (wanted,) = plain_runtime.run(model.ir, feeds)
+    found = tieops.to_torch(model)(*(torch.from_numpy(feeds[n]) for n in ("x", "pair")))
+    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RANDOM_PROGRAMS)
+def test_random_numbers_have_the_distribution_asked_for(name):
+    torch.manual_seed(0)
+    net = tieops.to_torch(model_of(RANDOM_PROGRAMS[name]))
+    found = net(torch.zeros(50, 3, 4), torch.zeros(50, 2))
+    assert not found.equal(net(torch.zeros(50, 3, 4), torch.zeros(50, 2)))
+    assert abs(float(found.mean()) - 0.5) < 0.05
+    if "Normal" in name:
+        assert abs(float(found.std()) - 0.2) < 0.02
+    else:
+        assert 0 <= float(found.min()) <= float(found.max()) <= 1
 
 
 def test_what_is_left_out_exists():

@@ -16,7 +16,7 @@ from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
-from tieops.ir.names import aliases_of
+from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.storage import stored_bytes
 from tieops.ir.summary import summary
@@ -182,7 +182,7 @@ def _is_shareable(parameter: Parameter) -> bool:
     # The same goes for a tensor that the export lifted out of the code, and for a scalar.
     if len(aliases_of(parameter.value)) > 1:
         return True
-    kind = parameter.value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind")
+    kind = parameter.value.metadata_props.get(TORCH_KIND)
     return kind not in ("BUFFER", "CONSTANT_TENSOR") and parameter.elements > 1
 
 

@@ -170,3 +170,24 @@ def test_the_ledger_measures_the_device(tmp_path):
     assert found.ties[0].copies[0].place == "device"
     unique = found.unique_bytes
     assert 0.9 * unique <= found.measured.device_bytes <= 1.05 * unique + 64_000_000
+
+
+@pytest.mark.parametrize("name", ["lstm", "gpt2"])
+@pytest.mark.filterwarnings(
+    # cuDNN copies weights that nn.LSTM would have moved into one piece.
+    "ignore:RNN module weights are not part of single contiguous chunk:UserWarning",
+)
+def test_a_converted_module_trains_on_the_gpu(name):
+    case = build(name, 200, 32)
+    model = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    on_cpu, on_gpu = tieops.to_torch(model), tieops.to_torch(model).cuda()
+    args = tuple(case.inputs.values())
+    outputs = [on_cpu(*args), on_gpu(*(each.cuda() for each in args))]
+    outputs = [each[0] if isinstance(each, tuple) else each for each in outputs]
+    torch.testing.assert_close(outputs[1].cpu(), outputs[0], rtol=1e-2, atol=2e-3)
+    for each in outputs:
+        each.square().mean().backward()
+    gradients = {name: each.grad for name, each in on_cpu.named_parameters()}
+    for name, each in on_gpu.named_parameters():
+        assert each.is_cuda
+        torch.testing.assert_close(each.grad.cpu(), gradients[name], rtol=1e-2, atol=1e-3)

@@ -11,14 +11,13 @@ import onnx_ir
 from tieops.detect.roles import is_learnable_role, kind_of, role_of
 from tieops.detect.trace import Arrival, Trace
 from tieops.ir.layers import Layer
-from tieops.ir.names import is_made_up, origin_of, recorded_names
+from tieops.ir.names import TORCH_KIND, is_made_up, origin_of, recorded_names
 from tieops.ir.parameter import Parameter, Read, Slot
 from tieops.ir.scopes import Scope, all_graphs, is_constant, scope_of
 
 __all__ = ["find_layers", "is_parameter", "parameters_of"]
 
 Path = tuple[onnx_ir.Node, ...]
-_TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _RECURRENT = ("LSTM", "GRU", "RNN")
 MIN_TABLE_ELEMENTS = 64
 """Integer tensors below this size are operands (shapes, axes, pads), not tables."""
@@ -31,7 +30,7 @@ def is_parameter(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     weight or bias; so is every other floating-point tensor of more than one element and every
     integer table of ``MIN_TABLE_ELEMENTS`` or more.
     """
-    if parameter.value.metadata_props.get(_TORCH_KIND) in ("PARAMETER", "BUFFER"):
+    if parameter.value.metadata_props.get(TORCH_KIND) in ("PARAMETER", "BUFFER"):
         return True
     dtype = parameter.dtype
     if dtype == onnx_ir.DataType.STRING:

@@ -127,20 +127,17 @@ class Translator:
         return self._made[key]
 
     def _make(self, value: onnx_ir.Value, form: str) -> Any:
-        local = value in self._own or (value, "tensor") in self._made
-        if self._outer is not None and not (local and value.const_value is None):
-            return self._capture(value, form)
+        is_local = value in self._own or (value, "tensor") in self._made
+        if self._outer is not None and (value.const_value is not None or not is_local):
+            # The outermost module has everything that is stored.
+            self.captured.append(self._outer._get(value, form))
+            return self._placeholder(value.name or "outer")
         if value.const_value is not None:
             return self._read(value, form)
         if form == "numbers":
             return self._call(host.to_numbers, (self.tensor(value),), value, "_numbers")
         kwargs = {"dtype": to_torch_dtype(self._program.host[value].dtype), "like": self.like()}
         return self._call(host.to_tensor, (self.numbers(value),), value, "_tensor", kwargs)
-
-    def _capture(self, value: onnx_ir.Value, form: str) -> Any:
-        assert self._outer is not None
-        self.captured.append(self._outer._get(value, form))
-        return self._placeholder(value.name or "outer")
 
     def _read(self, value: onnx_ir.Value, form: str) -> Any:
         stored = self._program.store.place(value)
@@ -170,7 +167,7 @@ class Translator:
         if isinstance(entry.target, type):
             found = self._submodule(node, entry, args, kwargs)
         else:
-            kwargs |= self._extras(node, entry, kwargs)
+            kwargs |= self._extras(node, entry)
             found = self._call(entry.target, tuple(args), node.outputs[0], "", kwargs)
         self._take(node, entry, found)
 
@@ -250,18 +247,15 @@ class Translator:
             )
         return {argument: dtype}
 
-    def _extras(
-        self, node: onnx_ir.Node, entry: Operator, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _extras(self, node: onnx_ir.Node, entry: Operator) -> dict[str, Any]:
+        """Return the arguments that are neither inputs nor attributes."""
         extras: dict[str, Any] = {}
         if "outputs" in entry.arguments:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
-        if (
-            entry.op_type == "Gather"
-            and (row := node.metadata_props.get(PADDING_IDX, "")).isdecimal()
-        ):
+        row = node.metadata_props.get(PADDING_IDX, "")
+        if entry.op_type == "Gather" and row.isdecimal():
             extras["padding_idx"] = int(row)
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype

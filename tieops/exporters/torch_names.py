@@ -14,14 +14,11 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import GATE_ORDERS, unpack
-from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
+from tieops.ir.names import AXES, PACKED, TORCH_KIND, aliases_of, is_made_up
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import scope_of
 
-__all__ = ["TORCH_KIND", "Naming", "identifier", "naming_of"]
-
-TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-"""What torch's exporter says that a tensor is: PARAMETER, BUFFER or CONSTANT_TENSOR."""
+__all__ = ["Naming", "identifier", "naming_of"]
 
 _TAKEN = ("self", "torch", "device", "inf", "nan", "fx_pytree", "pytree", "NoneType")
 """Names that the code of a GraphModule uses itself."""
@@ -138,6 +135,6 @@ def identifier(name: str) -> str:
         >>> identifier("onnx::MatMul_12"), identifier("2.out"), identifier("lambda")
         ('onnx_MatMul_12', '_2_out', 'lambda_')
     """
-    found = re.sub(r"\W+", "_", name).strip("_") or "value"
+    found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
     found = f"_{found}" if found[0].isdigit() else found
     return f"{found}_" if keyword.iskeyword(found) or found in _TAKEN else found

@@ -16,17 +16,25 @@ from torch import Tensor, nn
 from tieops.detect.roles import is_learnable_role
 from tieops.detect.trace import Arrival
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_names import TORCH_KIND, identifier, naming_of
+from tieops.exporters.torch_names import identifier, naming_of
 from tieops.exporters.torch_ops import find
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
-from tieops.ir.names import aliases_of, is_made_up, lr_factor_of
+from tieops.ir.names import (
+    TORCH_KIND,
+    TORCH_PERSISTENT,
+    aliases_of,
+    is_made_up,
+    lr_factor_of,
+    origin_of,
+    recorded_names,
+)
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.scopes import stored_values
 from tieops.tied_model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
 
-_PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
 _TRAINED = (
     onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16,
     onnx_ir.DataType.DOUBLE,
@@ -65,7 +73,10 @@ class Store:
         self.lr_factors: dict[str, float] = {}
         self._version = model.ir.opset_imports.get("", 0)
         self._stored: dict[onnx_ir.Value, Stored] = {}
-        self._same: dict[int, Stored] = {}
+        self._constants: dict[int, Stored] = {}
+        self._kinds_are_known = any(
+            TORCH_KIND in value.metadata_props for value in stored_values(model.ir)
+        )
         self._counts: dict[str, int] = {}
         self._slots: dict[onnx_ir.Value, list[Slot]] = {}
         for slot in model.slots:
@@ -104,6 +115,10 @@ class Store:
         kind = parameter.value.metadata_props.get(TORCH_KIND)
         if kind is not None:
             return kind == "PARAMETER"
+        is_ours = origin_of(parameter.value) or recorded_names(parameter.value)
+        if self._kinds_are_known and not is_ours:
+            # Torch's exporter or an operator's body made it, unless surgery did: a new layer's.
+            return "." in parameter.name and not is_made_up(parameter.name)
         readers = [a for a in arrivals if not _is_no_weight(a, self._version)]
         if all(is_made_up(name) for name in aliases_of(parameter.value)):
             # A name that an exporter invented: a weight only where the operator has no other use.
@@ -117,8 +132,9 @@ class Store:
     def _store(self, value: onnx_ir.Value, *, learnable: bool, persistent: bool) -> None:
         tensor = value.const_value
         assert tensor is not None
-        if id(tensor) in self._same:  # a Constant of a function that is called twice
-            self._stored[value] = self._same[id(tensor)]
+        in_node = value.producer() is not None
+        if in_node and id(tensor) in self._constants:  # of a function that is called twice
+            self._stored[value] = self._constants[id(tensor)]
             return
         naming = naming_of(value, self._slots.get(value, ()))
         if naming.packed is not None:
@@ -131,7 +147,9 @@ class Store:
             targets = [self._attach(name, held, persistent) for name in naming.names]
             stored = Stored((targets[0],), naming.perm)
             self._note_factor(value, targets)
-        self._stored[value] = self._same[id(tensor)] = stored
+        self._stored[value] = stored
+        if in_node:
+            self._constants[id(tensor)] = stored
 
     def _store_parts(
         self, value: onnx_ir.Value, about: Mapping[str, Any], learnable: bool
@@ -142,7 +160,7 @@ class Store:
         aliases = about.get("names", {})
         targets: list[str] = []
         for name, part in parts.items():
-            data = _from_numpy(np.ascontiguousarray(part), tensor)
+            data = _from_numpy(np.array(part, order="C"), tensor)  # memory of its own
             held = nn.Parameter(data) if learnable else data
             names = [self._attach(each, held, True) for each in (name, *aliases.get(name, ()))]
             targets.append(names[0])
@@ -158,6 +176,9 @@ class Store:
         if is_made_up(name) and not isinstance(held, nn.Parameter):
             # A name of its own, which the exporter will not make up for something else.
             return self._attach_at(self.module, self.free_name("constant"), held, persistent)
+        if not name.isprintable() or '"' in name or "\\" in name:
+            # The module's code has the name between quotes, and a file may hold anything.
+            return self._attach_at(self.module, self.free_name(name), held, persistent)
         *path, leaf = name.split(".")
         at = self.module
         for part in path:
@@ -232,5 +253,7 @@ def _is_in_state(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
     """Tell whether the state_dict of the original module had it, as far as the model says."""
     props = parameter.value.metadata_props
     if TORCH_KIND in props:
-        return props[TORCH_KIND] == "BUFFER" and props.get(_PERSISTENT) != "False"
+        return (
+            props[TORCH_KIND] in ("PARAMETER", "BUFFER") and props.get(TORCH_PERSISTENT) != "False"
+        )
     return any(_is_statistic(arrival) for arrival in arrivals)

@@ -27,14 +27,12 @@ from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
 from tieops.ir.brief import printable
-from tieops.ir.names import PADDING_IDX, TORCH_INPUTS
+from tieops.ir.names import PADDING_IDX, TORCH_INPUTS, TORCH_KIND, TORCH_PERSISTENT
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
 __all__ = ["from_torch"]
 
-_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
-_PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
 _LOGGERS = ("torch", "torch.onnx", "torch.export", "torch._subclasses.fake_tensor", "onnxscript",
             "onnx_ir")  # fmt: skip
 
@@ -291,9 +289,9 @@ def _tidy(model: onnx_ir.Model) -> None:
     """
     hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
     for value in model.graph.initializers.values():
-        kind = value.metadata_props.get(_KIND)
+        kind = value.metadata_props.get(TORCH_KIND)
         kept = kind == "PARAMETER" or (
-            kind == "BUFFER" and value.metadata_props.get(_PERSISTENT) != "False"
+            kind == "BUFFER" and value.metadata_props.get(TORCH_PERSISTENT) != "False"
         )
         if kept and value.const_value is not None:
             hidden[value] = value.const_value

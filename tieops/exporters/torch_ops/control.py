@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch_ops.literals import Numbers, one
 from tieops.exporters.torch_ops.registry import op
 
@@ -64,6 +65,7 @@ class Loop(nn.Module):
             goes, states = bool(found[0]), found[1 : 1 + count]
             rows.append(found[1 + count :])
             rounds += 1
+        _check_rounds(rounds, self.body, 1 + count)
         return (*states, *(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -95,6 +97,7 @@ class Scan(nn.Module):
         ]
         for i, direction in enumerate(self.input_directions):
             columns[i] = columns[i][::-1] if direction else columns[i]
+        _check_rounds(len(columns[0]), self.body, len(states))
         rows: list[tuple[Tensor, ...]] = []
         for entries in zip(*columns, strict=True):
             found = self.body(*states, *entries, *body)
@@ -106,3 +109,17 @@ class Scan(nn.Module):
             axis = self.output_axes[i] if self.output_axes else 0
             stacks.append(torch.stack(column[::-1] if back else column, axis))
         return (*states, *stacks)
+
+
+def _check_rounds(rounds: int, body: nn.Module, states: int) -> None:
+    """Refuse to stack what no round made: nobody knows its shape."""
+    if rounds or not isinstance(body, fx.GraphModule):
+        return
+    (output,) = body.graph.find_nodes(op="output")
+    made = output.args[0]
+    if isinstance(made, tuple) and len(made) > states:
+        raise UnsupportedModelError(
+            "a Loop or Scan that makes no round has nothing to stack",
+            {"outputs to stack": len(made) - states},
+            "call the module with at least one round",
+        )

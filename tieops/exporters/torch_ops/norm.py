@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tieops.exporters.torch_ops.literals import Numbers, one
 from tieops.exporters.torch_ops.registry import op
 
 
@@ -34,12 +35,9 @@ class BatchNorm(nn.Module):
         """Return the result and the running statistics as they are afterwards."""
         if self.by_batch:
             return self._by_batch(x, weight, bias, mean, var)
-        if not x.is_floating_point() or mean.dtype != x.dtype:
-            mean, var = mean.to(x.dtype), var.to(x.dtype)
         found = functional.batch_norm(
-            x, mean, var, weight.to(x.dtype), bias.to(x.dtype), self.training,
-            1 - self.momentum, self.epsilon,
-        )  # fmt: skip
+            x, mean, var, weight, bias, self.training, 1 - self.momentum, self.epsilon
+        )
         return found, mean, var
 
     def _by_batch(
@@ -55,7 +53,7 @@ class BatchNorm(nn.Module):
         )
 
 
-@op("Dropout", many=True)
+@op("Dropout", literals=(1, 2), many=True)
 class Dropout(nn.Module):
     """Drop elements in training, none in inference."""
 
@@ -64,10 +62,10 @@ class Dropout(nn.Module):
         self.ratio = ratio
 
     def forward(
-        self, x: Tensor, ratio: Tensor | float | None = None, training_mode: Tensor | None = None
+        self, x: Tensor, ratio: Numbers | None = None, training_mode: Numbers | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the result and which elements stayed."""
-        chance = self.ratio if ratio is None else float(ratio)
+        """Return the result and which elements stayed; ``train()`` and ``eval()`` have the say."""
+        chance = self.ratio if ratio is None else one(ratio)
         if not self.training or chance == 0:
             return x, torch.ones_like(x, dtype=torch.bool)
         kept = torch.rand_like(x, dtype=torch.float32) >= chance

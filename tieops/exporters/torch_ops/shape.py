@@ -111,11 +111,11 @@ def slice_axes(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any =
     return x
 
 
-@op("Pad", literals=(1, 3), scalars=(2,))
+@op("Pad", literals=(1, 2, 3))
 def pad(
     x: Tensor,
     pads: Ints,
-    value: Tensor | float | None = None,
+    value: Numbers | None = None,
     axes: Ints | None = None,
     *,
     mode: str = "constant",
@@ -129,8 +129,7 @@ def pad(
             x = _pad_axis(x, axis, before, after, mode)
         return x
     flat = [size for axis in reversed(range(x.dim())) for size in sizes.get(axis, (0, 0))]
-    number = value.item() if isinstance(value, Tensor) else value or 0
-    return functional.pad(x, flat, value=number)
+    return functional.pad(x, flat, value=0 if value is None else one(value))
 
 
 def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
