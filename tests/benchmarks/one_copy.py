@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import tieops
-from tests.benchmarks.tied_models import MODELS, Contender, contenders
+from tests.benchmarks.tied_models import MODELS, Contender, contenders, merged_decoder
 from tests.benchmarks.timing import interleaved, medians, versions
 
 SHAPES = ((1, 1), (4, 1), (1, 16), (1, 128))
@@ -77,6 +77,8 @@ def feeds(
     for port in session.inputs:
         if port.dtype == "int64":
             found[port.name] = rng.integers(0, 30_000, shape)
+        elif port.dtype == "bool":
+            found[port.name] = np.array(True)
         else:
             found[port.name] = rng.random((shape[0] * shape[1], 8192), np.float32)
     return found
@@ -137,7 +139,8 @@ def main(what: str = "both", name: str = "") -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     print(versions())
-    for title, build in MODELS.items():
+    models = {**MODELS, "merged decoder 32k x 1024": merged_decoder}
+    for title, build in models.items():
         if name not in title:
             continue
         with tempfile.TemporaryDirectory() as place:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ import tieops
 from fixtures.torch_models import Case, TiedAutoencoder
 from tieops.tied_model import TiedModel
 
-__all__ = ["MODELS", "Contender", "contenders"]
+__all__ = ["MODELS", "Contender", "contenders", "merged_decoder"]
 
 BEST = {
     "session.disable_prepacking": "1",
@@ -74,6 +76,23 @@ def _t5() -> Case:
     return Case(T5ForConditionalGeneration(config), inputs, shapes)
 
 
+def merged_decoder(vocab: int = 32_000, width: int = 1024) -> TiedModel:
+    """Return a decoder with and without a past in one graph: an If with the head in each branch."""
+    graph = onnx_ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["" : 20]>
+    g (int64[b, s] ids, bool past) => (float[b, s, {vocab}] y) <float[1] emb = {{0}}> {{
+      e = Gather(emb, ids)
+      y = If (past) <
+        then_branch = p () => (float[b, s, {vocab}] y1) {{
+          t1 = Transpose <perm = [1, 0]> (emb)  y1 = MatMul(e, t1) }},
+        else_branch = q () => (float[b, s, {vocab}] y2) {{
+          n = Tanh(e)  t2 = Transpose <perm = [1, 0]> (emb)  y2 = MatMul(n, t2) }}> }}""")
+    value = graph.graph.initializers["emb"]
+    weight = np.random.default_rng(0).standard_normal((vocab, width), np.float32)
+    value.const_value = onnx_ir.tensor(weight, name="emb")
+    value.shape = onnx_ir.Shape((vocab, width))
+    return TiedModel(graph)
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "head 128k x 512": lambda: _head(128_000, 512, bias=False),
     "head 32k x 1024, bias": lambda: _head(32_000, 1024, bias=True),
@@ -101,14 +120,18 @@ class Contender:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def contenders(case: Case, folder: Path) -> tuple[TiedModel, list[Contender]]:
-    """Write a module as tieops and its peers write it.
+def contenders(made: Case | TiedModel, folder: Path) -> tuple[TiedModel, list[Contender]]:
+    """Write a module, or a model, as tieops and its peers write it.
 
     Returns:
         The tied model, and the files with the ways to open them, tieops' own first.
     """
-    module = case.module.eval()
-    model = tieops.from_torch(module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    if isinstance(made, TiedModel):
+        model = made
+    else:
+        made.module.eval()
+        shapes = made.dynamic_shapes
+        model = tieops.from_torch(made.module, (), made.inputs, dynamic_shapes=shapes)
     files = {
         "tieops": tieops.to_onnx(model, folder / "tied.onnx", external_data=True).path,
         "Transpose + MatMul": tieops.to_onnx(
@@ -119,8 +142,8 @@ def contenders(case: Case, folder: Path) -> tuple[TiedModel, list[Contender]]:
         ).path,
     }
     for title, write in {"dynamo exporter": _dynamo, "old exporter": _old}.items():
-        path = write(case, folder / f"{title.split()[0]}.onnx")
-        if path is not None:
+        path = folder / f"{title.split()[0]}.onnx"
+        if isinstance(made, Case) and (path := write(made, path)):
             files[title] = path
     best = tuple(BEST.items())
     found = [Contender(f"tieops, {mode}", files["tieops"], mode) for mode in ("packed", "mapped")]
