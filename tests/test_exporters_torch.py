@@ -189,7 +189,7 @@ def test_an_unknown_operator_is_named_with_the_place_to_add_it():
     )
     with pytest.raises(UnsupportedModelError) as caught:
         tieops.to_torch(model)
-    for part in ("my.own.Warp", "stranger", "opset: 3", "tieops/exporters/torch_ops"):
+    for part in ("my.own.Warp", "stranger", "opset: 3", "tieops/exporters/torch/ops"):
         assert part in str(caught.value)
 
 

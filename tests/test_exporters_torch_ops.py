@@ -18,8 +18,8 @@ from onnx.backend.test.case.test_case import TestCase as Case
 import tieops
 from fixtures.operators_page import PAGE, page
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_ops import find, operators
-from tieops.exporters.torch_store import as_torch
+from tieops.exporters.torch.ops import find, operators
+from tieops.exporters.torch.store import as_torch
 
 # What torch cannot do, with the reason. A case that begins to pass has to leave this list.
 UNSIGNED = "torch has no arithmetic for unsigned integers of more than eight bits"

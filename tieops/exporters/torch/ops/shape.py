@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import Ints, Numbers, one, several
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import Ints, Numbers, one, several
+from tieops.exporters.torch.ops.registry import op
 
 
 @op("Reshape", literals=(1,))

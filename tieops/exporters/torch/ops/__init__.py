@@ -1,12 +1,12 @@
 """ONNX operators in torch: one table, filled by the files of this folder.
 
 A new operator is a function with ``@op("Name")`` in the file of its kind; the arguments of
-:func:`~tieops.exporters.torch_ops.registry.op` say how it takes its inputs.
+:func:`~tieops.exporters.torch.ops.registry.op` say how it takes its inputs.
 """
 
 from __future__ import annotations
 
-from tieops.exporters.torch_ops import (
+from tieops.exporters.torch.ops import (
     activation,
     attention,
     cast,
@@ -27,7 +27,7 @@ from tieops.exporters.torch_ops import (
     shape,
     signal,
 )
-from tieops.exporters.torch_ops.registry import Operator, find, operators, snake
+from tieops.exporters.torch.ops.registry import Operator, find, operators, snake
 
 __all__ = ["Operator", "find", "operators", "snake"]
 

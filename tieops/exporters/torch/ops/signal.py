@@ -11,9 +11,9 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import one
-from tieops.exporters.torch_ops.registry import op
-from tieops.exporters.torch_ops.shape import device_of
+from tieops.exporters.torch.ops.literals import one
+from tieops.exporters.torch.ops.registry import op
+from tieops.exporters.torch.ops.shape import device_of
 
 FLOAT = int(onnx_ir.DataType.FLOAT)
 

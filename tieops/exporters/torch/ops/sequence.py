@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.literals import one
-from tieops.exporters.torch_ops.registry import op
-from tieops.exporters.torch_ops.shape import device_of
+from tieops.exporters.torch.ops.literals import one
+from tieops.exporters.torch.ops.registry import op
+from tieops.exporters.torch.ops.shape import device_of
 
 Tensors = Sequence[Tensor]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_ops.literals import Numbers, one
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import Numbers, one
+from tieops.exporters.torch.ops.registry import op
 
 
 @op("If", literals=(0,), many=True)

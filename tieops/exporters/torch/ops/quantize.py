@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.cast import cast
-from tieops.exporters.torch_ops.conv import conv
-from tieops.exporters.torch_ops.literals import Ints
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.cast import cast
+from tieops.exporters.torch.ops.conv import conv
+from tieops.exporters.torch.ops.literals import Ints
+from tieops.exporters.torch.ops.registry import op
 
 
 def _spread(x: Tensor, like: Tensor, axis: int, block_size: int) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import one
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import one
+from tieops.exporters.torch.ops.registry import op
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 

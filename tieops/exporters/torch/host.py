@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import onnx_ir
 
-from tieops.exporters.torch_ops import host
-from tieops.exporters.torch_ops.shape import shape_of, size_of
+from tieops.exporters.torch.ops import host
+from tieops.exporters.torch.ops.shape import shape_of, size_of
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["HOST", "Host", "find_host_values", "literal_of"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import Ints
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import Ints
+from tieops.exporters.torch.ops.registry import op
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {

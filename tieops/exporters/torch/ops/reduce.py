@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.literals import one, several
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import one, several
+from tieops.exporters.torch.ops.registry import op
 
 Axes = tuple[int, ...]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.registry import op
 
 Operand: TypeAlias = Any
 """A tensor or a Python number; torch's stubs know one of the two in many a place."""

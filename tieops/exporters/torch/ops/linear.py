@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.registry import op
 
 op("MatMul")(torch.matmul)
 

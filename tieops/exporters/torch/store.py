@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tieops.detect.roles import is_learnable_role
 from tieops.detect.trace import Arrival
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_names import identifier, naming_of
-from tieops.exporters.torch_ops import find
+from tieops.exporters.torch.names import identifier, naming_of
+from tieops.exporters.torch.ops import find
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
 from tieops.ir.names import (

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.literals import Numbers, one
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.literals import Numbers, one
+from tieops.exporters.torch.ops.registry import op
 
 
 @op("BatchNormalization", many=True)

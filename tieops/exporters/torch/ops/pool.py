@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.conv import pad_ends, window_pads
-from tieops.exporters.torch_ops.literals import Ints
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.conv import pad_ends, window_pads
+from tieops.exporters.torch.ops.literals import Ints
+from tieops.exporters.torch.ops.registry import op
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tieops.exporters.torch_ops.registry import op
-from tieops.exporters.torch_ops.shape import device_of
+from tieops.exporters.torch.ops.registry import op
+from tieops.exporters.torch.ops.shape import device_of
 
 
 @op("RandomNormal")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.registry import op
 from tieops.importers.rnn import GATE_ORDERS
 
 Weights = Tensor | tuple[Tensor, ...]

@@ -7,10 +7,10 @@ import onnx_ir.passes.common as common_passes
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_graph import Program, Translator
-from tieops.exporters.torch_host import find_host_values
-from tieops.exporters.torch_module import ConvertedModule
-from tieops.exporters.torch_store import Store
+from tieops.exporters.torch.graph import Program, Translator
+from tieops.exporters.torch.host import find_host_values
+from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel, check_model

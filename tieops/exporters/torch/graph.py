@@ -12,12 +12,12 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch_host import HOST, Host, literal_of
-from tieops.exporters.torch_module import ConvertedModule
-from tieops.exporters.torch_names import identifier
-from tieops.exporters.torch_ops import Operator, find, host, snake
-from tieops.exporters.torch_ops.recurrent import onnx_packed
-from tieops.exporters.torch_store import Store
+from tieops.exporters.torch.host import HOST, Host, literal_of
+from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.names import identifier
+from tieops.exporters.torch.ops import Operator, find, host, snake
+from tieops.exporters.torch.ops.recurrent import onnx_packed
+from tieops.exporters.torch.store import Store
 from tieops.ir.brief import brief_dtype, printable
 from tieops.ir.names import PADDING_IDX, is_made_up
 
@@ -25,7 +25,7 @@ __all__ = ["Program", "Translator"]
 
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-TABLE = "tieops/exporters/torch_ops"
+TABLE = "tieops/exporters/torch/ops"
 _TAKE_WIDENED = (
     "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Slice",
     "Split", "Squeeze", "Transpose", "Unsqueeze",

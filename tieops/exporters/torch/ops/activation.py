@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.registry import op
 
 op("Relu")(torch.relu)
 op("Sigmoid")(torch.sigmoid)

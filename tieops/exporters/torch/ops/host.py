@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tieops.exporters.torch_ops.shape import device_of
+from tieops.exporters.torch.ops.shape import device_of
 
 Numbers: TypeAlias = int | bool | tuple[int, ...]
 

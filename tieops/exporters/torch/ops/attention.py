@@ -10,7 +10,7 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import Tensor
 from torch.nn import functional
 
-from tieops.exporters.torch_ops.registry import op
+from tieops.exporters.torch.ops.registry import op
 
 
 @op("Attention", many=True)
