@@ -22,7 +22,8 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.part import PART, part_of
-from tieops.ir.rewire import drop_unread
+from tieops.ir.rewire import drop_unread, hoist
+from tieops.ir.scopes import function_graphs, stored_values
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
 
@@ -66,7 +67,8 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
     changes: list[Change] = []
     skips: list[Skip] = []
     wholes: list[onnx_ir.Value] = []
-    stored = list(model.graph.initializers.values())
+    in_functions = function_graphs(model)
+    stored = [value for value in stored_values(model) if value.graph not in in_functions]
     for origin, parts in _by_origin(model).items():
         whole = _whole(stored, origin, parts[0]) or _assembled(model, origin, parts, names)
         if whole is None:
@@ -80,6 +82,8 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
             if not bit_equal(part.view.apply(values), part.values):
                 skips.append(Skip(name, f"it no longer equals its part of {whole.name}"))
                 continue
+            if whole.graph is not model.graph or whole.producer() is not None:
+                whole = hoist(model, whole, names)
             _read_again(model, whole, part, names)
             text = f"reads {whole.name} ({part.view}), {brief_bytes(part.values.nbytes)} less"
             changes.append(Change(name, f"{text} stored"))
