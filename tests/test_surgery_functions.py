@@ -67,7 +67,7 @@ class Writer:
             case "back":
                 lines += self.slice(name, whole, end - 1, start - SIZE - 1, step=-1)
             case "split":
-                lines.append(f"{wide} = Constant<value = int64[2] {{2, 1}}>()")
+                lines.append(f"{wide} = Constant<value_ints = [2, 1]>()")
                 lines.append(f"{name}, {flat} = Split<axis = 0>({whole}, {wide})")
             case _:
                 lines.append(f"{wide} = Constant<value_ints = [-1]>()")

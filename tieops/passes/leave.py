@@ -166,20 +166,20 @@ class Leaver:
         if moves.permutation is not None and not moves.is_identity:
             set_axes(value, moves.permutation)
         elif not moves.is_identity:
-            self._record_cut(value, parameter, slots[0], prefixes[0][1])
+            self._record_cut(value, parameter, slots[0], *prefixes[0])
         for slot, (_, skipped) in zip(slots, prefixes, strict=True):
             self._attach(parameter, slot, value, skipped)
         return value
 
     def _record_cut(
-        self, value: onnx_ir.Value, parameter: Parameter, slot: Slot, count: int
+        self, value: onnx_ir.Value, parameter: Parameter, slot: Slot, moves: View, count: int
     ) -> None:
         """Record which nodes cut out what a slot took along, so that it can be put back."""
         entry = slot.reads[0].entry
         nodes = slot.reads[0].nodes if entry is None else entry.nodes
         reader, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
         cut = self._followed(nodes[:count], nodes[count:], reader, index)
-        record_part(value, parameter.value, nodes[:count], cut)
+        record_part(value, parameter.value, nodes[:count], cut, moves)
 
     def _prefix(self, slot: Slot) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""
