@@ -14,6 +14,7 @@ import tieops
 from tests.test_golden import serialized
 from tests.test_passes_untie import dead, facts, made, outputs, unread
 from tieops.errors import PreconditionError
+from tieops.ir.view import Slice
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
 from tieops.passes.untie import UntiePass
@@ -175,6 +176,10 @@ def test_tie_undoes_untie(model: tieops.TiedModel) -> None:
     assert bool(left) == bool(result.skips)
     assert result.modified == (serialized(free.ir) != before)
     assert serialized(tieops.untie(free).ir) == serialized(free.ir)
+    if not left and not any(isinstance(s, Slice) for slot in free.slots for s in slot.view.steps):
+        # What nobody shares a part of stays whole, and so does what functions return to no reader.
+        owned = {slot.parameter.name: slot.parameter.nbytes for slot in free.slots}
+        assert sum(owned.values()) == sum(slot.logical_bytes for slot in free.slots)
     again, result = run(TiePass(include_small=True), free)
     assert bits(again) == bits(model)
     if not any("is gone" in str(skip) for skip in result.skips):  # rows that nobody read
