@@ -156,11 +156,14 @@ def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
 def _has_plain_operands(node: onnx_ir.Node) -> bool:
     """Tell whether what a node reads beside the whole are vectors of integers of one type.
 
+    Axes that a Squeeze takes or an Unsqueeze adds may be a scalar, which runtimes allow.
+
     Raises:
         ValueError: If a vector has another size than its bytes.
     """
+    ranks = (0, 1) if node.op_type in ("Squeeze", "Unsqueeze") else (1,)
     operands = [convenience.get_const_tensor(value) for value in node.inputs[1:] if value]
     return len({tensor.dtype for tensor in operands if tensor is not None}) <= 1 and all(
-        tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim == 1
+        tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim in ranks
         for tensor in operands
     )

@@ -85,7 +85,7 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
             # A transposed copy that was untied too may have the same shape: the bytes decide.
             whole = next((value for value in known if part.is_part_of(value)), None)
             if whole is None:
-                skips.append(Skip(name, _why_apart(part, origin, known)))
+                skips.append(Skip(name, _why_apart(part, origin, parts, known)))
                 continue
             if whole.graph is not model.graph or whole.producer() is not None:
                 mine.remove(whole)
@@ -138,10 +138,14 @@ def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
     return (node for node in cut if node.op_type != "Constant")
 
 
-def _why_apart(part: _Part, origin: str, known: Sequence[onnx_ir.Value]) -> str:
+def _why_apart(
+    part: _Part, origin: str, parts: Sequence[_Part], known: Sequence[onnx_ir.Value]
+) -> str:
     if known:
         return f"it no longer equals its part of {known[0].name}"
-    return f"what else {origin} held is gone"
+    equal = [each for each in parts if bit_equal(each.values, part.values)]
+    more = ", so equal parts are tied under a name of theirs" if len(equal) > 1 else ""
+    return f"what else {origin} held is gone{more}"
 
 
 def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
