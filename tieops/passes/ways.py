@@ -64,6 +64,10 @@ class Ways:
         self._left: dict[onnx_ir.Value, onnx_ir.Function] = {}
         self._operands: dict[tuple[onnx_ir.Graph, onnx_ir.Value], onnx_ir.Value] = {}
 
+    def has_other_calls(self, call: onnx_ir.Node) -> bool:
+        """Tell whether a function is called from somewhere else too."""
+        return any(other is not call for other in self._calls[call.op_identifier()])
+
     def can_lift(self, value: onnx_ir.Value) -> bool:
         """Tell whether a tensor is stored in a function that can have more inputs."""
         function = None if value.graph is None else self._owners.get(value.graph)
