@@ -160,7 +160,7 @@ def bits(model: tieops.TiedModel) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in outputs(model, feeds_of(model)).items()}
 
 
-@settings(max_examples=600)
+@settings(max_examples=150)
 @given(nests())
 def test_tie_undoes_untie(model: tieops.TiedModel) -> None:
     model = tieops.tie(model, include_small=True)

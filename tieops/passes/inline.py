@@ -42,9 +42,9 @@ def inline_path(
     for inner in (*path[1:], node):
         function = model.functions[call.op_identifier()]
         if call.graph is not model.graph or inner.graph is not function.graph:
+            name = printable(inner.name or inner.op_type)
             raise PreconditionError(
-                f"{printable(inner.name or inner.op_type)} lies in a function, and in the body of an "
-                "If, Loop or Scan",
+                f"{name} lies in a function and in the body of an If, Loop or Scan",
                 {"calls": " → ".join(each.op_type for each in path)},
                 "a branch cannot change its size alone: name a head outside of it",
             )
@@ -65,17 +65,22 @@ def inline_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
         PreconditionError: If one of the functions cannot be inlined.
     """
     changes: list[Change] = []
+    while (call := _call_behind(model, node)) is not None:
+        changes.append(_inline(model, call))
+    return changes
+
+
+def _call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | None:
     seen, pending = {node}, [node]
     while pending:
         for reader in [use.node for out in pending.pop().outputs for use in out.uses()]:
             if reader in seen or reader.graph is not model.graph:
                 continue
-            seen.add(reader)
             if reader.op_identifier() in model.functions:
-                changes.append(_inline(model, reader))
-                return changes + inline_behind(model, node)
+                return reader
+            seen.add(reader)
             pending.append(reader)
-    return changes
+    return None
 
 
 def _inline(model: onnx_ir.Model, call: onnx_ir.Node) -> Change:

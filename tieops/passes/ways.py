@@ -63,6 +63,7 @@ class Ways:
         self._closed = self._find_closed()
         self._left: dict[onnx_ir.Value, onnx_ir.Function] = {}
         self._operands: dict[tuple[onnx_ir.Graph, onnx_ir.Value], onnx_ir.Value] = {}
+        self._copied: dict[onnx_ir.Value, onnx_ir.Value] = {}
 
     def has_other_calls(self, call: onnx_ir.Node) -> bool:
         """Tell whether a function is called from somewhere else too."""
@@ -249,13 +250,15 @@ class Ways:
         function = self._owners.get(graph)
         root = self._model.graph if function is None else function.graph
         for operand in (value for node in nodes for value in node.inputs[1:] if value is not None):
-            if (root, operand) not in self._operands:
-                producer = operand.producer()
+            first = self._copied.get(operand, operand)
+            if (root, first) not in self._operands:
+                producer = first.producer()
                 assert producer is not None
                 copy = copy_node(producer, [], self._names)
                 root.insert_before(root[0], copy)  # where all calls see it
-                self._operands[root, operand] = copy.outputs[0]
-            replaced[operand] = self._operands[root, operand]
+                self._operands[root, first] = copy.outputs[0]
+                self._copied[copy.outputs[0]] = first
+            replaced[operand] = self._operands[root, first]
         for node in nodes:
             inputs = [None if value is None else replaced[value] for value in node.inputs]
             copy = copy_node(node, inputs, self._names)
