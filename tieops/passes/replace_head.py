@@ -53,7 +53,8 @@ def replace_head(
     """Replace the head by a new one of another size; a tied one leaves its tie first.
 
     The other readers of a shared weight keep it: an embedding has the same values, name and size
-    afterwards. Shapes downstream follow; where one cannot, nothing changes.
+    afterwards. Shapes downstream follow; where one cannot, nothing changes. A call that holds the
+    head, and calls behind it, are inlined; other calls of these functions stay.
 
     Args:
         model: The model; left alone.
