@@ -90,6 +90,68 @@ def test_parts_that_are_not_all_of_it_say_so() -> None:
     ]
 
 
+def test_the_whole_may_be_a_constant_node() -> None:
+    values = ", ".join(map(str, range(64)))
+    constant = f"emb = Constant<value = float[8, 8] {{{values}}}>()"
+    model = made(WHOLE_AND_PART.replace("> {", f"> {{ {constant}"))
+    again = tieops.tie(tieops.untie(model))
+    assert facts(again) == facts(model)
+    want, got = outputs(model, FEEDS), outputs(again, FEEDS)
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+
+
+def test_the_axes_of_a_squeeze_may_be_a_scalar() -> None:
+    model = made(
+        """g (float[n, 8] h, float[n, 8] k) => (float[n, 4] y, float[8, n, 8] z)
+        <int64[1] from = {2}, int64[1] to = {6}, int64[1] axis = {0}, int64 last = {1}> {
+        flat = Squeeze(tall, last)
+        part = Slice(flat, from, to, axis)
+        t = Transpose<perm = [1, 0]>(part)
+        y = MatMul(h, t)
+        z = Mul(k, tall) }""",
+        tall=(8, 1, 8),
+    )
+    free = tieops.untie(model)
+    assert sorted(p.shape for p in free.parameters) == [(8, 1, 8), (8, 4)]
+    assert facts(tieops.tie(free)) == facts(model)
+
+
+def test_equal_parts_keep_the_way_in_which_each_was_cut() -> None:
+    model = made(
+        """g (float[n, 8] h, float[n, 8] k) => (float[n, 8] e, float[n, 4] y, float[n, 4] z)
+        <int64[1] from = {2}, int64[1] to = {6}, int64[1] zero = {0}, int64[1] one = {1}> {
+        e = MatMul(h, w)
+        t = Transpose(w)
+        a = Slice(t, from, to, one)
+        y = MatMul(h, a)
+        b = Slice(w, from, to, zero)
+        c = Transpose(b)
+        z = MatMul(k, c) }""",
+        w=(8, 8),
+    )
+    again = tieops.tie(tieops.untie(model))
+    assert facts(again) == facts(model)
+    feeds = {"h": rows(3, 8), "k": rows(3, 8, seed=2)}
+    want, got = outputs(model, feeds), outputs(again, feeds)
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+
+
+def test_a_transposed_copy_of_the_same_shape_is_not_the_whole() -> None:
+    model = made(
+        """g (float[n, 8] h) => (float[n, 8] e, float[n, 8] f, float[n, 4] y)
+        <int64[1] from = {2}, int64[1] to = {6}, int64[1] one = {1}> {
+        t = Transpose(w)
+        e = MatMul(h, t)
+        f = MatMul(h, w)
+        a = Slice(w, from, to, one)
+        y = MatMul(h, a) }""",
+        w=(8, 8),
+    )
+    free = tieops.untie(model)
+    assert len(free.parameters) == 3
+    assert facts(tieops.tie(free)) == facts(model)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -11,6 +11,7 @@ from tests.test_golden import serialized, ties_of
 from tests.test_passes_untie import (
     CONSTANT,
     X,
+    all_freed,
     and_back,
     facts,
     freed,
@@ -22,6 +23,7 @@ from tests.test_passes_untie import (
 )
 from tieops.errors import PreconditionError
 from tieops.passes.base import run
+from tieops.passes.tie import TiePass
 from tieops.passes.untie import UntiePass
 
 TWICE = "twice (a, v) => (o) { b = MatMul(a, v)  o = MatMul(b, v) }"
@@ -125,7 +127,7 @@ def test_functions_that_stand_in_for_operators_keep_their_inputs():
     outputs(free, {"x": X})
 
 
-def test_a_slice_within_a_function_stays_there():
+def test_a_slice_within_a_function_is_cut_in_front_of_its_calls():
     model = made(
         "g (float[2,8] x) => (float[2,4] y, float[2,4] z) { y = f.half(x, w)  z = f.half(x, w) }",
         [
@@ -135,9 +137,74 @@ def test_a_slice_within_a_function_stays_there():
         ],
         w=(8, 8),
     )
-    free = freed(model, {"x": X})
-    assert sorted(homes(free).values()) == ["half/MatMul_o@1.weight", "w"]
+    free = all_freed(model, {"x": X})
+    assert sorted(homes(free).values()) == ["half/MatMul_o.weight", "half/MatMul_o@1.weight"]
+    _, result = run(TiePass(), free)
+    assert [str(each) for each in result.skips] == [
+        f"{name}: not changed, what else w held is gone, so equal parts are tied under a name of "
+        "theirs"
+        for name in ("half/MatMul_o.weight", "half/MatMul_o@1.weight")
+    ]
+
+
+FRONT = "s = Constant<value = int64[1] {0}>() e = Constant<value = int64[1] {4}>()"
+HALVES = {
+    "rows": f"half (a, v) => (o) {{ {FRONT} c = Slice(v, s, e, s)  o = MatMul(a, c) }}",
+    "turned": f"half (a, v) => (o) {{ t = Transpose(v) {FRONT} c = Slice(t, s, e, s)"
+    "  o = MatMul(a, c) }",
+    "behind": f"half (a, v) => (o) {{ {FRONT} d = Constant<value = int64[1] {{1}}>()"
+    " c = Slice(v, s, e, d) t = Transpose(c)  o = MatMul(a, t) }",
+    "split": "half (a, v) => (o) { c, d = Split<axis = 0, num_outputs = 2>(v)  o = MatMul(a, d) }",
+    "flat": "half (a, v) => (o) { s = Constant<value_ints = [16]>()"
+    " e = Constant<value_ints = [48]>() z = Constant<value_ints = [0]>()"
+    " f = Constant<value_ints = [-1]>() r = Reshape(v, f)"
+    " c = Slice(r, s, e, z) q = Constant<value_ints = [4, 8]>() k = Reshape(c, q)"
+    "  o = MatMul(a, k) }",
+}
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("half", HALVES)
+def test_who_leaves_owns_just_what_the_function_reads(half: str, outer: bool):
+    """The other calls, one of them with something computed, are handed in what they need too."""
+    call = "outer" if outer else "half"
+    model = made(
+        "g (float[2,8] x, float[2,4] r, float[8,8] u) => (float[2,8] y) {"
+        f" h = MatMul(x, w)  i = f.{call}(r, w)  j = f.half(r, u)  k = Add(i, j)  y = Add(h, k) }}",
+        [HALVES[half], "outer (a, v) => (o) { t = Identity(v)  o = f.half(a, t) }"],
+        w=(8, 8),
+    )
+    and_back(model, {"x": X, "r": rows(2, 4), "u": rows(8, 8)})
+
+
+def test_a_slice_in_a_branch_of_a_function_stays_there():
+    """In front of the call it would run for who never takes the branch, whatever is handed in."""
+    model = made(
+        "g (float[2,8] x, bool c) => (float[2,8] y) { h = MatMul(x, w)  y = f.some(h, w, c) }",
+        [
+            "some (a, v, c) => (o) { o = If(c) <then_branch = t () => (p) {"
+            " s = Constant<value_ints = [0]>() e = Constant<value_ints = [2]>()"
+            " k = Slice(v, s, e, s)  p = Add(a, k) }, else_branch = e () => (q) { q = Neg(a) }> }"
+        ],
+        w=(8, 8),
+    )
+    feeds = {"x": X, "c": np.array(True)}
+    free = freed(model, feeds)
+    assert sorted(p.shape for p in free.parameters) == [(8, 8), (8, 8)]
     assert facts(tieops.tie(free)) == facts(model)
+
+
+def test_a_slice_of_what_a_function_returns_comes_back():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w)"
+        " s = Constant<value_ints = [6]>() e = Constant<value_ints = [-100]>()"
+        " z = Constant<value_ints = [0]>() b = Constant<value_ints = [-3]>()"
+        " c = Slice(k, s, e, z, b)  q = Constant<value_ints = [2]>()"
+        " d = Slice(c, z, q, z)  y = Add(h, d) }",
+        ["both (a, w) => (o, k) { o = MatMul(a, w)  k = Transpose(w) }"],
+        w=(8, 8),
+    )
+    and_back(model, {"x": X})
 
 
 def test_an_input_that_every_reader_left_goes_from_function_and_calls():

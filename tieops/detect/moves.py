@@ -9,7 +9,7 @@ import onnx_ir
 
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Shape, Slice, Step, Transpose, View
 
-__all__ = ["Moves", "sliced_join", "static_ints"]
+__all__ = ["Moves", "sliced_join", "static_ints", "static_operand"]
 
 MAX_STATIC_ELEMENTS = 4096
 """Operands such as shapes, axes and starts are small; larger constants are not read for them."""
@@ -37,6 +37,19 @@ def static_ints(value: onnx_ir.Value | None) -> tuple[int, ...] | None:
     if tensor.dtype not in (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32):
         return None
     return tuple(int(each) for each in np.asarray(tensor.numpy()).reshape(-1))
+
+
+def static_operand(node: onnx_ir.Node, index: int, name: str) -> tuple[int, ...] | None:
+    """Return an operand that newer opsets take as an input and older ones as an attribute.
+
+    None if it is not given, or not known.
+    """
+    if _has(node, index):
+        return static_ints(node.inputs[index])
+    attr = node.attributes.get(name)
+    if attr is None or attr.is_ref():
+        return None
+    return (attr.as_int(),) if attr.type == onnx_ir.AttributeType.INT else tuple(attr.as_ints())
 
 
 class Moves:
@@ -202,21 +215,13 @@ def _dequantize(node: onnx_ir.Node) -> Dequantize | None:
     )
 
 
-def _operand(node: onnx_ir.Node, index: int, name: str) -> tuple[int, ...] | None:
-    """Return an operand that newer opsets take as an input and older ones as an attribute."""
-    if len(node.inputs) > index and node.inputs[index] is not None:
-        return static_ints(node.inputs[index])
-    attr = node.attributes.get(name)
-    return None if attr is None or attr.is_ref() else tuple(attr.as_ints())
-
-
 def _slice_ranges(
     node: onnx_ir.Node, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int, int], ...] | None:
-    starts, ends = _operand(node, 1, "starts"), _operand(node, 2, "ends")
+    starts, ends = static_operand(node, 1, "starts"), static_operand(node, 2, "ends")
     if starts is None or ends is None or len(starts) != len(ends):
         return None
-    axes, steps = _operand(node, 3, "axes"), _operand(node, 4, "steps")
+    axes, steps = static_operand(node, 3, "axes"), static_operand(node, 4, "steps")
     if (axes is None and _has(node, 3)) or (steps is None and _has(node, 4)):
         return None
     axes = axes or tuple(range(len(starts)))
@@ -260,14 +265,14 @@ def _reshaped(node: onnx_ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | N
             axis = axis + len(shape) if axis < 0 else axis
             target = (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
         case "Squeeze":
-            axes = _operand(node, 1, "axes")
+            axes = static_operand(node, 1, "axes")
             if axes is None:
                 target = tuple(size for size in shape if size != 1)
             else:
                 gone = {axis % len(shape) for axis in axes}
                 target = tuple(size for i, size in enumerate(shape) if i not in gone)
         case _:
-            axes = _operand(node, 1, "axes")
+            axes = static_operand(node, 1, "axes")
             if axes is None:
                 return None
             rank = len(shape) + len(axes)
@@ -293,7 +298,7 @@ def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] |
     shape = view.shape
     attr = node.attributes.get("axis")
     axis = (0 if attr is None else attr.as_int()) % max(len(shape), 1)
-    sizes = _operand(node, 1, "split")
+    sizes = static_operand(node, 1, "split")
     if sizes is None:
         if _has(node, 1) or not shape:
             return None

@@ -11,7 +11,7 @@ import onnx_ir
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of, set_origin
 
-__all__ = ["copy_nodes", "store"]
+__all__ = ["copy_node", "copy_nodes", "store"]
 
 
 def store(model: onnx_ir.Model, name: str, array: np.ndarray[Any, Any]) -> onnx_ir.Value:
@@ -53,7 +53,7 @@ def copy_nodes(
         ready = [n for n in pending if not _waits(n, pending)] or pending[:1]
         for node in dict.fromkeys(ready):
             if node not in done:
-                _copy_node(model, node, replaced, names)
+                _copy_behind(model, node, replaced, names)
                 done.add(node)
         pending = [node for node in pending if node not in done]
     return replaced
@@ -64,16 +64,10 @@ def _waits(node: onnx_ir.Node, pending: Sequence[onnx_ir.Node]) -> bool:
     return any(other in before for other in pending if other is not node)
 
 
-def _copy_node(
-    model: onnx_ir.Model,
-    node: onnx_ir.Node,
-    replaced: dict[onnx_ir.Value, onnx_ir.Value],
-    names: FreshNames,
-) -> None:
-    inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
-    if node.op_type == "DequantizeLinear":
-        # Scale and zero point belong to the quantized values: they are not shared either.
-        inputs[1:] = [_own_operand(model, value, names) for value in inputs[1:]]
+def copy_node(
+    node: onnx_ir.Node, inputs: Sequence[onnx_ir.Value | None], names: FreshNames
+) -> onnx_ir.Node:
+    """Return a copy of a node that reads other values, in no graph yet."""
     copy = onnx_ir.Node(
         node.domain,
         node.op_type,
@@ -85,8 +79,22 @@ def _copy_node(
     copy.metadata_props.update(node.metadata_props)
     for old, new in zip(node.outputs, copy.outputs, strict=True):
         new.name = names.take(f"{old.name or node.op_type}_copy")
-        new.type, new.shape = old.type, old.shape
-        replaced[old] = new
+        new.type, new.shape, new.const_value = old.type, old.shape, old.const_value
+    return copy
+
+
+def _copy_behind(
+    model: onnx_ir.Model,
+    node: onnx_ir.Node,
+    replaced: dict[onnx_ir.Value, onnx_ir.Value],
+    names: FreshNames,
+) -> None:
+    inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
+    if node.op_type == "DequantizeLinear":
+        # Scale and zero point belong to the quantized values: they are not shared either.
+        inputs[1:] = [_own_operand(model, value, names) for value in inputs[1:]]
+    copy = copy_node(node, inputs, names)
+    replaced.update(zip(node.outputs, copy.outputs, strict=True))
     graph = node.graph
     assert graph is not None
     graph.insert_after(node, copy)

@@ -15,6 +15,8 @@ import onnx_ir
 from google.protobuf import json_format
 from onnx_ir import convenience
 
+from tieops.ir.view import Reshape, Slice, Transpose, View
+
 __all__ = ["PART", "part_of", "record_part"]
 
 PART = "tieops.part"
@@ -33,23 +35,32 @@ _NONSENSE = (
 
 
 def record_part(
-    part: onnx_ir.Value, whole: onnx_ir.Value, nodes: Sequence[onnx_ir.Node], cut: onnx_ir.Value
+    part: onnx_ir.Value,
+    whole: onnx_ir.Value,
+    nodes: Sequence[onnx_ir.Node],
+    cut: onnx_ir.Value,
+    view: View,
 ) -> None:
     """Record on a stored tensor which nodes cut it out of another one.
 
     Args:
         part: The tensor that holds the cut values now.
         whole: The tensor that the nodes read.
-        nodes: A chain of nodes, in the order of reading. Nothing is recorded if it has gaps, as
-            where a function passes the tensor on.
+        nodes: A chain of nodes, in the order of reading. If it has gaps, as where a function passes
+            the tensor on, nodes are recorded that do the same.
         cut: The output of the last of them.
+        view: What they do. Nothing is recorded if it is more than moving elements.
     """
     tensor = whole.const_value
     assert tensor is not None
     before = {whole}
     for node in nodes:
         if node.inputs[0] not in before:
-            return
+            nodes = _nodes_of(view, whole, part.name or "part")
+            if not nodes:
+                return
+            cut = nodes[-1].outputs[0]
+            break
         before = set(node.outputs)
     info = onnx.helper.make_tensor_value_info(
         whole.name or "whole", tensor.dtype, [int(size) for size in tensor.shape.numpy()]
@@ -73,6 +84,40 @@ def record_part(
     text = json_format.MessageToJson(graph, indent=None)
     if len(text) <= MAX_RECORD_CHARS:
         part.metadata_props[PART] = text
+
+
+def _nodes_of(view: View, whole: onnx_ir.Value, name: str) -> list[onnx_ir.Node]:
+    """Return the nodes that read ``whole`` through a view; none if it does not only move it."""
+    nodes: list[onnx_ir.Node] = []
+    value, shape = whole, view.source
+    for count, step in enumerate(view.steps):
+        operands: dict[str, Sequence[int]] = {}
+        attributes: dict[str, Sequence[int]] = {}
+        match step:
+            case Transpose(perm):
+                attributes["perm"] = perm
+            case Reshape(sizes) if 0 not in sizes:
+                operands["shape"] = sizes
+            case Slice(ranges):
+                starts, ends, steps = zip(*ranges, strict=True)
+                # Backwards down to 0 the end is one before it, which ONNX counts from the end.
+                ends = [
+                    end if end >= 0 else end - size for end, size in zip(ends, shape, strict=True)
+                ]
+                axes = range(len(shape))
+                operands.update(starts=starts, ends=ends, axes=axes, steps=steps)
+            case _:
+                return []
+        inputs = [value]
+        for operand, numbers in operands.items():
+            constant = onnx_ir.node("Constant", [], {"value_ints": list(numbers)})
+            constant.outputs[0].name = f"{name}_{operand}_{count}"
+            inputs.append(constant.outputs[0])
+        node = onnx_ir.node(type(step).__name__, inputs, attributes)
+        value, shape = node.outputs[0], step.shape(shape)
+        value.name = f"{name}_{type(step).__name__.lower()}_{count}"
+        nodes.append(node)
+    return nodes
 
 
 def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
@@ -111,11 +156,14 @@ def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
 def _has_plain_operands(node: onnx_ir.Node) -> bool:
     """Tell whether what a node reads beside the whole are vectors of integers of one type.
 
+    Axes that a Squeeze takes or an Unsqueeze adds may be a scalar, which runtimes allow.
+
     Raises:
         ValueError: If a vector has another size than its bytes.
     """
+    ranks = (0, 1) if node.op_type in ("Squeeze", "Unsqueeze") else (1,)
     operands = [convenience.get_const_tensor(value) for value in node.inputs[1:] if value]
     return len({tensor.dtype for tensor in operands if tensor is not None}) <= 1 and all(
-        tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim == 1
+        tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim in ranks
         for tensor in operands
     )

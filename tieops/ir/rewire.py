@@ -12,7 +12,15 @@ import onnx_ir
 from tieops.ir.fresh import FreshNames
 from tieops.ir.view import Shape
 
-__all__ = ["drop_unread", "is_view", "merge_views", "permute", "substitute", "transposes"]
+__all__ = [
+    "drop_unread",
+    "hoist",
+    "is_view",
+    "merge_views",
+    "permute",
+    "substitute",
+    "transposes",
+]
 
 
 def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Value:
@@ -106,6 +114,36 @@ def _keep_outputs(old: onnx_ir.Value, source: onnx_ir.Value, names: FreshNames) 
     graph.append(identity)
     for position in positions:
         graph.outputs[position] = out
+
+
+def hoist(model: onnx_ir.Model, value: onnx_ir.Value, names: FreshNames) -> onnx_ir.Value:
+    """Move a stored tensor to the main graph, where every subgraph sees it, with its readers.
+
+    It keeps its name, unless that stays behind as the name of a graph's output.
+
+    Args:
+        model: The graph.
+        value: A tensor that is stored in the main graph or one nested in it, not in a function.
+        names: Where new values get their names.
+    """
+    tensor = value.const_value
+    assert tensor is not None
+    name = value.name or "weight"
+    if not value.is_graph_output():
+        names.release(name)
+    new = onnx_ir.Value(
+        name=names.take(name),
+        const_value=tensor,
+        type=value.type or onnx_ir.TensorType(tensor.dtype),
+        shape=value.shape or onnx_ir.Shape(tensor.shape.numpy()),
+    )
+    new.metadata_props.update(value.metadata_props)
+    model.graph.initializers.add(new)
+    # Before IR version 4 every initializer had to be a graph input.
+    model.ir_version = max(model.ir_version, 4)
+    substitute(value, new, tuple(range(tensor.shape.rank())), names)
+    drop_unread([value])
+    return new
 
 
 _VIEW_OPS = frozenset((

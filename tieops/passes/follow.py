@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
-from tieops.detect.moves import static_ints
+from tieops.detect.moves import static_ints, static_operand
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
 
@@ -148,19 +148,13 @@ def _order(node: onnx_ir.Node, rank: int) -> list[int]:
 
 
 def _axes(node: onnx_ir.Node, rank: int) -> list[int]:
-    found: Sequence[int] | None = None
-    if len(node.inputs) > 1:
-        found = static_ints(node.inputs[1])
-    elif "axes" in node.attributes:
-        found = node.attributes["axes"].as_ints()
-    return sorted(axis % rank for axis in found or ())
+    return sorted(axis % rank for axis in static_operand(node, 1, "axes") or ())
 
 
 def _unsqueezed(node: onnx_ir.Node, axis: int, rank: int) -> int:
-    added = len(static_ints(node.inputs[1]) or ()) if len(node.inputs) > 1 else 0
-    added = added or len(node.attributes["axes"].as_ints() if "axes" in node.attributes else ())
-    new = set(_axes(node, rank + added))
-    return [each for each in range(rank + added) if each not in new][axis]
+    added = rank + len(static_operand(node, 1, "axes") or ())
+    new = set(_axes(node, added))
+    return [each for each in range(added) if each not in new][axis]
 
 
 def _broadcast(
@@ -281,21 +275,11 @@ def _gather(
     return []
 
 
-def _operand(node: onnx_ir.Node, place: int, name: str) -> tuple[int, ...] | None:
-    """Return an operand that newer opsets take as an input and older ones as an attribute."""
-    if len(node.inputs) > place and node.inputs[place] is not None:
-        return static_ints(node.inputs[place])
-    attr = node.attributes.get(name)
-    if attr is None or attr.is_ref():
-        return None
-    return (attr.as_int(),) if name == "k" else tuple(attr.as_ints())
-
-
 def _slice(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int
 ) -> list[tuple[onnx_ir.Value, int]]:
     starts, ends, axes, steps = (
-        _operand(node, place, name)
+        static_operand(node, place, name)
         for place, name in enumerate(("starts", "ends", "axes", "steps"), 1)
     )
     if starts is None or ends is None:
@@ -317,7 +301,7 @@ def _top_k(
     along = (-1 if attr is None else attr.as_int()) % max(_rank(value), 1)
     if along != axis:
         return [(output, axis) for output in node.outputs]
-    count = _operand(node, 1, "k")
+    count = static_operand(node, 1, "k")
     if count is None or count[0] > new:
         raise _baked(node, value, old, "it takes more elements than there will be")
     return []

@@ -15,9 +15,9 @@ from tieops.ir.scopes import subgraphs_of
 from tieops.select import one_layer, slots_of
 from tieops.tied_model import TiedModel
 
-__all__ = ["Head", "find_head"]
+__all__ = ["Head", "as_head", "find_head"]
 
-
+Path = tuple[onnx_ir.Node, ...]
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 """Operators that may read a stored vector behind the head, and are no layers with features."""
 
@@ -52,16 +52,15 @@ class Head:
         return self.weight.node.op_type == "Conv"
 
 
-def find_head(model: TiedModel, name: str | Layer | None) -> Head:
-    """Find the head by name, or the only one there is.
+def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
+    """Find the head by name, or the only one there is; it may lie in a function.
 
     Raises:
-        PreconditionError: If several layers qualify (they are named), none does, or the layer has
-            no size that could be replaced.
+        PreconditionError: If several layers qualify (they are named), or none does.
         SelectionError: If no layer has the name.
     """
     if name is not None:
-        return _as_head(model, _named(model, name))
+        return _named(model, name)
     last = _last_layers(model)
     # A norm at the end of another output (an encoder's hidden states) has no classes to replace.
     found = [layer for layer in last if _has_features(layer)] or last
@@ -78,7 +77,7 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Head:
             {"candidates": names + (", …" if len(found) > 8 else "")},
             "name the layer: replace_head(model, 'fc', ...)",
         )
-    return _as_head(model, found[0])
+    return found[0]
 
 
 def _named(model: TiedModel, name: str | Layer) -> Layer:
@@ -102,25 +101,45 @@ def _has_features(layer: Layer) -> bool:
 
 def _last_layers(model: TiedModel) -> list[Layer]:
     """Walk back from the outputs to the first learnable layers, in the order of the graph."""
-    home = {node: layer for layer in model.layers if layer.is_learnable for node in layer.nodes}
+    home = {
+        (layer.slots[0].path, node): layer
+        for layer in model.layers
+        if layer.is_learnable
+        for node in layer.nodes
+    }
+    functions = model.ir.functions
     found: set[Layer] = set()
-    seen: set[onnx_ir.Node] = set()
-    pending = [output.producer() for output in model.ir.graph.outputs]
+    seen: set[tuple[Path, onnx_ir.Value]] = set()
+    pending: list[tuple[Path, onnx_ir.Value | None]] = [((), v) for v in model.ir.graph.outputs]
     while pending:
-        node = pending.pop()
-        if node is None or node in seen:
+        path, value = pending.pop()
+        if value is None or (path, value) in seen:
             continue
-        seen.add(node)
-        layer = home.get(node)
+        seen.add((path, value))
+        node = value.producer()
+        if node is None:
+            if path and value in functions[path[-1].op_identifier()].inputs:
+                place = functions[path[-1].op_identifier()].inputs.index(value)
+                pending += [(path[:-1], given) for given in path[-1].inputs[place : place + 1]]
+            continue
+        layer = home.get((path, node))
         if layer is not None and layer.kind not in _ARITHMETIC:
             found.add(layer)
-            continue
-        pending += [value.producer() for value in node.inputs if value is not None]
-        pending += [out.producer() for inner in subgraphs_of(node) for out in inner.outputs]
+        elif node.op_identifier() in functions:
+            inside = functions[node.op_identifier()].outputs[node.outputs.index(value)]
+            pending.append(((*path, node), inside))
+        else:
+            pending += [(path, given) for given in node.inputs]
+            pending += [(path, out) for inner in subgraphs_of(node) for out in inner.outputs]
     return [layer for layer in model.layers if layer in found]
 
 
-def _as_head(model: TiedModel, layer: Layer) -> Head:
+def as_head(model: TiedModel, layer: Layer) -> Head:
+    """Return what of a layer of the main graph can be replaced.
+
+    Raises:
+        PreconditionError: If it has no size that could be.
+    """
     weights = [slot for slot in layer.slots if slot.role.split(".")[-1] == "weight"]
     weights = weights or [slot for slot in layer.slots if slot.index == 1]
     if len(weights) != 1 or weights[0].node.op_type not in ("Gemm", "MatMul", "Conv"):
@@ -133,9 +152,9 @@ def _as_head(model: TiedModel, layer: Layer) -> Head:
     node = weight.node
     if node.graph is not model.ir.graph:
         raise PreconditionError(
-            f"{printable(layer.name)} lies in a function, or in the body of an If, Loop or Scan",
+            f"{printable(layer.name)} lies in the body of an If, Loop or Scan",
             {"node": f"{node.op_type} {printable(node.name or '')}".strip()},
-            "inline the functions first; a branch cannot change its size alone",
+            "a branch cannot change its size alone: name a head outside of it",
         )
     bias = next((slot for slot in layer.slots if _is_bias(slot, weight)), None)
     seen = node.inputs[weight.index]

@@ -8,6 +8,7 @@ again gives the graph that was there before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,7 +34,7 @@ from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "handle_of", "owned_elements"]
+__all__ = ["Leaver", "cuts_off", "cutting", "handle_of"]
 
 _CUTS = frozenset(("Slice", "Split"))
 _PERMUTES = frozenset(("Identity", "Transpose"))
@@ -53,10 +54,15 @@ def handle_of(slot: Slot) -> object:
     return slot.path, slot.node, slot.index
 
 
-def owned_elements(slot: Slot) -> int:
-    """Return how many elements a slot that leaves gets: what a function cuts off it gets too."""
-    entry = slot.reads[0].entry
-    return (slot.reads[0].view if entry is None else entry.view).elements
+def cuts_off(node: onnx_ir.Node) -> bool:
+    """Tell whether a node of a view may leave elements out."""
+    return node.op_type in _CUTS
+
+
+def cutting(nodes: Sequence[onnx_ir.Node]) -> int:
+    """Return how many nodes at the beginning of a chain cut something off, with those before."""
+    moves = takewhile(lambda node: node.op_type in _CUTS | _PERMUTES | _RESHAPES, nodes)
+    return max((at for at, node in enumerate(moves, 1) if cuts_off(node)), default=0)
 
 
 def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
@@ -65,13 +71,8 @@ def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
     All up to the last that cuts something off, which is not stored then; and who permutes axes. A
     reshape alone is copied as a node: whoever joins the tensors again finds them by their shape.
     """
-    count = 0
-    for at, node in enumerate(nodes):
-        if node.op_type not in _CUTS | _PERMUTES | _RESHAPES:
-            break
-        if node.op_type in _CUTS or (node.op_type in _PERMUTES and count == at):
-            count = at + 1
-    return count
+    count = cutting(nodes)
+    return count + sum(1 for _ in takewhile(lambda node: node.op_type in _PERMUTES, nodes[count:]))
 
 
 class Leaver:
@@ -165,20 +166,20 @@ class Leaver:
         if moves.permutation is not None and not moves.is_identity:
             set_axes(value, moves.permutation)
         elif not moves.is_identity:
-            self._record_cut(value, parameter, slots[0], prefixes[0][1])
+            self._record_cut(value, parameter, slots[0], *prefixes[0])
         for slot, (_, skipped) in zip(slots, prefixes, strict=True):
             self._attach(parameter, slot, value, skipped)
         return value
 
     def _record_cut(
-        self, value: onnx_ir.Value, parameter: Parameter, slot: Slot, count: int
+        self, value: onnx_ir.Value, parameter: Parameter, slot: Slot, moves: View, count: int
     ) -> None:
         """Record which nodes cut out what a slot took along, so that it can be put back."""
         entry = slot.reads[0].entry
         nodes = slot.reads[0].nodes if entry is None else entry.nodes
         reader, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
         cut = self._followed(nodes[:count], nodes[count:], reader, index)
-        record_part(value, parameter.value, nodes[:count], cut)
+        record_part(value, parameter.value, nodes[:count], cut, moves)
 
     def _prefix(self, slot: Slot) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""

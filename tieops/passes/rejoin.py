@@ -22,7 +22,8 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.part import PART, part_of
-from tieops.ir.rewire import drop_unread
+from tieops.ir.rewire import drop_unread, hoist
+from tieops.ir.scopes import function_graphs, stored_values
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
 
@@ -55,6 +56,12 @@ class _Part:
         assert self.value.const_value is not None
         return self.value.const_value.numpy()
 
+    def is_part_of(self, whole: onnx_ir.Value) -> bool:
+        """Tell whether it still equals, bit for bit, what would be cut out of a tensor."""
+        tensor = whole.const_value
+        assert tensor is not None
+        return bit_equal(self.view.apply(tensor.numpy()), self.values)
+
 
 def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
     """Make the readers of parts read what these were cut out of, in place.
@@ -66,20 +73,24 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
     changes: list[Change] = []
     skips: list[Skip] = []
     wholes: list[onnx_ir.Value] = []
-    stored = list(model.graph.initializers.values())
+    in_functions = function_graphs(model)
+    stored = [value for value in stored_values(model) if value.graph not in in_functions]
     for origin, parts in _by_origin(model).items():
-        whole = _whole(stored, origin, parts[0]) or _assembled(model, origin, parts, names)
-        if whole is None:
-            why = f"what else {origin} held is gone"
-            skips += [Skip(part.value.name or "", why) for part in parts]
-            continue
-        assert whole.const_value is not None
-        values = whole.const_value.numpy()
+        mine = [value for value in stored if origin_of(value) == origin]
+        if not any(_is_whole(value, parts[0]) for value in mine):
+            mine += _assembled(model, origin, parts, names)
         for part in parts:
             name = part.value.name or ""
-            if not bit_equal(part.view.apply(values), part.values):
-                skips.append(Skip(name, f"it no longer equals its part of {whole.name}"))
+            known = [value for value in mine if _is_whole(value, part)]
+            # A transposed copy that was untied too may have the same shape: the bytes decide.
+            whole = next((value for value in known if part.is_part_of(value)), None)
+            if whole is None:
+                skips.append(Skip(name, _why_apart(part, origin, parts, known)))
                 continue
+            if whole.graph is not model.graph or whole.producer() is not None:
+                mine.remove(whole)
+                whole = hoist(model, whole, names)
+                mine.append(whole)
             _read_again(model, whole, part, names)
             text = f"reads {whole.name} ({part.view}), {brief_bytes(part.values.nbytes)} less"
             changes.append(Change(name, f"{text} stored"))
@@ -127,40 +138,45 @@ def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
     return (node for node in cut if node.op_type != "Constant")
 
 
-def _whole(stored: Sequence[onnx_ir.Value], origin: str, part: _Part) -> onnx_ir.Value | None:
-    """Return the tensor that parts of this origin were cut out of, if it is still there."""
-    for value in stored:
-        tensor = value.const_value
-        if (
-            tensor is not None
-            and origin_of(value) == origin
-            and value is not part.value
-            and tuple(tensor.shape.numpy()) == part.view.source
-            and tensor.dtype == part.cut.inputs[0].dtype
-            and PART not in value.metadata_props
-        ):
-            return value
-    return None
+def _why_apart(
+    part: _Part, origin: str, parts: Sequence[_Part], known: Sequence[onnx_ir.Value]
+) -> str:
+    if known:
+        return f"it no longer equals its part of {known[0].name}"
+    equal = [each for each in parts if bit_equal(each.values, part.values)]
+    more = ", so equal parts are tied under a name of theirs" if len(equal) > 1 else ""
+    return f"what else {origin} held is gone{more}"
+
+
+def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
+    """Tell whether a tensor of a part's origin may be the one that it was cut out of."""
+    tensor = value.const_value
+    return (
+        tensor is not None
+        and tuple(tensor.shape.numpy()) == part.view.source
+        and tensor.dtype == part.cut.inputs[0].dtype
+        and PART not in value.metadata_props
+    )
 
 
 def _assembled(
     model: onnx_ir.Model, origin: str, parts: Sequence[_Part], names: FreshNames
-) -> onnx_ir.Value | None:
-    """Return a tensor put together from its parts; None if they are not all of it."""
+) -> list[onnx_ir.Value]:
+    """Return a tensor put together from its parts; nothing if they are not all of it."""
     shape, dtype = parts[0].view.source, parts[0].values.dtype
     if sum(part.view.elements for part in parts) < math.prod(shape):
-        return None  # before a record that asks for any size is given it
+        return []  # before a record that asks for any size is given it
     covered, values = np.zeros(shape, np.bool_), np.zeros(shape, dtype)
     for part in parts:
         place, mark = part.view.footprint(values), part.view.footprint(covered)
         if part.view.source != shape or place is None or mark is None:
-            return None
+            return []
         place[...], mark[...] = part.values, True
     if not covered.all():
-        return None
+        return []
     whole = store(model, names.take(origin), values)
     set_origin(whole, origin)
-    return whole
+    return [whole]
 
 
 def _read_again(model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: FreshNames) -> None:

@@ -22,8 +22,9 @@ from tieops.ir.rewire import permute
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.follow import Following, follow
-from tieops.passes.head import Head, find_head
+from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
+from tieops.passes.inline import inline_behind, inline_path
 from tieops.tied_model import TiedModel
 
 __all__ = ["ReplaceHeadPass", "replace_head"]
@@ -52,7 +53,8 @@ def replace_head(
     """Replace the head by a new one of another size; a tied one leaves its tie first.
 
     The other readers of a shared weight keep it: an embedding has the same values, name and size
-    afterwards. Shapes downstream follow; where one cannot, nothing changes.
+    afterwards. Shapes downstream follow; where one cannot, nothing changes. A call that holds the
+    head, and calls behind it, are inlined; other calls of these functions stay.
 
     Args:
         model: The model; left alone.
@@ -115,18 +117,31 @@ class ReplaceHeadPass(SurgeryPass):
 
     def requires(self, model: onnx_ir.Model) -> None:
         """Find the head, make its values and follow its size downstream, without changing it."""
-        self._plan(model)
+        self._plan(model.clone())
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Replace the head."""
-        head, weight, bias, following = self._plan(model)
-        return _replace(model, head, weight, bias, following, self)
+        inlined, head, weight, bias, following = self._plan(model)
+        done = _replace(model, head, weight, bias, following, self)
+        return Rewrite((*inlined, *done.changes), done.skips)
 
-    def _plan(self, model: onnx_ir.Model) -> tuple[Head, Array, Array | None, Following]:
+    def _plan(
+        self, model: onnx_ir.Model
+    ) -> tuple[list[Change], Head, Array, Array | None, Following]:
         check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
+        layer = find_head(TiedModel(model), self.head)
+        inlined: list[Change] = []
+        if model.functions and layer.slots:
+            slot = layer.slots[0]
+            node = slot.node
+            if slot.path:
+                node, inlined = inline_path(model, slot.path, node)
+            inlined += inline_behind(model, node)
+            layer = next(each for each in TiedModel(model).layers if node in each.nodes)
         # What follows needs ranks and sizes, which hand-written and older files do not have.
         common_passes.ShapeInferencePass()(model)
-        head = find_head(TiedModel(model), self.head)
+        tied = TiedModel(model)
+        head = as_head(tied, next(e for e in tied.layers if {*e.nodes} & {*layer.nodes}))
         weight, bias = _values(head, self)
         following = follow(head.out, head.axis, head.out_features, self.out_features)
         taken = {layer.name for layer in TiedModel(model).layers} - {head.layer.name}
@@ -134,7 +149,7 @@ class ReplaceHeadPass(SurgeryPass):
             raise SelectionError(
                 f"a layer is called {self.name} already", None, "choose another name"
             )
-        return head, weight, bias, following
+        return inlined, head, weight, bias, following
 
 
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:

@@ -14,7 +14,7 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.rewire import drop_unread, merge_views, substitute
+from tieops.ir.rewire import drop_unread, hoist, merge_views, substitute
 from tieops.ir.scopes import function_graphs, scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -109,6 +109,8 @@ def tie_in_place(
     include_small: bool = False,
 ) -> Rewrite:
     """Do the work of ``tie`` on a graph, in place."""
+    # Parts first: two that are equal may be cut out of a tensor in two ways, and keep theirs.
+    rejoined = Rejoined() if targets else rejoin(model, FreshNames(model))
     tied = TiedModel(model)
     skips: list[Skip] = []
     groups: list[Group] = []
@@ -123,9 +125,8 @@ def tie_in_place(
     joiner = _Joiner(model, tied.slots)
     for group in groups:
         joiner.join(group)
-    rejoined = Rejoined() if targets else rejoin(model, FreshNames(model))
     merge_views([*joiner.kept, *rejoined.wholes])
-    return Rewrite((*joiner.changes, *rejoined.changes), (*skips, *joiner.skips, *rejoined.skips))
+    return Rewrite((*rejoined.changes, *joiner.changes), (*rejoined.skips, *skips, *joiner.skips))
 
 
 class _Joiner:
@@ -159,7 +160,7 @@ class _Joiner:
         keep, base = able[0]
         value = keep.value
         if value.graph is not self._model.graph or value.producer() is not None:
-            value = self._hoist(value)
+            value = hoist(self._model, value, self._fresh)
         names = self._names(keep)
         if not origin_of(keep.value):
             names.insert(0, keep.name)
@@ -199,27 +200,3 @@ class _Joiner:
             for slot in self._readers.get(parameter, [])
             if (scope := scope_of(slot.node)) is not None and scope.fqn
         ]
-
-    def _hoist(self, value: onnx_ir.Value) -> onnx_ir.Value:
-        """Move a stored tensor to the main graph, where every subgraph sees it, with its readers.
-
-        It keeps its name, unless that stays behind as the name of a graph's output.
-        """
-        tensor = value.const_value
-        assert tensor is not None
-        name = value.name or "weight"
-        if not value.is_graph_output():
-            self._fresh.release(name)
-        new = onnx_ir.Value(
-            name=self._fresh.take(name),
-            const_value=tensor,
-            type=value.type or onnx_ir.TensorType(tensor.dtype),
-            shape=value.shape or onnx_ir.Shape(tensor.shape.numpy()),
-        )
-        new.metadata_props.update(value.metadata_props)
-        self._model.graph.initializers.add(new)
-        # Before IR version 4 every initializer had to be a graph input.
-        self._model.ir_version = max(self._model.ir_version, 4)
-        substitute(value, new, tuple(range(tensor.shape.rank())), self._fresh)
-        drop_unread([value])
-        return new

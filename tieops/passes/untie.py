@@ -16,7 +16,7 @@ from tieops.ir.reach import Liveness
 from tieops.ir.scopes import stored_values
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.leave import Leaver, handle_of, owned_elements
+from tieops.passes.leave import Leaver, handle_of
 from tieops.passes.ways import Ways
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
@@ -30,8 +30,7 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
     transpose is applied to the values), under its own old name where it has one. The first slot
     of a tie that reads all of the shared tensor keeps it, its name and its values, unless it is
-    named and another is not. A slot that reads a slice within a function gets all that the call
-    hands in.
+    named and another is not.
 
     Args:
         model: The model; left alone.
@@ -72,7 +71,7 @@ class UntiePass(SurgeryPass):
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
             ways = Ways(model, FreshNames(model))
-            for tie, leaving in _leaving(TiedModel(model), self.targets):
+            for tie, leaving in _leaving(TiedModel(model), ways, self.targets):
                 stuck = [slot for slot in _stuck(tie, leaving, ways) if not ways.can_part(slot)]
                 if stuck:
                     raise PreconditionError(
@@ -100,7 +99,7 @@ def untie_in_place(
     changes: list[Change] = []
     skips: list[Skip] = []
     tied = TiedModel(model)
-    for tie, leaving in _leaving(tied, targets, together=together):
+    for tie, leaving in _leaving(tied, ways, targets, together=together):
         stuck = _stuck(tie, leaving, ways)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
         slots, parameter = [slot for slot in leaving if slot not in stuck], tie.parameter
@@ -126,7 +125,7 @@ def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> N
     """Take what leaves out of functions: a body has one Constant for all of its calls."""
     held = {
         tie.parameter.value
-        for tie, slots in _leaving(TiedModel(model), targets)
+        for tie, slots in _leaving(TiedModel(model), ways, targets)
         for slot in slots
         if ways.can_lift(tie.parameter.value) and (not _is_held(slot) or ways.can_part(slot))
     }
@@ -135,16 +134,17 @@ def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> N
 
 
 def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool) -> None:
-    """Give slots that leave inputs of their own where they share one with who does not."""
+    """Give slots that leave inputs of their own: who shares one, or does not read all of it."""
     parted: dict[tuple[onnx_ir.Node, int], None] = {}
-    for tie, leaving in _leaving(model, targets, together=together):
+    for tie, leaving in _leaving(model, ways, targets, together=together):
         company: dict[object, set[bool | Slot]] = {}
         for slot in tie.slots:
             own = slot in leaving
             for handle in ways.handles_of(slot):
                 company.setdefault(handle, set()).add(slot if own and not together else own)
         for slot in leaving:
-            if len(company[handle_of(slot)]) > 1 and ways.can_part(slot):
+            shares = len(company[handle_of(slot)]) > 1 and ways.can_part(slot)
+            if shares or ways.can_move_cut(slot):
                 parted[slot.node, slot.index] = None
     for node, index in parted:
         ways.part(node, index)
@@ -167,11 +167,11 @@ def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
 
 
 def _leaving(
-    model: TiedModel, targets: Sequence[Target], *, together: bool = False
+    model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool = False
 ) -> list[tuple[Tie, list[Slot]]]:
     """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor."""
     if not targets:
-        return [(tie, _all_but_one(tie)) for tie in model.ties]
+        return [(tie, _all_but_one(tie, ways)) for tie in model.ties]
     named = {slot for target in targets for slot in _tied_slots(model, target)}
     found: list[tuple[Tie, list[Slot]]] = []
     for tie in model.ties:
@@ -181,14 +181,14 @@ def _leaving(
         if together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
         # Someone has to keep what is stored: if all are named, it is as if none were.
-        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie)))
+        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie, ways)))
     return found
 
 
-def _all_but_one(tie: Tie) -> list[Slot]:
+def _all_but_one(tie: Tie, ways: Ways) -> list[Slot]:
     """Return the slots that leave when all do: the first that would own all of the tensor stays."""
     whole = tie.parameter.elements
-    first = next((s for s in tie.slots if s.is_joined or owned_elements(s) == whole), None)
+    first = next((s for s in tie.slots if s.is_joined or ways.owned_elements(s) == whole), None)
     if first is None:
         return list(tie.slots)
     return [slot for slot in tie.slots if slot is not first]

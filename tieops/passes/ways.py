@@ -2,22 +2,45 @@
 
 A function's body is written once, so readers in it cannot differ from call to call, unless what
 they read is handed in. `Ways.lift` takes a stored tensor out of a body and hands it in; where one
-input of a function serves several readers, `Ways.part` gives one of them an input of its own.
+input of a function serves several readers, `Ways.part` gives one of them an input of its own. What
+the body cuts off of what it is handed in is cut off in front of the calls then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 import onnx_ir
 
-from tieops.ir.copies import copy_nodes, store
+from tieops.detect.moves import static_ints
+from tieops.ir.copies import copy_node, copy_nodes, store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.lanes import stands_in
 from tieops.ir.parameter import Slot
 from tieops.ir.rewire import is_view
 from tieops.ir.scopes import all_graphs, function_graphs, nested_graphs
-from tieops.passes.leave import handle_of
+from tieops.passes.leave import cuts_off, cutting, handle_of
 
 __all__ = ["Ways"]
+
+
+def _movable(function: onnx_ir.Function, views: Sequence[onnx_ir.Node]) -> list[onnx_ir.Node]:
+    """Return the first nodes of a chain in a body that would do the same in front of every call.
+
+    They run whenever it is called, not in a branch alone, and what they do is written there.
+    """
+    return list(takewhile(lambda node: node.graph is function.graph and _is_fixed(node), views))
+
+
+def _is_fixed(node: onnx_ir.Node) -> bool:
+    producers = [value.producer() for value in node.inputs[1:] if value is not None]
+    return not any(attr.is_ref() for attr in node.attributes.values()) and all(
+        producer is not None
+        and producer.op_type == "Constant"
+        and static_ints(producer.outputs[0]) is not None
+        for producer in producers
+    )
 
 
 class Ways:
@@ -39,6 +62,12 @@ class Ways:
                     self._calls.setdefault(node.op_identifier(), []).append(node)
         self._closed = self._find_closed()
         self._left: dict[onnx_ir.Value, onnx_ir.Function] = {}
+        self._operands: dict[tuple[onnx_ir.Graph, onnx_ir.Value], onnx_ir.Value] = {}
+        self._copied: dict[onnx_ir.Value, onnx_ir.Value] = {}
+
+    def has_other_calls(self, call: onnx_ir.Node) -> bool:
+        """Tell whether a function is called from somewhere else too."""
+        return any(other is not call for other in self._calls[call.op_identifier()])
 
     def can_lift(self, value: onnx_ir.Value) -> bool:
         """Tell whether a tensor is stored in a function that can have more inputs."""
@@ -84,6 +113,37 @@ class Ways:
                 return False
             node, index = call, function.inputs.index(source)
         return True
+
+    def can_move_cut(self, slot: Slot) -> bool:
+        """Tell whether all that functions cut off for a slot can be cut off before the first."""
+        read, entry = slot.reads[0], slot.reads[0].entry
+        if entry is None or read.view.elements == entry.view.elements:
+            return False
+        if slot.is_joined or not self.can_part(slot):
+            return False
+        node, index, cut = slot.node, slot.index, list[onnx_ir.Node]()
+        for call in reversed(slot.path):
+            function = self._model.functions[call.op_identifier()]
+            source, views = self._way_in(node, index)
+            assert source is not None
+            movable = _movable(function, views)
+            if cut and (node.graph is not function.graph or len(movable) < len(views)):
+                return False  # what was moved in front of the inner call stays there
+            count = len(views) if cut else cutting(movable)
+            if any(cuts_off(node) for node in views[count:]):
+                return False
+            cut = [*views[:count], *cut]
+            node, index = call, function.inputs.index(source)
+        before = [*entry.nodes, *cut]
+        return any(node.graph in self._owners for node in entry.nodes) or cutting(before) == len(
+            before
+        )
+
+    def owned_elements(self, slot: Slot) -> int:
+        """Return how many elements a slot gets that leaves."""
+        read = slot.reads[0]
+        handed_in = None if self.can_move_cut(slot) else read.entry
+        return (handed_in or read).view.elements
 
     def _find_closed(self) -> set[onnx_ir.OperatorIdentifier]:
         """Return the functions that can have no more inputs: stand-ins, and what these call."""
@@ -135,24 +195,29 @@ class Ways:
     def part(self, node: onnx_ir.Node, index: int) -> None:
         """Give one input of a node within a function an input of the function's for itself.
 
-        All calls hand in there what they handed in for it before, each through a way of its own.
+        All calls hand in there what they handed in for it before, each through a way of its own,
+        and without what the body cut off.
         """
         assert node.graph is not None
         function = self._owners[node.graph]
         source, views = self._way_in(node, index)
         assert source is not None
         place = function.inputs.index(source)
+        count = cutting(_movable(function, views))
         inner = self._new_input(function, source.name or "weight")
         self._left[source] = function
-        replaced = copy_nodes(self._model, [views], {source: inner}, self._names)
         old = node.inputs[index]
+        cut = views[count].inputs[0] if count < len(views) else old
         assert old is not None
+        assert cut is not None
+        replaced = copy_nodes(self._model, [views[count:]], {cut: inner}, self._names)
         node.replace_input_with(index, replaced[old])
         for call in self._calls.get(function.identifier(), []):
             given = call.inputs[place] if place < len(call.inputs) else None
             if given is None:
                 continue  # left out here as it was there
-            at = self._hand_in(call, inner, given)
+            moved = self._copy_in_front(call, views[:count], {source: given})
+            at = self._hand_in(call, inner, moved[cut])
             if self._is_handed_on(call, at):
                 self.part(call, at)
 
@@ -172,6 +237,34 @@ class Ways:
                     call.replace_input_with(index, given)
                 call.resize_inputs(len(inputs))
         return bool(unread)
+
+    def _copy_in_front(
+        self,
+        call: onnx_ir.Node,
+        nodes: Sequence[onnx_ir.Node],
+        replaced: dict[onnx_ir.Value, onnx_ir.Value],
+    ) -> dict[onnx_ir.Value, onnx_ir.Value]:
+        """Copy nodes of a function's body, and the Constants they read, to where it is called."""
+        graph = call.graph
+        assert graph is not None
+        function = self._owners.get(graph)
+        root = self._model.graph if function is None else function.graph
+        for operand in (value for node in nodes for value in node.inputs[1:] if value is not None):
+            first = self._copied.get(operand, operand)
+            if (root, first) not in self._operands:
+                producer = first.producer()
+                assert producer is not None
+                copy = copy_node(producer, [], self._names)
+                root.insert_before(root[0], copy)  # where all calls see it
+                self._operands[root, first] = copy.outputs[0]
+                self._copied[copy.outputs[0]] = first
+            replaced[operand] = self._operands[root, first]
+        for node in nodes:
+            inputs = [None if value is None else replaced[value] for value in node.inputs]
+            copy = copy_node(node, inputs, self._names)
+            graph.insert_before(call, copy)
+            replaced.update(zip(node.outputs, copy.outputs, strict=True))
+        return replaced
 
     def _is_handed_on(self, call: onnx_ir.Node, index: int) -> bool:
         """Tell whether what a call within a function hands in comes in there, by views alone."""
