@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-from tieops.tied_model import TiedModel
+from tieops.tied_model import TiedModel, analyze
 
 # Not by name below: a package is called verify too, and the function has to win.
 from tieops.verify.verify import verify
@@ -41,6 +41,7 @@ __all__ = [
     "Pipeline",
     "TiedModel",
     "TieopsError",
+    "analyze",
     "from_onnx",
     "from_torch",
     "param_groups",

@@ -6,18 +6,29 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tieops
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.ir.record import record
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
 
-__all__ = ["Json", "ModelPath", "OutPath", "as_record", "print_json", "read_model", "say_nothing"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "Json",
+    "ModelPath",
+    "OutPath",
+    "as_record",
+    "print_json",
+    "read_model",
+    "say_nothing",
+    "terminal",
+]
 
 ModelPath = Annotated[
     Path, typer.Argument(help="An .onnx file, a .pt2 of torch.export.save, or a TorchScript .pt.")
@@ -74,13 +85,24 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
 
 def as_record(model: TiedModel) -> dict[str, Any]:
     """Return a model as JSON-ready data."""
-    found = record(model.layers, model.parameters, model.ties, model.duplicates, model.ledger)
-    return {**found, "warnings": list(model.warnings)}
+    return model.analysis.to_dict()
 
 
 def print_json(data: Any) -> None:
     """Print data as indented JSON."""
     typer.echo(json.dumps(data, indent=2, default=str))
+
+
+def terminal() -> Console:
+    """Return a console of rich for stdout: with colours on a terminal, 80 plain columns elsewhere.
+
+    Lines of more than 100 columns are hard to read, so a wider terminal is not filled.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = min(console.width, 100) if console.is_terminal else 80
+    return console
 
 
 def say_nothing(text: str) -> None:
