@@ -96,7 +96,7 @@ def test_the_version_names_what_it_works_with():
 
 def test_inspect(tmp_path):
     path = copies(tmp_path)
-    assert invoke("inspect", path).output.startswith(f"{path}: 2 layers with learnables")
+    assert invoke("inspect", path).output.startswith(f"{path.name}: 2 layers with learnables")
     found = printed("inspect", path)
     assert {*found} >= {"layers", "parameters", "ties", "duplicates", "ledger", "warnings"}
     assert [each["parameters"] for each in found["duplicates"]] == [["emb", "head"]]

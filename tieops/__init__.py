@@ -25,6 +25,7 @@ from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
     from tieops import torch as torch
+    from tieops.changes.diff import diff
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
@@ -42,6 +43,7 @@ __all__ = [
     "TiedModel",
     "TieopsError",
     "analyze",
+    "diff",
     "from_onnx",
     "from_torch",
     "param_groups",
@@ -58,6 +60,7 @@ __all__ = [
 
 _HOMES = {
     "Pipeline": "tieops.pipeline",
+    "diff": "tieops.changes.diff",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import textwrap
@@ -40,7 +41,7 @@ class Section:
 def headline(analysis: Analysis, width: int, path: str = "") -> list[str]:
     """Return what the model is, in three lines."""
     totals = analysis.totals
-    name = f"{printable(path)}: " if path else ""
+    name = f"{printable(os.path.basename(path))}: " if path else ""
     sides = [
         ", ".join(f"{printable(port.name)} {port.type}" for port in side)
         for side in (analysis.inputs, analysis.outputs)
