@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
+from tieops.cli.streams import is_stream, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.ir.brief import printable
+from tieops.progress import progress
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
 
@@ -31,9 +34,12 @@ __all__ = [
 ]
 
 ModelPath = Annotated[
-    Path, typer.Argument(help="An .onnx file, a .pt2 of torch.export.save, or a TorchScript .pt.")
+    Path,
+    typer.Argument(
+        help="An .onnx file, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX on stdin."
+    ),
 ]
-OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
+OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write; - for stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
     Provider, typer.Option(help="cuda: CUDA or an error; auto: what is there; cpu.")
@@ -52,9 +58,12 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64",
 
 
 def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
-    """Import a model by its suffix."""
+    """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder."""
+    if is_stream(path):
+        return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
     if path.suffix.lower() not in TORCH_SUFFIXES:
-        return tieops.from_onnx(path)
+        with progress(f"reading {printable(path.name)}"):
+            return tieops.from_onnx(path)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
     return tieops.from_torch(

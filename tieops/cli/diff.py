@@ -14,7 +14,7 @@ __all__ = ["diff"]
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(help="The first .onnx file.")],
+    before: Annotated[Path, typer.Argument(help="The first .onnx file; - for stdin.")],
     after: Annotated[Path, typer.Argument(help="The second one.")],
     everything: Annotated[
         bool, typer.Option("--all", help="Every difference; else the first of many.")
