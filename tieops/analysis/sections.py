@@ -18,7 +18,7 @@ from tieops.ir.ties import Tie
 if TYPE_CHECKING:
     from tieops.analysis.analysis import Analysis
 
-__all__ = ["Section", "cut_to", "headline", "readers", "sections_of", "shortened"]
+__all__ = ["Section", "cut_to", "headline", "readers", "sections_of", "shortened", "squeezed"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _tie_lines(tie: Tie, width: int) -> tuple[str, ...]:
         each = max(12, (room - 3 - 9 * (len(names) > 2)) // 2)
         text = " = ".join(shortened(name, each) for name in names[:2])
         text += f" = {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{shortened(text, room)}: {facts}", f"  {shortened(readers(tie), width - 4, False)}"
+    return f"{shortened(text, room)}: {facts}", f"  {squeezed(readers(tie), width - 4)}"
 
 
 def readers(tie: Tie) -> str:
@@ -177,3 +177,11 @@ def shortened(text: str, width: int, keep_end: bool = True) -> str:
     if len(text) <= width:
         return text
     return "…" + text[1 - width :] if keep_end else text[: width - 1] + "…"
+
+
+def squeezed(text: str, width: int) -> str:
+    """Return a text with its middle cut out where it is too long: both ends tell something."""
+    if len(text) <= width:
+        return text
+    end = width * 3 // 5
+    return f"{text[: width - end - 1]}…{text[-end:]}"

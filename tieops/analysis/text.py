@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieops.analysis.entries import Entry, entries_of, shape_text
-from tieops.analysis.sections import Section, cut_to, headline, sections_of, shortened
+from tieops.analysis.sections import Section, cut_to, headline, sections_of, shortened, squeezed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +108,7 @@ def _entry(entry: Entry, width: int, columns: tuple[int, int]) -> Iterator[Text]
     yield Text(line, style="" if entry.learnables or entry.stores else "dim")
     for text, stores in entry.learnables:
         room = width - len(indent) - 12
-        yield Text(f"{indent}    {_squeezed(text, room):{room}}{stores:>8}")
+        yield Text(f"{indent}    {squeezed(text, room):{room}}{stores:>8}")
 
 
 def _shapes(entry: Entry, room: int) -> str:
@@ -124,11 +124,3 @@ def _shapes(entry: Entry, room: int) -> str:
         if len(text := f"-> {shape_text(out, longest)}") <= room:
             return text
     return shortened(f"-> {shape_text(out, 4)}", room, keep_end=False)
-
-
-def _squeezed(text: str, room: int) -> str:
-    """Return a text with its middle cut out where it is too long: both ends tell something."""
-    if len(text) <= room:
-        return text
-    end = room * 3 // 5
-    return f"{text[: room - end - 1]}…{text[-end:]}"
