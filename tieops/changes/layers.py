@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_ir
 
 from tieops.changes.difference import Difference, Subject
@@ -135,6 +136,10 @@ def _value(attr: onnx_ir.Attr) -> str:
         return _tensor(attr.as_tensor())
     if attr.type in (onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS):
         return "…"  # what is inside is compared as layers
+    if attr.type == onnx_ir.AttributeType.FLOAT:
+        return str(np.float32(attr.as_float()))  # which a file holds
+    if attr.type == onnx_ir.AttributeType.FLOATS:
+        return str([float(np.float32(each)) for each in attr.as_floats()])
     return str(attr.value)
 
 
