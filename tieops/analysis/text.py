@@ -82,7 +82,7 @@ def _layers(entries: Sequence[Entry], width: int, *, everything: bool) -> Iterat
     from rich.text import Text
 
     names = [len(each.name) + 2 * each.depth for each in entries if each.kind]
-    columns = min(MAX_NAME, max(names, default=5)), 11
+    columns = min(MAX_NAME, max((5, *names))), 11
     title = f"{'layer':{columns[0]}}  {'type':{columns[1]}}  input -> output"
     yield Text(f"{title:{width - 6}}stores", style="bold")
     half = len(entries) if everything else MAX_ENTRIES // 2
