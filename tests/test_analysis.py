@@ -265,7 +265,7 @@ def test_a_long_list_of_ties_and_problems_is_cut_and_all_of_it_is_there_if_asked
     lines = str(found).splitlines()
     assert next(i for i, line in enumerate(lines) if line.startswith("layer ")) <= 24
     assert any(line.endswith(" more") and "…" in line for line in lines[:24])
-    assert as_text(found, everything=True).count("saves 324 B (storage)") == 20
+    assert as_text(found, everything=True).count("(storage), saves 324 B") == 20
 
 
 # As data

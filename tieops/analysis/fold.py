@@ -12,6 +12,8 @@ __all__ = ["Fold", "Item", "Plain", "folded", "grouped"]
 
 MAX_PERIOD = 200
 """A block of more items than this is not looked for."""
+MAX_WORK = 4_000_000
+"""How many pairs of items are compared; of a model of 40,000 layers, only short blocks fold."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def folded(items: Sequence[Item]) -> Iterator[Item | Fold]:
 
     Of the blocks that begin with a layer, the one is taken that covers the most.
     """
-    runs = _runs([_key(item) for item in items])
+    numbers: dict[Hashable, int] = {}
+    runs = _runs([numbers.setdefault(_key(item), len(numbers)) for item in items])
     position = 0
     while position < len(items):
         item = items[position]
@@ -100,10 +103,11 @@ def _key(item: Item) -> Hashable:
     return re.sub(r"\d+", "#", name), item.kind, learnables
 
 
-def _runs(keys: Sequence[Hashable]) -> list[list[int]]:
+def _runs(keys: Sequence[int]) -> list[list[int]]:
     """Return for each period and place how many keys from there on equal the one a period later."""
     found: list[list[int]] = [[]]
-    for period in range(1, min(MAX_PERIOD, len(keys) // 2) + 1):
+    longest = min(MAX_PERIOD, len(keys) // 2, MAX_WORK // max(1, len(keys)))
+    for period in range(1, longest + 1):
         run = [0] * (len(keys) + 1)
         for place in range(len(keys) - period - 1, -1, -1):
             run[place] = run[place + 1] + 1 if keys[place] == keys[place + period] else 0

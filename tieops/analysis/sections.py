@@ -118,7 +118,7 @@ def _tie_lines(tie: Tie, width: int) -> tuple[str, ...]:
     names = [printable(name) for name in tie.names]
     kind = str(tie.parameter).rpartition(": ")[2]
     saved = f"saves {brief_bytes(tie.saved_bytes)}" if tie.saved_bytes else "read once"
-    facts = f"{kind}, {saved} ({tie.evidence})"
+    facts = f"{kind} ({tie.evidence}), {saved}"
     room = width - len(facts) - 4
     text = " = ".join(names)
     if len(text) > room and len(names) > 1:
