@@ -19,6 +19,7 @@ import tieops
 from fixtures.torch_models import build
 from tieops.analysis.text import as_text
 from tieops.cli import app
+from tieops.tied_model import TiedModel
 
 MINIMUM = 1_000_000  # bytes from which on a second copy in memory is worth a word
 
@@ -242,6 +243,27 @@ def test_repeated_blocks_are_told_once(gpt2):
     assert "×" not in whole
 
 
+def test_blocks_fold_at_their_edges_where_the_first_is_another_one():
+    """As in T5, whose first block alone has a table of relative positions."""
+    layers, names, value = [], ["first.table"], "x"
+    for block in range(5):
+        names += [f"block.{block}.q", f"block.{block}.k", f"block.{block}.o"]
+    names.insert(3, "block.0.bias")
+    for name in names:
+        layers.append(f"{name.replace('.', '_')} = MatMul({value}, w{len(layers)})")
+        value = name.replace(".", "_")
+    model = model_of(
+        f"g (float[n, 4] x) => (float[n, 4] {value}) {{ {'  '.join(layers)} }}",
+        **{f"w{i}": noise(4, 4) + i for i in range(len(names))},
+    )
+    for node, name in zip(model.ir.graph, names, strict=True):
+        assert node.inputs[1] is not None
+        node.inputs[1].name = f"{name}.weight"
+    text = str(tieops.analyze(TiedModel(model.ir)))
+    (fold,) = [line for line in text.splitlines() if "×" in line]
+    assert fold.split()[:4] == ["block.1", "…", "4", "×4"]
+
+
 def test_calls_of_one_module_fold_and_their_readers_are_one_line():
     case = build("albert", 100, 16)
     model = tieops.from_torch(case.module, kwargs=case.inputs, dynamic_shapes=case.dynamic_shapes)
@@ -329,7 +351,7 @@ def hostile() -> tieops.TiedModel:
         value.name = HOSTILE + (value.name or "")
     for node in model.ir.graph:
         node.name = HOSTILE + node.op_type
-    return tieops.TiedModel(model.ir)
+    return TiedModel(model.ir)
 
 
 def test_names_cannot_inject_markup_or_control_the_terminal():

@@ -45,17 +45,24 @@ class Fold:
     @property
     def prefix(self) -> str:
         """What the names of all layers of the first block begin with; empty if nothing."""
-        return _prefix(self.blocks[0])
+        common = _prefix(self.blocks[0])
+        first = self._ends[0].partition("@")[0]
+        return first if common.startswith(first) else common
 
     @property
     def label(self) -> str:
         """What the blocks are called: ``h.0 … 11``, or ``ffn@1 … @11`` for calls of one module."""
+        return " … ".join(dict.fromkeys(self._ends))
+
+    @property
+    def _ends(self) -> tuple[str, str]:
+        """The first block's name, up to where it differs, and that part of the last one's."""
         first, last = _called(self.blocks[0]), _called(self.blocks[-1])
-        if first == last:
-            return first
         one, other = (re.split(r"(?<=\.)|(?=@)", name) for name in (first, last))
         same = _alike([one, other])
-        return f"{first} … {''.join(other[same:]) or last}"
+        if first == last or same == len(other):
+            return first, last
+        return "".join(one[: same + 1]).rstrip("."), other[same].rstrip(".")
 
 
 def grouped(rows: Iterable[Row]) -> list[Item]:
@@ -75,16 +82,16 @@ def grouped(rows: Iterable[Row]) -> list[Item]:
 def folded(items: Sequence[Item]) -> Iterator[Item | Fold]:
     """Yield the items, with repeated blocks as one each.
 
-    Of the blocks that begin with a layer, the one is taken that covers the most.
+    Of the blocks that begin with a layer, the one is taken that covers the most; but where blocks
+    begin in the midst of a module, those are waited for that are a module each.
     """
     numbers: dict[Hashable, int] = {}
     runs = _runs([numbers.setdefault(_key(item), len(numbers)) for item in items])
     position = 0
     while position < len(items):
-        item = items[position]
-        period, covered = (0, 0) if isinstance(item, Plain) else _best(items, runs, position)
-        if not covered:
-            yield item
+        period, covered = _best(items, runs, position)
+        if not covered or _is_early(items, runs, position, period, covered):
+            yield items[position]
             position += 1
             continue
         end = position + covered
@@ -118,6 +125,8 @@ def _runs(keys: Sequence[int]) -> list[list[int]]:
 def _best(items: Sequence[Item], runs: Sequence[Sequence[int]], position: int) -> tuple[int, int]:
     """Return the period of the blocks that begin here, and how many items they are together."""
     best = (0, 0)
+    if isinstance(items[position], Plain):
+        return best
     for period in range(1, len(runs)):
         alike = runs[period][position] + period
         covered = alike - alike % period
@@ -127,6 +136,29 @@ def _best(items: Sequence[Item], runs: Sequence[Sequence[int]], position: int) -
         if is_worth_it and covered > best[1]:
             best = period, covered
     return best
+
+
+def _is_early(
+    items: Sequence[Item],
+    runs: Sequence[Sequence[int]],
+    position: int,
+    period: int,
+    covered: int,
+) -> bool:
+    """Tell whether blocks of one module each begin soon after blocks that are none."""
+    if _are_modules(items, position, period):
+        return False
+    for later in range(position + 1, position + period):
+        other, reach = _best(items, runs, later)
+        if reach > covered - 2 * period and other and _are_modules(items, later, other):
+            return True
+    return False
+
+
+def _are_modules(items: Sequence[Item], position: int, period: int) -> bool:
+    """Tell whether the first two of some blocks are modules of different names, or calls."""
+    middle = position + period
+    return _called(items[position:middle]) != _called(items[middle : middle + period])
 
 
 def _names(items: Sequence[Item]) -> list[str]:
@@ -139,7 +171,7 @@ def _called(items: Sequence[Item]) -> str:
     calls = {name.partition("@")[2] for name in names}
     call = f"@{calls.pop()}" if len(calls) == 1 and "" not in calls else ""
     prefix = _prefix(items)
-    return prefix + call if prefix else names[0]
+    return prefix + call if prefix else next(iter(names), "")
 
 
 def _prefix(items: Sequence[Item]) -> str:
