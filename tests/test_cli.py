@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import tieops
 from tieops.cli import app, main
 
-COMMANDS = ("inspect", "convert", "tie", "verify", "run", "check", "demo")
+COMMANDS = ("inspect", "convert", "tie", "diff", "verify", "run", "check", "demo")
 
 
 def copies(folder: Path, name: str = "copies.onnx", *, change: float = 0.0) -> Path:
@@ -96,9 +96,9 @@ def test_the_version_names_what_it_works_with():
 
 def test_inspect(tmp_path):
     path = copies(tmp_path)
-    assert invoke("inspect", path).output.rstrip() == str(tieops.from_onnx(path)).rstrip()
+    assert invoke("inspect", path).output.startswith(f"{path.name}: 2 layers with learnables")
     found = printed("inspect", path)
-    assert {*found} == {"layers", "parameters", "ties", "duplicates", "ledger", "warnings"}
+    assert {*found} >= {"layers", "parameters", "ties", "duplicates", "ledger", "warnings"}
     assert [each["parameters"] for each in found["duplicates"]] == [["emb", "head"]]
     assert found["ledger"]["stored_bytes"] == 2 * 50 * 40 * 4
 

@@ -20,9 +20,9 @@ HEAVY = ("torch", "onnxruntime", "rich", "transformers", "onnxscript", "pandas",
 
 # What each part may import of the others: those before it.
 ORDER = (
-    "_version", "errors", "progress", "ir", "detect", "tied_model", "select", "passes", "pipeline",
-    "importers", "exporters", "runtime", "verify", "torch", "render", "__init__", "examples", "cli",
-    "__main__",
+    "_version", "errors", "progress", "ir", "detect", "analysis", "tied_model", "changes",
+    "select", "passes", "pipeline", "importers", "exporters", "runtime", "verify", "torch",
+    "render", "__init__", "examples", "cli", "__main__",
 )  # fmt: skip
 # Side by side in the design: none of these reads the other one.
 APART = {("importers", "passes"), ("importers", "pipeline"), ("importers", "select")}

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-from tieops.tied_model import TiedModel
+from tieops.tied_model import TiedModel, analyze
 
 # Not by name below: a package is called verify too, and the function has to win.
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
     from tieops import torch as torch
+    from tieops.changes.diff import diff
     from tieops.exporters import to_torch
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
@@ -42,6 +43,8 @@ __all__ = [
     "Pipeline",
     "TiedModel",
     "TieopsError",
+    "analyze",
+    "diff",
     "from_onnx",
     "from_torch",
     "param_groups",
@@ -59,6 +62,7 @@ __all__ = [
 
 _HOMES = {
     "Pipeline": "tieops.pipeline",
+    "diff": "tieops.changes.diff",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",

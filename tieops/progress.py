@@ -3,22 +3,93 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["progress"]
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["advance", "progress"]
+
+DELAY_S = 0.5
+"""What is done by then has nothing to say."""
+_Unit = Literal["", "bytes", "steps"]
 
 
 @contextmanager
-def progress(what: str) -> Generator[None]:
-    """Show a spinner and the elapsed seconds on a terminal's stderr while the block runs."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def progress(what: str, total: int | None = None, unit: _Unit = "") -> Generator[None]:
+    """Show on a terminal's stderr what runs, for how long, and how far it is.
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        shown.add_task(what, total=None)
+    Within another one nothing is shown: the outer one tells what the user asked for.
+
+    Args:
+        what: What runs.
+        total: Where ``advance`` will end, if that is known.
+        unit: ``bytes``, with bytes per second; ``steps``; nothing if ``advance`` is not called.
+    """
+    if not sys.stderr.isatty() or _displays:
+        _displays.append(None)
+        try:
+            yield
+        finally:
+            _displays.pop()
+        return
+    display = _Display(what, total, unit)
+    _displays.append(display)
+    try:
         yield
+    finally:
+        _displays.pop()
+        display.close()
+
+
+def advance(amount: int) -> None:
+    """Tell the progress that is shown how much more is done."""
+    if _displays and _displays[-1] is not None:
+        _displays[-1].done += amount
+
+
+class _Display:
+    """A line that appears after a while and goes when it is closed."""
+
+    def __init__(self, what: str, total: int | None, unit: _Unit) -> None:
+        self.done = 0
+        self._what, self._total, self._unit = what, total, unit
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        if self._closed.wait(DELAY_S):
+            return
+        shown, task = self._bar()
+        with shown:
+            while not self._closed.wait(0.1):
+                shown.update(task, completed=self.done)
+
+    def _bar(self) -> tuple[Progress, TaskID]:
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns: list[bars.ProgressColumn] = [
+            bars.SpinnerColumn(),
+            bars.TextColumn("{task.description}", markup=False),
+        ]
+        if self._total:
+            columns.append(bars.BarColumn(20))
+        if self._unit == "bytes":
+            columns += [bars.DownloadColumn(), bars.TransferSpeedColumn()]
+        elif self._unit == "steps":
+            columns.append(bars.MofNCompleteColumn())
+        columns.append(bars.TimeElapsedColumn())
+        shown = bars.Progress(*columns, console=Console(stderr=True), transient=True)
+        return shown, shown.add_task(self._what, total=self._total)
+
+
+_displays: list[_Display | None] = []

@@ -9,9 +9,10 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 import onnx_ir
 
+from tieops.analysis.analysis import Analysis, analysis_of
 from tieops.detect.content import find_duplicates
 from tieops.detect.layers import find_layers, parameters_of
-from tieops.detect.quantizer import quantizer_warnings
+from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
@@ -19,11 +20,10 @@ from tieops.ir.layers import Layer
 from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.storage import stored_bytes
-from tieops.ir.summary import summary
 from tieops.ir.ties import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice, share
 
-__all__ = ["Listing", "TiedModel", "check_model"]
+__all__ = ["Listing", "TiedModel", "analyze", "check_model"]
 
 T = TypeVar("T")
 
@@ -139,7 +139,14 @@ class TiedModel:
     @cached_property
     def warnings(self) -> Listing[str]:
         """What other tools are known to break in this model, each with what to do about it."""
-        return Listing(list(quantizer_warnings(self.ties)), "warning")
+        return Listing([str(each) for each in quantizer_problems(self.ties)], "warning")
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """All of the above in one value, with shapes and problems; see ``tieops.analyze``."""
+        return analysis_of(
+            self._ir, self.layers, self.parameters, self.ties, self.duplicates, self.ledger
+        )
 
     @cached_property
     def inputs(self) -> tuple[onnx_ir.Value, ...]:
@@ -151,8 +158,10 @@ class TiedModel:
         return self._ir.clone()
 
     def __str__(self) -> str:
-        text = summary(self.layers, self.parameters, self.ties, self.duplicates, self.ledger)
-        return "\n".join([text, *(f"warning: {each}" for each in self.warnings)])
+        return str(self.analysis)
+
+    def _repr_html_(self) -> str:
+        return self.analysis._repr_html_()  # pyright: ignore[reportPrivateUsage] - IPython's name
 
     def __repr__(self) -> str:
         return (
@@ -160,6 +169,36 @@ class TiedModel:
             f"{counted(len(self.parameters), 'parameter')}, "
             f"{counted(len(self.ties), 'tie')}, {self.ledger}>"
         )
+
+
+def analyze(model: TiedModel) -> Analysis:
+    """Look at a model: layers with shapes and learnables, ties, duplicates, problems and totals.
+
+    Args:
+        model: The model; left alone. Its weights are read only where two may be equal.
+
+    Returns:
+        What was found. Prints itself, is a table in a notebook; ``records()`` and ``to_dict()``
+        are for programs.
+
+    Raises:
+        UnsupportedModelError: If it is no TiedModel.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 3] y, float[2, 3] w) <float[3, 2] emb = {1,2,3,4,5,6}>
+        ... { h = Gather(emb, x)
+        ...   w = Transpose<perm = [1, 0]>(emb)
+        ...   y = MatMul(h, w) }''')
+        >>> found = analyze(TiedModel(graph))
+        >>> [str(row.learnables[0]) for row in found.rows if row.learnables]
+        ['weight f32[3,2] (tied, 2 readers)', 'weight f32[2,3] (tied to emb, transposed)']
+        >>> print(found.problems[0])
+        no input reaches the output w: it is the same on every run; mend it with
+        tieops.remove_disconnected_outputs(model)
+    """
+    check_model(model)
+    return model.analysis
 
 
 def check_model(model: object) -> None:

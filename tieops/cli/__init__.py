@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli import check, convert, demo, inspect, run, surgery, verify
+from tieops.cli import check, convert, demo, diff, inspect, run, surgery, verify
 from tieops.errors import (
     ExportError,
     PostconditionError,
@@ -15,6 +15,7 @@ from tieops.errors import (
     TieopsError,
     VerificationError,
 )
+from tieops.ir.brief import printable
 
 __all__ = ["app", "main"]
 
@@ -37,6 +38,7 @@ app.command("replace-head")(surgery.replace_head)
 app.command("remove-outputs")(surgery.remove_outputs)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
+app.command("diff")(diff.diff)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 
@@ -63,25 +65,33 @@ def options(
         ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks instead of errors' texts.")
+        bool,
+        typer.Option("--debug", help="Show tracebacks, not errors' texts; also after a command."),
     ] = False,
 ) -> None:
     """Options of every command."""
-    del version
-    _State.debug = debug
-
-
-class _State:
-    debug = False
+    del version, debug  # main looks for the latter itself
 
 
 def main() -> None:
     """Run the command line: exit 0 when done, 1 when something did not hold, 2 for misuse."""
+    # Wherever it stands: who adds it has just seen an error, and is at the end of the line.
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app()
-    except TieopsError as error:
-        if _State.debug:
+        app(arguments)
+    except Exception as error:
+        if len(arguments) < len(sys.argv) - 1:
             raise
-        typer.echo(f"tieops: {error}", err=True)
+        told = error if isinstance(error, TieopsError) else _unexpected(error)
+        typer.echo(f"tieops: {told}", err=True)
         failed = (VerificationError, PostconditionError, ExportError, ProviderError)
-        sys.exit(DID_NOT_HOLD if isinstance(error, failed) else MISUSE)
+        sys.exit(DID_NOT_HOLD if isinstance(told, failed) else MISUSE)
+
+
+def _unexpected(error: Exception) -> PostconditionError:
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return PostconditionError(
+        "something went wrong that tieops did not expect",
+        {"Python says": printable(what)},
+        "please report this, with what the same command says with --debug",
+    )

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-import tieops
-from tieops.cli.common import Json, print_json
+from tieops.cli.common import Json, print_json, read_model
+from tieops.cli.streams import is_stream
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime import Held, ledger_of
@@ -35,7 +35,7 @@ class Finding:
 
 
 def check(
-    model: Annotated[Path, typer.Argument(help="The .onnx file to check.")],
+    model: Annotated[Path, typer.Argument(help="The .onnx file to check; - for stdin.")],
     runtime: Annotated[
         bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
     ] = False,
@@ -70,7 +70,13 @@ def check(
             None,
             "ask for --runtime, --expect-tie NAMES or --max-duplicate-bytes N",
         )
-    tied = tieops.from_onnx(model)
+    if runtime and is_stream(model):
+        raise PreconditionError(
+            "--runtime opens the file in a process of its own, and stdin is none",
+            None,
+            "name the file",
+        )
+    tied = read_model(model)
     found = [each for names in expect_tie or [] for each in _untied(tied, names, model)]
     if max_duplicate_bytes is not None:
         found += _duplicates(tied, max_duplicate_bytes, model)

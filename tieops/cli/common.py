@@ -6,23 +6,40 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tieops
+from tieops.cli.streams import is_stream, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.ir.record import record
+from tieops.ir.brief import printable
+from tieops.progress import progress
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
 
-__all__ = ["Json", "ModelPath", "OutPath", "as_record", "print_json", "read_model", "say_nothing"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "Json",
+    "ModelPath",
+    "OutPath",
+    "as_record",
+    "print_json",
+    "read_model",
+    "say_nothing",
+    "terminal",
+]
 
 ModelPath = Annotated[
-    Path, typer.Argument(help="An .onnx file, a .pt2 of torch.export.save, or a TorchScript .pt.")
+    Path,
+    typer.Argument(
+        help="An .onnx file, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX on stdin."
+    ),
 ]
-OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write.")]
+OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write; - for stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
     Provider, typer.Option(help="cuda: CUDA or an error; auto: what is there; cpu.")
@@ -41,9 +58,12 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64",
 
 
 def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
-    """Import a model by its suffix."""
+    """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder."""
+    if is_stream(path):
+        return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
     if path.suffix.lower() not in TORCH_SUFFIXES:
-        return tieops.from_onnx(path)
+        with progress(f"reading {printable(path.name)}"):
+            return tieops.from_onnx(path)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
     return tieops.from_torch(
@@ -74,13 +94,24 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
 
 def as_record(model: TiedModel) -> dict[str, Any]:
     """Return a model as JSON-ready data."""
-    found = record(model.layers, model.parameters, model.ties, model.duplicates, model.ledger)
-    return {**found, "warnings": list(model.warnings)}
+    return model.analysis.to_dict()
 
 
 def print_json(data: Any) -> None:
     """Print data as indented JSON."""
     typer.echo(json.dumps(data, indent=2, default=str))
+
+
+def terminal() -> Console:
+    """Return a console of rich for stdout: with colours on a terminal, 80 plain columns elsewhere.
+
+    Lines of more than 100 columns are hard to read, so a wider terminal is not filled.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = min(console.width, 100) if console.is_terminal else 80
+    return console
 
 
 def say_nothing(text: str) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-import tieops
 from tieops.cli.common import Examples, Json, ModelPath, OutPath, print_json, read_model
+from tieops.cli.streams import check_out, echo, write_model
 from tieops.ir.brief import brief_bytes, counted
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
@@ -39,9 +39,10 @@ def convert(
     tieops convert model.pt2 tied.onnx
     tieops convert exported.onnx tied.onnx
     """
+    check_out(out, as_json=as_json)
     source = read_model(model, example)
     tied, result = run(TiePass(), source) if join else (source, None)
-    written = tieops.to_onnx(tied, out, external_data=external_data, tie_form=tie_form)
+    written = write_model(tied, out, external_data=external_data, tie_form=tie_form)
     changes = list(result.changes) if result else []
     if as_json:
         print_json(
@@ -56,8 +57,7 @@ def convert(
         )
         return
     for change in changes:
-        typer.echo(change)
-    typer.echo(
-        f"{counted(len(tied.ties), 'tie')}, {brief_bytes(source.ledger.stored_bytes)} before"
-    )
-    typer.echo(written)
+        echo(change, out)
+    before = brief_bytes(source.ledger.stored_bytes)
+    echo(f"{counted(len(tied.ties), 'tie')}, {before} before", out)
+    echo(written, out)

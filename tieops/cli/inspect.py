@@ -1,23 +1,36 @@
-"""``tieops inspect``: what a model holds and shares."""
+"""``tieops inspect``: what a model holds and shares, what is wasted, and what is wrong."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from tieops.cli.common import Examples, Json, ModelPath, as_record, print_json, read_model
+from tieops.analysis.text import print_to
+from tieops.cli.common import Examples, Json, ModelPath, print_json, read_model, terminal
 
 __all__ = ["inspect"]
 
 
-def inspect(model: ModelPath, example: Examples = None, as_json: Json = False) -> None:
-    """Show a model's layers, what they read, what is tied, and what is stored twice.
+def inspect(
+    model: ModelPath,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every tie, problem and layer; repeated blocks not folded."),
+    ] = False,
+    example: Examples = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is tied, what is wasted and what is wrong, each with what mends it; then layers.
 
-    Looking costs the graph and a few pages of the weights, not the weights.
+    Looking costs the graph and a few pages of the weights, not the weights. Repeated blocks are
+    folded into one.
 
         tieops inspect model.onnx
+        tieops inspect model.onnx --all | less
     """
-    tied = read_model(model, example)
+    found = read_model(model, example).analysis
     if as_json:
-        print_json(as_record(tied))
+        print_json(found.to_dict())
     else:
-        typer.echo(str(tied))
+        print_to(terminal(), found, path=str(model), everything=everything)

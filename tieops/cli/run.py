@@ -10,6 +10,7 @@ import typer
 
 import tieops
 from tieops.cli.common import Json, ProviderName, print_json
+from tieops.cli.streams import source_of
 from tieops.errors import ExportError, PreconditionError
 from tieops.verify.inputs import make_inputs
 
@@ -17,7 +18,7 @@ __all__ = ["run"]
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="The .onnx file to run.")],
+    model: Annotated[Path, typer.Argument(help="The .onnx file to run; - for stdin.")],
     given: Annotated[
         list[str] | None,
         typer.Option("--input", "-i", help="name=file.npy, or one .npz with all inputs."),
@@ -42,10 +43,11 @@ def run(
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
     feeds = _read_inputs(given or [])
+    source = source_of(model)
     if not feeds:
         sizes = dict(_size(text) for text in size or [])
-        feeds = make_inputs(tieops.from_onnx(model).ir, sizes=sizes or None, seed=seed)
-    session = tieops.session(model, provider=provider)
+        feeds = make_inputs(tieops.from_onnx(source).ir, sizes=sizes or None, seed=seed)
+    session = tieops.session(source, provider=provider)
     outputs = session.run(feeds)
     ledger = tieops.resident_bytes(session) if memory else None
     if out is not None:

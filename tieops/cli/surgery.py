@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-import tieops
 from tieops.cli.common import Json, ModelPath, OutPath, print_json, read_model
+from tieops.cli.streams import check_out, echo, is_stream, write_model
 from tieops.passes.base import SurgeryPass
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 from tieops.passes.replace_head import ReplaceHeadPass
@@ -22,8 +22,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done;
 
 
 def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_json: bool) -> None:
+    if not dry_run:
+        check_out(out, as_json=as_json)
     report = Pipeline([surgery])(read_model(model))
-    written = None if dry_run else tieops.to_onnx(report.model, out)
+    written = None if dry_run else write_model(report.model, out)
     _, result = report.results[0]
     if as_json:
         print_json(
@@ -39,8 +41,13 @@ def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_js
             }
         )
         return
-    typer.echo(str(report))
-    typer.echo("nothing written (dry run)" if dry_run else f"wrote   {out}")
+    end = "nothing written (dry run)" if dry_run else f"wrote   {_called(out)}"
+    for text in (str(report), end):
+        typer.echo(text) if dry_run else echo(text, out)
+
+
+def _called(out: Path) -> str:
+    return "stdout" if is_stream(out) else str(out)
 
 
 def tie(

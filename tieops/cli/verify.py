@@ -9,12 +9,13 @@ import typer
 
 import tieops
 from tieops.cli.common import Json, ProviderName, print_json
+from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
 
 
 def verify(
-    candidate: Annotated[Path, typer.Argument(help="The .onnx file to check.")],
+    candidate: Annotated[Path, typer.Argument(help="The .onnx file to check; - for stdin.")],
     against: Annotated[Path, typer.Argument(help="What it should equal: an .onnx or .pt2 file.")],
     rtol: Annotated[
         float, typer.Option(help="Relative tolerance; 0 with --atol 0: bit for bit.")
@@ -33,7 +34,7 @@ def verify(
         tieops verify tied.onnx exported.onnx
     """
     report = tieops.verify(
-        candidate,
+        source_of(candidate),
         against=against,
         rtol=rtol,
         atol=atol,

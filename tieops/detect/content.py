@@ -24,6 +24,7 @@ from tieops.ir.parameter import Parameter
 from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape
+from tieops.progress import advance, progress
 
 __all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
 
@@ -72,10 +73,12 @@ def bit_equal(one: Array, other: Array) -> bool:
         return True
     if one.dtype.kind == "O" or one.dtype.kind in "SU":
         return bool(np.array_equal(one, other))
-    return all(
-        np.array_equal(bits_block(one, block), bits_block(other, block))
-        for block in _blocks(one.shape, one.dtype.itemsize)
-    )
+    for block in _blocks(one.shape, one.dtype.itemsize):
+        part = bits_block(one, block)
+        advance(part.nbytes)
+        if not np.array_equal(part, bits_block(other, block)):
+            return False
+    return True
 
 
 def bits_block(array: Array, block: tuple[slice, ...]) -> Array:
@@ -146,7 +149,8 @@ def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
         order = tuple(sorted(range(len(shape)), key=lambda axis: -shape[axis]))
         candidate = _Candidate(parameter, order)
         groups[parameter.dtype, candidate.shape].append(candidate)
-    found = [d for group in groups.values() if len(group) > 1 for d in _equal_sets(group)]
+    with progress("comparing weights", unit="bytes"):
+        found = [d for group in groups.values() if len(group) > 1 for d in _equal_sets(group)]
     return tuple(sorted(found, key=lambda duplicate: -duplicate.wasted_bytes))
 
 
@@ -269,5 +273,7 @@ def _sample(array: Array, places: tuple[Array, ...]) -> bytes:
 def _digest(array: Array) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for block in _blocks(array.shape, array.dtype.itemsize):
-        digest.update(np.ascontiguousarray(array[block]).tobytes())
+        part = np.ascontiguousarray(array[block]).tobytes()
+        advance(len(part))
+        digest.update(part)
     return digest.digest()

@@ -13,15 +13,17 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir
 
+from tieops.detect.mending import shown_slots, untie_mend
 from tieops.ir.brief import printable
 from tieops.ir.parameter import Slot
+from tieops.ir.problem import Problem
 from tieops.ir.ties import Tie
 
-__all__ = ["quantizer_warnings"]
+__all__ = ["quantizer_problems"]
 
 
-def quantizer_warnings(ties: Iterable[Tie]) -> Iterator[str]:
-    """Yield a warning for each tie that dynamic quantization by ONNX Runtime would break.
+def quantizer_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
+    """Yield a problem for each tie that dynamic quantization by ONNX Runtime would break.
 
     Args:
         ties: The ties of a model.
@@ -30,11 +32,16 @@ def quantizer_warnings(ties: Iterable[Tie]) -> Iterator[str]:
         reading = [slot for slot in tie.slots if _is_transposed_in_place(slot)]
         readers = {usage for slot in tie.slots for usage in slot.parameter.value.uses()}
         if reading and len(readers) > 1:
-            names = ", ".join(printable(slot.name) for slot in reading)
-            yield (
+            # Named as a whole, the first reader keeps the tensor and all others leave.
+            alike = len(reading) == len(tie.slots)
+            targets = [tie.parameter.name] if alike else [slot.name for slot in reading]
+            told = f"each of its {len(reading)} readers" if alike else shown_slots(reading)
+            yield Problem(
+                "quantizer",
+                "caution",
                 f"quantize_dynamic of ONNX Runtime would transpose {printable(tie.parameter.name)} "
-                f"for {names} and break its other readers: untie it first, or export the original "
-                "with tie_form='portable'"
+                f"for {told} and break its other readers",
+                *untie_mend(targets),
             )
 
 

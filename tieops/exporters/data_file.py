@@ -18,7 +18,7 @@ import onnx_ir
 from tieops.detect.common import find_equal
 from tieops.ir.scopes import all_graphs, stored_values
 from tieops.ir.storage import storage_key
-from tieops.progress import progress
+from tieops.progress import advance, progress
 
 __all__ = ["Layout", "lay_out", "write_data"]
 
@@ -156,10 +156,12 @@ def _across(
 
 def write_data(layout: Layout, path: Path) -> None:
     """Write the bytes of a layout to a file that exists and is empty, and flush it to the disk."""
-    with path.open("r+b") as file, progress(f"writing {path.name.strip('.')}"):
+    what = f"writing {path.name.strip('.').removesuffix('.tmp')}"
+    with path.open("r+b") as file, progress(what, layout.size, "bytes"):
         for tensor, _, offset in layout.ranges:
             file.seek(offset)
             _write_tensor(tensor, file)
+            advance(int(tensor.nbytes))
         file.flush()
         os.fsync(file.fileno())
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir
 
+from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of
@@ -44,9 +45,7 @@ class LowerTiedReadsPass(SurgeryPass):
         functions = function_graphs(model)
         names = FreshNames(model)
         for slot in _shared(tied):
-            perm = slot.view.permutation
-            plain = slot.node.op_type in ("MatMul", "Gemm") and slot.node.domain in ("", "ai.onnx")
-            if perm != (1, 0) or not plain or slot.index != 1 or slot.is_joined:
+            if not is_transposed_product(slot):
                 continue
             why = ""
             if slot.path or slot.parameter.value.graph in functions:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
 from tieops.ir.names import TORCH_INPUTS
+from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import fitted
 from tieops.verify import torch_side
@@ -90,7 +91,8 @@ def verify(
         comparison = _Comparison(left, right, names, rtol, atol)
         random = _random(left, right)
         if not random:
-            comparison.run(sets)
+            with progress("comparing outputs", unit="steps"):
+                comparison.run(sets)
         report = Report(
             verdict=_verdict(comparison.runs, comparison.random or random),
             candidate=left.label,
@@ -131,6 +133,7 @@ class _Comparison:
                 self._repeat(each, found)
                 if self.random:
                     return
+            advance(1)
             self.runs.append(RunComparison(each.sizes, self._compared(*found)))
             for name, rows in each.tables.items():
                 seen, _ = self.indexed.get(name, (set[int](), rows))

@@ -1,0 +1,133 @@
+"""What goes into a layer and comes out of it: values with their types and shapes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from tieops.ir.brief import brief
+from tieops.ir.layers import Layer
+from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
+
+__all__ = ["Port", "Ports", "shaped"]
+
+Size = int | str | None
+"""A number, the name of a size that varies, or nothing known."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A value at the edge of a layer.
+
+    Args:
+        name: The value's name in the graph.
+        type: Its dtype and shape as one word, such as ``f32[batch,768]``.
+        shape: Its sizes; None if not even their number is known.
+    """
+
+    name: str
+    type: str
+    shape: tuple[Size, ...] | None
+
+
+def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
+    """Return, for values that do not say their shape, one that shape inference has given a shape.
+
+    ONNX's own inference is run on a copy of the graph without its weights, and only if a shape is
+    missing. Where it fails, shapes stay unknown.
+    """
+    if all(value.shape is not None for value in _values(model)):
+        return {}
+    copy = model.clone()
+    log = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    was, log.disabled = log.disabled, True  # it warns of what it cannot infer
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    finally:
+        log.disabled = was
+    pairs = zip(_values(model), _values(copy), strict=True)
+    return {value: better for value, better in pairs if value.shape is None}
+
+
+def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
+    for graph in all_graphs(model):
+        yield from graph.inputs
+    for node in all_nodes(model):
+        yield from node.outputs
+
+
+class Ports:
+    """Tells the ports of layers.
+
+    Args:
+        model: The graph.
+    """
+
+    def __init__(self, model: onnx_ir.Model) -> None:
+        self._shaped = shaped(model)
+        self._outside = {value for graph in all_graphs(model) for value in graph.outputs}
+
+    def inputs(self, layer: Layer) -> tuple[Port, ...]:
+        """Return what a layer reads that is neither stored nor made within it, in order."""
+        stored = {node for slot in layer.slots for read in slot.reads for node in read.nodes}
+        own = {*layer.nodes, *stored}
+        nodes = list(_within(layer.nodes))
+        bodies = {graph for node in nodes for graph in subgraphs_of(node)}
+        found: dict[onnx_ir.Value, None] = {}
+        weights = {(slot.node, slot.index) for slot in layer.slots}
+        for node in nodes:
+            for index, value in enumerate(node.inputs):
+                if value is None or (node, index) in weights or _is_stored(value):
+                    continue
+                if value.producer() not in own and value.graph not in bodies:
+                    found[value] = None
+        return tuple(self._port(value) for value in found)
+
+    def outputs(self, layer: Layer) -> tuple[Port, ...]:
+        """Return what a layer makes that others read, in order."""
+        own = set(layer.nodes)
+        return tuple(
+            self._port(value)
+            for node in layer.nodes
+            for value in node.outputs
+            if value in self._outside or any(user.node not in own for user in value.uses())
+        )
+
+    def port(self, value: onnx_ir.Value) -> Port:
+        """Return any value of the graph as a port."""
+        return self._port(value)
+
+    def _port(self, value: onnx_ir.Value) -> Port:
+        better = self._shaped.get(value, value)
+        sizes = None
+        if better.shape is not None:
+            sizes = tuple(_size(each) for each in better.shape.dims)
+        return Port(value.name or "", brief(value.dtype or better.dtype, sizes), sizes)
+
+
+def _size(size: int | onnx_ir.SymbolicDim) -> Size:
+    # ONNX's inference invents a name for each size that it cannot tell.
+    named = size if isinstance(size, int) else size.value
+    return None if isinstance(named, str) and named.startswith("unk__") else named
+
+
+def _within(nodes: Sequence[onnx_ir.Node]) -> Iterator[onnx_ir.Node]:
+    """Yield nodes, and those of their subgraphs: an If reads what its branches do."""
+    pending = list(reversed(nodes))
+    while pending:
+        node = pending.pop()
+        yield node
+        for graph in subgraphs_of(node):
+            pending += reversed(list(graph))
+
+
+def _is_stored(value: onnx_ir.Value) -> bool:
+    producer = value.producer()
+    is_given = value.is_graph_input()
+    return (value.const_value is not None and not is_given) or (
+        producer is not None and producer.op_type == "Constant"
+    )

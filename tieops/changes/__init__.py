@@ -1,0 +1,1 @@
+"""What an edit changed: two models compared as graphs, without running them."""

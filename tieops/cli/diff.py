@@ -1,0 +1,37 @@
+"""``tieops diff``: what an edit changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.cli.common import Json, print_json, read_model
+
+__all__ = ["diff"]
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(help="The first .onnx file; - for stdin.")],
+    after: Annotated[Path, typer.Argument(help="The second one.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every difference; else the first of many.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what changed: signature, ties, parameters, layers and bytes; exit 1 if anything did.
+
+    Nothing is run: tieops verify tells whether two models compute the same. Values are compared
+    bit for bit, and a parameter that only has another name is said to be renamed.
+
+        tieops diff exported.onnx tied.onnx
+    """
+    found = tieops.diff(read_model(before), read_model(after))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.text(everything=everything))
+    if found:
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""All problems of a model: what is wasted, what is wrong, what other tools would break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx_ir
+
+from tieops.detect.quantizer import quantizer_problems
+from tieops.detect.runtime_copies import runtime_problems
+from tieops.detect.unneeded import unneeded_problems
+from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.problem import Problem
+from tieops.ir.ties import Duplicate, Tie
+
+__all__ = ["find_problems"]
+
+_ORDER = ("waste", "wrong", "caution")
+
+
+def find_problems(
+    model: onnx_ir.Model, ties: Sequence[Tie], duplicates: Iterable[Duplicate]
+) -> tuple[Problem, ...]:
+    """Return every problem, waste first, then what is wrong, then cautions; the largest first.
+
+    Args:
+        model: The graph; left alone.
+        ties: Its ties.
+        duplicates: Its duplicates. Those that ``tie`` holds back are no problem.
+    """
+    found = [
+        *_duplicates(duplicates),
+        *unneeded_problems(model),
+        *runtime_problems(ties),
+        *quantizer_problems(ties),
+    ]
+    return tuple(sorted(found, key=lambda each: (_ORDER.index(each.severity), -each.nbytes)))
+
+
+def _duplicates(duplicates: Iterable[Duplicate]) -> Iterator[Problem]:
+    for duplicate in duplicates:
+        if duplicate.held_back or not duplicate.wasted_bytes:
+            continue
+        first, *others = duplicate.parameters
+        straight = all(perm == tuple(range(len(perm))) for perm in duplicate.perms)
+        shown = printable(others[0].name)
+        if len(others) > 1:
+            shown += f" and {len(others) - 1} more are"
+        else:
+            shown += " is"
+        how = ("copies" if straight else "transposed copies") if len(others) > 1 else (
+            "a copy" if straight else "a transposed copy"
+        )  # fmt: skip
+        yield Problem(
+            "duplicate",
+            "waste",
+            f"{shown} {how} of {printable(first.name)}: {brief_bytes(duplicate.wasted_bytes)}",
+            "tieops tie MODEL OUT",
+            "tieops.tie(model)",
+            duplicate.wasted_bytes,
+        )

@@ -1,0 +1,79 @@
+"""What no output needs, and outputs that no input reaches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx_ir
+
+from tieops.detect.mending import outputs_mend
+from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.problem import Problem
+from tieops.ir.reach import prune
+from tieops.ir.storage import stored_bytes
+
+__all__ = ["unneeded_problems"]
+
+_KINDS = ("node", "initializer", "function")
+
+
+def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
+    """Yield disconnected outputs, what no output needs, and inputs that nothing reads.
+
+    Args:
+        model: The graph; left alone.
+    """
+    reached = reached_from_inputs(model)
+    outputs = [output.name or "" for output in model.graph.outputs]
+    apart = [output.name or "" for output in model.graph.outputs if output not in reached]
+    if len(apart) < len(outputs):
+        for name in apart:
+            yield Problem(
+                "disconnected output",
+                "wrong",
+                f"no input reaches the output {printable(name)}: it is the same on every run",
+                *outputs_mend(),
+            )
+    elif outputs and model.graph.inputs:
+        yield Problem(
+            "disconnected output",
+            "wrong",
+            "no input reaches any output: the model is a constant",
+            "tieops convert SOURCE OUT",
+            "tieops.from_torch(module, inputs)",
+        )
+    yield from _dead(model, outputs if len(apart) == len(outputs) else [])
+    yield from _unused_inputs(model)
+
+
+def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
+    """Yield what ``remove_disconnected_outputs`` removes although no output goes."""
+    smaller = model.clone()
+    gone = [each for each in prune(smaller) if each[0] in _KINDS]
+    if not gone:
+        return
+    wasted = stored_bytes(model) - stored_bytes(smaller)
+    counts = Counter(kind for kind, _ in gone)
+    shown = ", ".join(counted(count, kind) for kind, count in counts.items())
+    names = ", ".join(printable(name) for _, name in gone[:2])
+    more = ", …" if len(gone) > 2 else ""
+    yield Problem(
+        "unneeded",
+        "waste",
+        f"no output needs {shown} ({names}{more}): {brief_bytes(wasted)}",
+        *outputs_mend(keep=keep),
+        wasted,
+    )
+
+
+def _unused_inputs(model: onnx_ir.Model) -> Iterator[Problem]:
+    for value in model.graph.inputs:
+        if not value.is_initializer() and not value.uses() and not value.is_graph_output():
+            yield Problem(
+                "unused input",
+                "wrong",
+                f"nothing reads the input {printable(value.name or '')}",
+                *outputs_mend(unused_inputs=True),
+            )

@@ -1,0 +1,36 @@
+"""Problems: what is wasted in a model or wrong with it, and what mends that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Problem", "Severity"]
+
+Severity = Literal["waste", "wrong", "caution"]
+"""Bytes that nobody needs; something that is not as it should be; what another tool would do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wasted or wrong, with the command and the Python call that mend it.
+
+    Args:
+        kind: What sort of problem: ``duplicate``, ``unneeded``, ``disconnected output``, ``unused
+            input``, ``folded copy``, ``packed copy`` or ``quantizer``.
+        severity: ``waste``, ``wrong`` or ``caution``.
+        what: One line that says it.
+        command: The command that mends it; MODEL is the file, OUT the one to write.
+        call: The same in Python; ``model`` is the model.
+        nbytes: How many bytes it costs, on disk or in memory.
+    """
+
+    kind: str
+    severity: Severity
+    what: str
+    command: str
+    call: str
+    nbytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.what}; mend it with {self.call}"
