@@ -85,13 +85,13 @@ class Ports:
                     continue
                 if value.producer() not in own and value.graph not in bodies:
                     found[value] = None
-        return tuple(self._port(value) for value in found)
+        return tuple(self.port(value) for value in found)
 
     def outputs(self, layer: Layer) -> tuple[Port, ...]:
         """Return what a layer makes that others read, in order."""
         own = set(layer.nodes)
         return tuple(
-            self._port(value)
+            self.port(value)
             for node in layer.nodes
             for value in node.outputs
             if value in self._outside or any(user.node not in own for user in value.uses())
@@ -99,9 +99,6 @@ class Ports:
 
     def port(self, value: onnx_ir.Value) -> Port:
         """Return any value of the graph as a port."""
-        return self._port(value)
-
-    def _port(self, value: onnx_ir.Value) -> Port:
         better = self._shaped.get(value, value)
         sizes = None
         if better.shape is not None:
