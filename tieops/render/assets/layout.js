@@ -1,0 +1,328 @@
+// What is visible of a picture while some groups are unfolded, and where dagre puts it.
+// Pure: no page, no DOM. Python runs the same code for SVG and PNG.
+"use strict";
+
+const Layout = (() => {
+  const MAX_ROWS = 9; // of one box; more are counted
+  const MAX_LINKS = 90; // drawn at once; the ties that save most come first, a selected one before
+  const MAX_CHIPS = 8;
+  const BUNDLE = 3; // parameters with the same readers are drawn as one box from this number on
+
+  // Widths of DejaVu Sans, the widest of the usual fonts, so that no other one clips.
+  const NARROW = "ijlI.,:;'|!() []{}tfr/\\-`", WIDE = "mwMW@%+=<>…→—×";
+  const glyph = (c) =>
+    c > "\u2e7f" ? 1.02 : NARROW.includes(c) ? 0.41 : WIDE.includes(c) ? 0.98
+      : c >= "A" && c <= "Z" ? 0.75 : 0.65;
+
+  function measure(text, size) {
+    let width = 0;
+    for (const c of text) width += glyph(c);
+    return width * size;
+  }
+
+  // Names differ at their ends, texts at their beginnings.
+  function elide(text, room, size, keepEnd = true) {
+    if (measure(text, size) <= room) return text;
+    const letters = Array.from(text.length > 400 ? (keepEnd ? text.slice(-400) : text.slice(0, 400)) : text);
+    const dots = glyph("…") * size;
+    let used = dots, kept = 0;
+    while (kept < letters.length) {
+      used += glyph(letters[keepEnd ? letters.length - 1 - kept : kept]) * size;
+      if (used > room) break;
+      kept++;
+    }
+    if (!keepEnd) return letters.slice(0, kept).join("") + "…";
+    const end = letters.slice(letters.length - kept).join("");
+    const dot = end.indexOf(".");
+    return "…" + (dot > 0 && dot < kept * 0.5 ? end.slice(dot + 1) : end);
+  }
+
+  const shown = (name) => (name === "" ? "(no name)" : name);
+
+  function letter(mark) {
+    let text = "";
+    for (let rest = mark; rest >= 0; rest = Math.floor(rest / 26) - 1) {
+      text = String.fromCharCode(65 + (rest % 26)) + text;
+    }
+    return text;
+  }
+
+  // The unit that stands for each box: itself, or the outermost folded group around it.
+  function standIns(data, open) {
+    const closed = data.groups.map(() => -1);
+    data.groups.forEach((group, i) => {
+      const outer = group.group < 0 ? -1 : closed[group.group];
+      closed[i] = outer >= 0 ? outer : open.has(i) ? -1 : i;
+    });
+    return data.boxes.map((box, i) => {
+      const group = box.group < 0 ? -1 : closed[box.group];
+      return group >= 0 ? `g${group}` : `b${i}`;
+    });
+  }
+
+  const isSizes = (what) => /^i64\[[^,]*\]$/.test(what);
+
+  // Data that flows between units. Edges that carry only sizes would hide the others.
+  function flowsOf(data, units) {
+    const flows = new Map();
+    for (const edge of data.edges) {
+      const start = units[edge.start], end = units[edge.end];
+      if (start === end) continue;
+      const key = `${start} ${end}`;
+      const sizes = isSizes(edge.what);
+      const flow = flows.get(key);
+      if (!flow) flows.set(key, { start, end, what: edge.what, sizes });
+      else if (flow.sizes && !sizes) Object.assign(flow, { what: edge.what, sizes });
+    }
+    const all = [...flows.values()];
+    const fed = new Set(all.filter((f) => !f.sizes).map((f) => f.end));
+    const kept = all.filter((f) => !f.sizes || !fed.has(f.end));
+    const used = new Set(kept.flatMap((f) => [f.start, f.end]));
+    for (const flow of all) {
+      if (!used.has(flow.start)) {
+        kept.push(flow);
+        used.add(flow.start);
+      }
+    }
+    return kept;
+  }
+
+  // Shared parameters as boxes of their own, each with a link to every unit that reads it.
+  function storesOf(data, units, chosen) {
+    const bundles = new Map();
+    const inside = new Map(); // unit -> parameters whose readers it holds all
+    data.parameters.forEach((parameter, number) => {
+      const outputs = parameter.uses.some((use) => data.boxes[use.box].form === "output");
+      if (parameter.mark < 0 && !outputs) return;
+      const readers = new Map();
+      for (const use of parameter.uses) {
+        const unit = units[use.box];
+        const views = readers.get(unit) ?? { views: new Set(), count: 0 };
+        views.views.add(use.view || "as stored");
+        views.count++;
+        readers.set(unit, views);
+      }
+      const [first] = readers.keys();
+      if (readers.size === 1 && first.startsWith("g")) {
+        inside.set(first, [...(inside.get(first) ?? []), number]);
+        return;
+      }
+      if (readers.size === 0) return;
+      const links = [...readers].map(([unit, { views, count }]) => ({
+        unit, label: [...views].join(", ") + (unit.startsWith("g") && count > 1 ? ` (${count} reads)` : ""),
+      }));
+      const key = JSON.stringify([...links.map((l) => [l.unit, l.label]).sort(), parameter.status]);
+      bundles.set(key, [...(bundles.get(key) ?? []), { number, links }]);
+    });
+    let stores = [];
+    for (const same of bundles.values()) {
+      const groups = same.length >= BUNDLE ? [same] : same.map((each) => [each]);
+      for (const group of groups) {
+        stores.push({ parameters: group.map((each) => each.number), links: group[0].links });
+      }
+    }
+    const saved = (store) => store.parameters.reduce((sum, p) => sum + data.parameters[p].saved, 0);
+    const first = (store) => (store.parameters.includes(chosen) ? 1 : 0);
+    stores.sort((a, b) => first(b) - first(a) || saved(b) - saved(a) || a.parameters[0] - b.parameters[0]);
+    let room = MAX_LINKS;
+    stores = stores.filter((store, i) => i === 0 || (room - store.links.length >= 0 && ((room -= store.links.length), true)));
+    for (const store of stores) {
+      store.key = `p${store.parameters[0]}`;
+      store.nbytes = store.parameters.reduce((sum, p) => sum + data.parameters[p].nbytes, 0);
+    }
+    return { stores, inside };
+  }
+
+  function frameTitle(data, group) {
+    return data.groups[group].title;
+  }
+
+  // A name without the part that the frame around it tells.
+  function within(data, name, group) {
+    for (let at = group; at >= 0; at = data.groups[at].group) {
+      const prefix = frameTitle(data, at).replace(/ call \d+$/, "");
+      if (prefix && name.startsWith(prefix) && /^[./]/.test(name.slice(prefix.length))) {
+        return name.slice(prefix.length + 1);
+      }
+    }
+    return name;
+  }
+
+  function boxUnit(data, i) {
+    const box = data.boxes[i];
+    const plain = box.form === "layer" && box.rows.length === 0;
+    const title = elide(shown(plain ? box.kind : within(data, box.name, box.group)), 270, 13);
+    const side = plain ? "" : elide(box.kind, 190, 11);
+    const rows = box.rows.slice(0, MAX_ROWS).map((row) => ({
+      text: `${row.role} ${elide(row.what, 170, 11)}`, size: row.size, parameters: row.parameters,
+    }));
+    if (box.rows.length > MAX_ROWS) {
+      rows.push({ text: `… and ${box.rows.length - MAX_ROWS} more`, size: "", parameters: [] });
+    }
+    const tag = box.status ? measure(box.status, 10) + 20 : 0;
+    const head = measure(title, 13) * 1.04 + (side ? 18 + measure(side, 11) : 0);
+    const body = Math.max(0, ...rows.map((row) => 22 + measure(row.text, 11) + 20 + measure(row.size, 11)));
+    return {
+      key: `b${i}`, box: i, form: plain ? "operator" : box.form, status: box.status, title, side, rows, tag,
+      parent: box.group, width: Math.max(56, head, body) + 24, height: 30 + rows.length * 19 + (rows.length ? 6 : 0),
+    };
+  }
+
+  function groupUnit(data, i, inside) {
+    const group = data.groups[i];
+    const title = elide(shown(within(data, group.title, group.group)), 300, 13, group.form !== "operators");
+    const side = group.times ? `×${group.times}` : "";
+    const notes = group.notes.map((note) => elide(note, 330, 11, false));
+    const parameters = (inside ?? []).sort((a, b) => data.parameters[a].mark - data.parameters[b].mark);
+    const chips = parameters.slice(0, MAX_CHIPS);
+    const more = parameters.length > MAX_CHIPS ? `+${parameters.length - MAX_CHIPS} shared inside` : "shared inside";
+    const widths = [measure(title, 13) * 1.04 + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
+    if (chips.length) widths.push(chips.length * 22 + measure(more, 11) + 8);
+    return {
+      key: `g${i}`, group: i, form: group.form, status: group.status, title, side, notes, chips, more,
+      inside: parameters, rows: [], tag: group.status ? measure(group.status, 10) + 20 : 0, parent: group.group,
+      width: Math.max(...widths) + 24, height: 30 + notes.length * 17 + (chips.length ? 22 : 0) + (notes.length ? 6 : 0),
+    };
+  }
+
+  function storeUnit(data, store) {
+    const parameters = store.parameters.map((p) => data.parameters[p]);
+    const [first] = parameters;
+    const single = parameters.length === 1;
+    const reads = first.uses.length;
+    const names = first.names.map((name) => elide(shown(name), 210, 13));
+    const title = single ? names.slice(0, 2).join(" = ") + (names.length > 2 ? ` = … (${names.length} names)` : "")
+      : `${parameters.length} parameters`;
+    const size = single ? `${first.what}, ${first.size}` : bytes(store.nbytes);
+    const times = reads === 1 ? "read once" : `read ${reads} times`;
+    const note = `${elide(size, 230, 11, false)}, stored once, ${single ? times : `each ${times}`}`;
+    const chips = store.parameters.slice(0, MAX_CHIPS);
+    const more = store.parameters.length > MAX_CHIPS ? `+${store.parameters.length - MAX_CHIPS}` : "";
+    const line = chips.length * 22 + measure(title + " " + more, 13) * 1.04;
+    return {
+      key: store.key, store, form: "store", status: first.status, title, note, chips, more, rows: [], parent: -1,
+      tag: first.status ? measure(first.status, 10) + 20 : 0,
+      width: Math.max(line, measure(note, 11)) + 30, height: 48,
+    };
+  }
+
+  function bytes(count) {
+    for (const [unit, size] of [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+      if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
+    }
+    return `${count} B`;
+  }
+
+  // The frames around a unit, innermost first.
+  function around(data, group) {
+    const chain = [];
+    for (let at = group; at >= 0; at = data.groups[at].group) chain.push(at);
+    return chain;
+  }
+
+  function arrange(data, open, chosen = -1) {
+    const units = standIns(data, open);
+    const { stores, inside } = storesOf(data, units, chosen);
+    const visible = new Map();
+    for (const key of units) {
+      if (visible.has(key)) continue;
+      const number = Number(key.slice(1));
+      visible.set(key, key[0] === "g" ? groupUnit(data, number, inside.get(key)) : boxUnit(data, number));
+    }
+    for (const store of stores) {
+      const unit = storeUnit(data, store);
+      const chains = store.links.map((link) => around(data, visible.get(link.unit).parent));
+      unit.parent = chains[0].find((group) => chains.every((chain) => chain.includes(group))) ?? -1;
+      visible.set(unit.key, unit);
+    }
+    const graph = new dagre.graphlib.Graph({ compound: true, multigraph: true });
+    graph.setGraph({ rankdir: "TB", nodesep: 26, edgesep: 14, ranksep: 34, marginx: 16, marginy: 16, acyclicer: "greedy" });
+    graph.setDefaultEdgeLabel(() => ({}));
+    const frames = new Set();
+    for (const unit of visible.values()) {
+      graph.setNode(unit.key, { width: unit.width, height: unit.height + (unit.form === "repeat" ? 8 : 0) });
+      around(data, unit.parent).forEach((group) => frames.add(group));
+    }
+    for (const group of frames) {
+      graph.setNode(`f${group}`, {});
+    }
+    for (const group of frames) {
+      if (data.groups[group].group >= 0) graph.setParent(`f${group}`, `f${data.groups[group].group}`);
+    }
+    for (const unit of visible.values()) {
+      if (unit.parent >= 0) graph.setParent(unit.key, `f${unit.parent}`);
+    }
+    const flows = flowsOf(data, units);
+    flows.forEach((flow, i) => graph.setEdge(flow.start, flow.end, { weight: 4 }, `d${i}`));
+    titles(data, graph, frames, visible);
+    const largest = Math.max(1, ...stores.map((store) => store.nbytes));
+    const links = stores.flatMap((store) => store.links.map((link) => ({
+      ...link, store, text: elide(link.label, 240, 11, false), thick: 1.5 + 3.5 * Math.sqrt(store.nbytes / largest),
+    })));
+    links.forEach((link, i) => {
+      const label = { width: measure(link.text, 11) + 12, height: 18, labelpos: "c", weight: 1 };
+      graph.setEdge(link.store.key, link.unit, label, `t${i}`);
+    });
+    dagre.layout(graph);
+    return placed(data, graph, visible, frames, flows, links, stores);
+  }
+
+  // A frame's title is a node above what the frame holds, so that nothing overlaps it.
+  function titles(data, graph, frames, visible) {
+    for (const group of frames) {
+      const text = elide(shown(within(data, frameTitle(data, group), data.groups[group].group)), 320, 12);
+      const times = data.groups[group].times ? `  ×${data.groups[group].times}` : "";
+      const key = `h${group}`;
+      graph.setNode(key, { width: measure(text + times, 12) * 1.04 + 34, height: 18, text: text + times });
+      graph.setParent(key, `f${group}`);
+      const mine = (unit) => around(data, unit.parent).includes(group);
+      const inner = [...visible.values()].filter(mine).map((unit) => unit.key);
+      const own = new Set(inner);
+      const first = inner.filter((k) => !graph.inEdges(k).some((edge) => own.has(edge.v)));
+      for (const below of first.length ? first : inner.slice(0, 1)) {
+        graph.setEdge(key, below, { weight: 0.01 }, `h${group}`);
+      }
+    }
+  }
+
+  // dagre aims edges at the middle of a box; here they leave below it and arrive above it.
+  function docked(points, start, end) {
+    const route = points.slice(1, -1);
+    if (end.y < start.y + start.height || route.length === 0) return points;
+    const low = start.y + start.height + (start.form === "repeat" ? 8 : 0);
+    return [{ x: dock(start, route[0].x), y: low }, ...route, { x: dock(end, route[route.length - 1].x), y: end.y }];
+  }
+
+  function dock(unit, x) {
+    const left = unit.x + 14, right = unit.x + unit.width - 14, middle = unit.x + unit.width / 2;
+    if (x >= left && x <= right) return x;
+    return Math.min(right, Math.max(left, middle + (x - middle) * 0.35));
+  }
+
+  function placed(data, graph, visible, frames, flows, links, stores) {
+    for (const unit of visible.values()) {
+      const { x, y } = graph.node(unit.key);
+      unit.x = x - unit.width / 2;
+      unit.y = y - unit.height / 2;
+    }
+    const boxes = [...frames].map((group) => {
+      const { x, y, width, height } = graph.node(`f${group}`);
+      const title = graph.node(`h${group}`);
+      return { group, x: x - width / 2, y: y - height / 2, width, height, text: title.text,
+        titleX: title.x - title.width / 2, titleY: title.y, depth: around(data, group).length };
+    }).sort((a, b) => a.depth - b.depth);
+    const route = (start, end, edge) => docked(edge.points, visible.get(start), visible.get(end));
+    flows.forEach((flow, i) => {
+      flow.points = route(flow.start, flow.end, graph.edge(flow.start, flow.end, `d${i}`));
+    });
+    links.forEach((link, i) => {
+      const edge = graph.edge(link.store.key, link.unit, `t${i}`);
+      const points = route(link.store.key, link.unit, edge);
+      Object.assign(link, { points, x: edge.x, y: edge.y, width: edge.width, height: edge.height });
+    });
+    const { width, height } = graph.graph();
+    return { units: [...visible.values()], frames: boxes, flows, links, stores, width, height };
+  }
+
+  return { arrange, measure, elide, letter, shown, standIns, bytes };
+})();
