@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-from tieops.tied_model import TiedModel
 
-# Not by name below: a package is called verify too, and the function has to win.
+# Not by name below: packages are called render and verify too, and the functions have to win.
+from tieops.render.render import render
+from tieops.tied_model import TiedModel
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "remove_disconnected_outputs",
+    "render",
     "replace_head",
     "session",
     "tie",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli import convert, demo, inspect, run, surgery, verify
+from tieops.cli import convert, demo, inspect, render, run, surgery, verify
 from tieops.errors import (
     ExportError,
     PostconditionError,
@@ -37,6 +37,7 @@ app.command("replace-head")(surgery.replace_head)
 app.command("remove-outputs")(surgery.remove_outputs)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
+app.command("render")(render.render)
 app.command("demo")(demo.demo)
 
 

@@ -19,8 +19,10 @@ from tieops.tied_model import TiedModel
 
 __all__ = ["Box", "Edge", "Group", "Picture", "Row", "Stored", "Use", "picture_of"]
 
-FIRST_SCREEN = 36
-"""Boxes that are open at first, about: what a person takes in on one screen."""
+FIRST_SCREEN = 24
+"""Boxes that are shown at first, at most: what a person takes in on one screen."""
+ENOUGH = 12
+"""Where so many are shown, blocks stay folded."""
 MAX_NAMES = 12
 """Further names of one parameter are counted, not told."""
 
@@ -280,6 +282,8 @@ def _opened(groups: list[Group], parents: list[int]) -> tuple[int, ...]:
     opened: set[int] = set()
     for number, group in enumerate(groups):
         if group.form in ("repeat", "operators", "part"):
+            continue
+        if group.form == "block" and shown >= ENOUGH:
             continue
         if group.group >= 0 and group.group not in opened:
             continue

@@ -108,9 +108,7 @@ const Layout = (() => {
         return;
       }
       if (readers.size === 0) return;
-      const links = [...readers].map(([unit, { views, count }]) => ({
-        unit, label: [...views].join(", ") + (unit.startsWith("g") && count > 1 ? ` (${count} reads)` : ""),
-      }));
+      const links = [...readers].map(([unit, { views, count }]) => ({ unit, label: viewLabel(unit, [...views], count) }));
       const key = JSON.stringify([...links.map((l) => [l.unit, l.label]).sort(), parameter.status]);
       bundles.set(key, [...(bundles.get(key) ?? []), { number, links }]);
     });
@@ -131,6 +129,12 @@ const Layout = (() => {
       store.nbytes = store.parameters.reduce((sum, p) => sum + data.parameters[p].nbytes, 0);
     }
     return { stores, inside };
+  }
+
+  function viewLabel(unit, views, count) {
+    const [first] = views;
+    const what = views.length > 2 ? `in ${count} parts` : views.join(", ");
+    return unit.startsWith("g") && count > 1 ? `${views.length > 2 ? "" : `${first}, `}${count} reads` : what;
   }
 
   function frameTitle(data, group) {
@@ -208,7 +212,8 @@ const Layout = (() => {
 
   function bytes(count) {
     for (const [unit, size] of [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
-      if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
+      const value = count / size;
+      if (value >= 1) return `${value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2)} ${unit}`;
     }
     return `${count} B`;
   }
@@ -257,7 +262,7 @@ const Layout = (() => {
     titles(data, graph, frames, visible);
     const largest = Math.max(1, ...stores.map((store) => store.nbytes));
     const links = stores.flatMap((store) => store.links.map((link) => ({
-      ...link, store, text: elide(link.label, 240, 11, false), thick: 1.5 + 3.5 * Math.sqrt(store.nbytes / largest),
+      ...link, store, text: elide(link.label, 160, 11, false), thick: 1.5 + 3.5 * Math.sqrt(store.nbytes / largest),
     })));
     links.forEach((link, i) => {
       const label = { width: measure(link.text, 11) + 12, height: 18, labelpos: "c", weight: 1 };
@@ -285,12 +290,17 @@ const Layout = (() => {
     }
   }
 
-  // dagre aims edges at the middle of a box; here they leave below it and arrive above it.
-  function docked(points, start, end) {
+  // dagre aims edges at the middle of a box. Here they leave below it and arrive above it, and go
+  // straight down until they are past the boxes beside it, which may be taller.
+  function docked(points, start, end, ranks) {
     const route = points.slice(1, -1);
     if (end.y < start.y + start.height || route.length === 0) return points;
-    const low = start.y + start.height + (start.form === "repeat" ? 8 : 0);
-    return [{ x: dock(start, route[0].x), y: low }, ...route, { x: dock(end, route[route.length - 1].x), y: end.y }];
+    const first = { x: dock(start, route[0].x), y: start.y + start.height + (start.form === "repeat" ? 8 : 0) };
+    const last = { x: dock(end, route[route.length - 1].x), y: end.y };
+    const below = ranks.get(start.rank).bottom + 4, above = ranks.get(end.rank).top - 4;
+    const middle = route.filter((point) => point.y > below && point.y < above);
+    return [first, { x: first.x, y: below }, ...middle, { x: last.x, y: above }, last]
+      .filter((point, k, all) => k === 0 || point.y > all[k - 1].y);
   }
 
   function dock(unit, x) {
@@ -300,18 +310,21 @@ const Layout = (() => {
   }
 
   function placed(data, graph, visible, frames, flows, links, stores) {
+    const ranks = new Map();
     for (const unit of visible.values()) {
-      const { x, y } = graph.node(unit.key);
-      unit.x = x - unit.width / 2;
-      unit.y = y - unit.height / 2;
+      const { x, y, rank, height } = graph.node(unit.key);
+      Object.assign(unit, { x: x - unit.width / 2, y: y - unit.height / 2, rank });
+      const { top, bottom } = ranks.get(rank) ?? { top: y, bottom: y };
+      ranks.set(rank, { top: Math.min(top, y - height / 2), bottom: Math.max(bottom, y + height / 2) });
     }
     const boxes = [...frames].map((group) => {
       const { x, y, width, height } = graph.node(`f${group}`);
       const title = graph.node(`h${group}`);
+      // All that the frame holds lies below its title, so the title can stand at the left.
       return { group, x: x - width / 2, y: y - height / 2, width, height, text: title.text,
-        titleX: title.x - title.width / 2, titleY: title.y, depth: around(data, group).length };
+        titleX: x - width / 2 + 8, titleY: title.y, depth: around(data, group).length };
     }).sort((a, b) => a.depth - b.depth);
-    const route = (start, end, edge) => docked(edge.points, visible.get(start), visible.get(end));
+    const route = (start, end, edge) => docked(edge.points, visible.get(start), visible.get(end), ranks);
     flows.forEach((flow, i) => {
       flow.points = route(flow.start, flow.end, graph.edge(flow.start, flow.end, `d${i}`));
     });

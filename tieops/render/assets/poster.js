@@ -9,10 +9,7 @@ const Poster = (() => {
     const lines = view.stores.filter((store) => data.parameters[store.parameters[0]].tied).map((store) => {
       const parameters = store.parameters.map((p) => data.parameters[p]);
       const [first] = parameters;
-      const readers = first.uses.map((use) => {
-        const box = data.boxes[use.box];
-        return (box.form === "output" ? `output ${box.name}` : `${box.name}.${use.role}`) + (use.view ? ` (${use.view})` : "");
-      });
+      const readers = readersOf(data, first);
       const single = parameters.length === 1;
       return {
         parameters: store.parameters, head: single ? first.names.map(Layout.shown).join(" = ") : `${parameters.length} parameters`,
@@ -31,6 +28,16 @@ const Poster = (() => {
       });
     }
     return lines;
+  }
+
+  function readersOf(data, parameter) {
+    const views = new Map();
+    for (const use of parameter.uses) {
+      const box = data.boxes[use.box];
+      const name = box.form === "output" ? `output ${box.name}` : `${box.name}.${use.role}`;
+      views.set(name, [...(views.get(name) ?? []), use.view]);
+    }
+    return [...views].map(([name, all]) => name + (all.length > 1 ? ` (in ${all.length} parts)` : all[0] ? ` (${all[0]})` : ""));
   }
 
   function savings(parameters) {
