@@ -9,6 +9,12 @@ const Draw = (() => {
   const PAD = 12;
 
   const colour = (mark) => COLOURS[mark % COLOURS.length];
+  const NEUTRAL = "#6b7889";
+  // A box of several parameters has no colour of its own: their signs are in it.
+  const strokeOf = (data, { parameters }) => {
+    const { mark } = data.parameters[parameters[0]];
+    return parameters.length > 1 || mark < 0 ? NEUTRAL : colour(mark);
+  };
   const round = (n) => Math.round(n * 10) / 10;
 
   function text(x, y, words, kind, anchor) {
@@ -122,9 +128,8 @@ const Draw = (() => {
 
   function storeElement(data, unit, attributes) {
     const { x, y, width, height } = unit;
-    const { mark } = data.parameters[unit.store.parameters[0]];
     const body = rect(x, y, width, height, "stored", 14);
-    body[1].stroke = mark < 0 ? "#808080" : colour(mark);
+    body[1].stroke = strokeOf(data, unit.store);
     const start = x + PAD + unit.chips.length * 22;
     attributes["data-parameter"] = unit.store.parameters[0];
     return ["g", attributes, body,
@@ -134,8 +139,7 @@ const Draw = (() => {
   }
 
   function linkElement(data, link) {
-    const { mark } = data.parameters[link.store.parameters[0]];
-    const stroke = mark < 0 ? "#808080" : colour(mark);
+    const stroke = strokeOf(data, link.store);
     const middle = { x: round(link.x - link.width / 2), y: round(link.y - link.height / 2) };
     return ["g", { class: "link", "data-parameters": link.store.parameters.join(" "), "data-unit": link.unit },
       ["path", { d: path(blunt(link.points, 6 + link.thick)), stroke, "stroke-width": round(link.thick) }],
@@ -152,7 +156,7 @@ const Draw = (() => {
         ["path", { d: path(flow.points) }], arrow(flow.points, 5, "tip")]),
       ...view.links.map((link) => linkElement(data, link)),
       ...view.frames.map((frame) => ["g", { class: "unit header", "data-key": `f${frame.group}` },
-        rect(frame.titleX, frame.titleY - 11, Layout.measure(frame.text, 12) * 1.04 + 34, 22, "hit", 6),
+        rect(frame.titleX, frame.titleY - 11, Layout.measure(frame.text, 12) * Layout.BOLD + 34, 22, "hit", 6),
         sign(frame.titleX + 12, frame.titleY, false), text(frame.titleX + 26, frame.titleY + 4, frame.text, "heading")]),
       ...view.units.map((unit) => unitElement(data, unit))];
   }

@@ -4,8 +4,9 @@
 
 const Layout = (() => {
   const MAX_ROWS = 9; // of one box; more are counted
-  const MAX_LINKS = 90; // drawn at once; the ties that save most come first, a selected one before
+  const MAX_LINKS = 60; // drawn at once; the ties that save most come first, a selected one before
   const MAX_CHIPS = 8;
+  const BOLD = 1.12; // how much wider bold letters are
   const BUNDLE = 3; // parameters with the same readers are drawn as one box from this number on
 
   // Widths of DejaVu Sans, the widest of the usual fonts, so that no other one clips.
@@ -116,6 +117,7 @@ const Layout = (() => {
     for (const same of bundles.values()) {
       const groups = same.length >= BUNDLE ? [same] : same.map((each) => [each]);
       for (const group of groups) {
+        group.sort((a, b) => data.parameters[a.number].mark - data.parameters[b.number].mark);
         stores.push({ parameters: group.map((each) => each.number), links: group[0].links });
       }
     }
@@ -164,7 +166,7 @@ const Layout = (() => {
       rows.push({ text: `… and ${box.rows.length - MAX_ROWS} more`, size: "", parameters: [] });
     }
     const tag = box.status ? measure(box.status, 10) + 20 : 0;
-    const head = measure(title, 13) * 1.04 + (side ? 18 + measure(side, 11) : 0);
+    const head = measure(title, 13) * BOLD + (side ? 18 + measure(side, 11) : 0);
     const body = Math.max(0, ...rows.map((row) => 22 + measure(row.text, 11) + 20 + measure(row.size, 11)));
     return {
       key: `b${i}`, box: i, form: plain ? "operator" : box.form, status: box.status, title, side, rows, tag,
@@ -180,7 +182,7 @@ const Layout = (() => {
     const parameters = (inside ?? []).sort((a, b) => data.parameters[a].mark - data.parameters[b].mark);
     const chips = parameters.slice(0, MAX_CHIPS);
     const more = parameters.length > MAX_CHIPS ? `+${parameters.length - MAX_CHIPS} shared inside` : "shared inside";
-    const widths = [measure(title, 13) * 1.04 + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
+    const widths = [measure(title, 13) * BOLD + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
     if (chips.length) widths.push(chips.length * 22 + measure(more, 11) + 8);
     return {
       key: `g${i}`, group: i, form: group.form, status: group.status, title, side, notes, chips, more,
@@ -202,7 +204,7 @@ const Layout = (() => {
     const note = `${elide(size, 230, 11, false)}, stored once, ${single ? times : `each ${times}`}`;
     const chips = store.parameters.slice(0, MAX_CHIPS);
     const more = store.parameters.length > MAX_CHIPS ? `+${store.parameters.length - MAX_CHIPS}` : "";
-    const line = chips.length * 22 + measure(title + " " + more, 13) * 1.04;
+    const line = chips.length * 22 + measure(title + " " + more, 13) * BOLD;
     return {
       key: store.key, store, form: "store", status: first.status, title, note, chips, more, rows: [], parent: -1,
       tag: first.status ? measure(first.status, 10) + 20 : 0,
@@ -278,14 +280,14 @@ const Layout = (() => {
       const text = elide(shown(within(data, frameTitle(data, group), data.groups[group].group)), 320, 12);
       const times = data.groups[group].times ? `  ×${data.groups[group].times}` : "";
       const key = `h${group}`;
-      graph.setNode(key, { width: measure(text + times, 12) * 1.04 + 34, height: 18, text: text + times });
+      graph.setNode(key, { width: measure(text + times, 12) * BOLD + 34, height: 18, text: text + times });
       graph.setParent(key, `f${group}`);
       const mine = (unit) => around(data, unit.parent).includes(group);
       const inner = [...visible.values()].filter(mine).map((unit) => unit.key);
       const own = new Set(inner);
       const first = inner.filter((k) => !graph.inEdges(k).some((edge) => own.has(edge.v)));
       for (const below of first.length ? first : inner.slice(0, 1)) {
-        graph.setEdge(key, below, { weight: 0.01 }, `h${group}`);
+        graph.setEdge(key, below, { weight: 0 }, `h${group}`);
       }
     }
   }
@@ -297,7 +299,7 @@ const Layout = (() => {
     if (end.y < start.y + start.height || route.length === 0) return points;
     const first = { x: dock(start, route[0].x), y: start.y + start.height + (start.form === "repeat" ? 8 : 0) };
     const last = { x: dock(end, route[route.length - 1].x), y: end.y };
-    const below = ranks.get(start.rank).bottom + 4, above = ranks.get(end.rank).top - 4;
+    const below = ranks.get(start.rank).bottom + 6, above = ranks.get(end.rank).top - 12;
     const middle = route.filter((point) => point.y > below && point.y < above);
     return [first, { x: first.x, y: below }, ...middle, { x: last.x, y: above }, last]
       .filter((point, k, all) => k === 0 || point.y > all[k - 1].y);
@@ -337,5 +339,5 @@ const Layout = (() => {
     return { units: [...visible.values()], frames: boxes, flows, links, stores, width, height };
   }
 
-  return { arrange, measure, elide, letter, shown, standIns, bytes };
+  return { arrange, BOLD, measure, elide, letter, shown, standIns, bytes };
 })();

@@ -4,9 +4,9 @@
 
 (() => {
   const { pictures, headings, changes } = JSON.parse(document.getElementById("data").textContent);
-  const MAX_FOUND = 40, LEAST_ZOOM = 0.35, MOST_ZOOM = 3;
+  const MAX_FOUND = 40, LEAST_ZOOM = 0.1, READABLE = 0.6, MOST_ZOOM = 3;
   const by = (id) => document.getElementById(id);
-  const state = { tie: null, zoom: 0, pinned: false };
+  const state = { tie: null, zoom: 0 };
   const panes = pictures.map((data, i) => ({ data, heading: headings[i], open: new Set(data.opened) }));
 
   function element(tag, attributes = {}, ...children) {
@@ -26,8 +26,7 @@
   }
 
   function chipIcon(data, number) {
-    const icon = drawing(["svg", { width: 17, height: 16, "aria-hidden": "true" }, Draw.chip(data, number, 0, 8)]);
-    return icon;
+    return drawing(["svg", { width: 17, height: 16, "aria-hidden": "true" }, Draw.chip(data, number, 0, 8)]);
   }
 
   // Draw one pane anew: the layout of what is unfolded now.
@@ -51,11 +50,10 @@
 
   function scale(pane) {
     const { width, height } = pane.view;
-    const room = pane.scroll.clientWidth - 8;
-    const zoom = state.zoom || Math.min(1, Math.max(LEAST_ZOOM, room / width));
-    pane.zoom = zoom;
-    pane.svg.setAttribute("width", Math.round(width * zoom));
-    pane.svg.setAttribute("height", Math.round(height * zoom));
+    // As large as fits, but readable; what is unfolded later keeps the size.
+    state.zoom ||= Math.min(1, Math.max(READABLE, (pane.scroll.clientWidth - 8) / width));
+    pane.svg.setAttribute("width", Math.round(width * state.zoom));
+    pane.svg.setAttribute("height", Math.round(height * state.zoom));
   }
 
   function chosen(data) {
@@ -98,6 +96,12 @@
       if (name !== undefined) found.push({ text: name, side: parameter.what, boxes: parameter.uses.map((use) => use.box), number });
     });
     return found;
+  }
+
+  function clearSearch() {
+    by("search").value = "";
+    by("found").hidden = true;
+    by("found").replaceChildren();
   }
 
   function search() {
@@ -149,7 +153,6 @@
       pick(pane.data.parameters[number].mark);
       focus(pane, key);
     }
-    state.pinned = true;
     details(pane, key);
   }
 
@@ -208,8 +211,7 @@
 
   function pick(mark) {
     state.tie = state.tie === mark || mark < 0 ? null : mark;
-    by("search").value = "";
-    search();
+    clearSearch();
     markTies();
     panes.forEach(redraw);
   }
@@ -239,21 +241,23 @@
         });
       data.duplicates.forEach((text) => by("ties").append(element("li", { class: "note" }, `stored twice: ${text}`)));
     }
-    const count = panes[panes.length - 1].data.parameters.filter((parameter) => parameter.tied).length;
-    by("tiestitle").textContent = count === 0 ? "No ties" : count === 1 ? "1 tie" : `${count} ties`;
+    by("tiestitle").textContent = panes.length > 1 ? "Shared before or after" : tieCount(panes[0].data);
+  }
+
+  function tieCount(data) {
+    const count = data.parameters.filter((parameter) => parameter.tied).length;
+    return count === 0 ? "no ties" : count === 1 ? "1 tie" : `${count} ties`;
   }
 
   function build() {
     const last = panes[panes.length - 1].data;
-    const count = last.parameters.filter((parameter) => parameter.tied).length;
-    const ties = count === 0 ? "No ties: every layer has parameters of its own" : count === 1 ? "1 tie" : `${count} ties`;
     by("title").textContent = last.title || "What is shared";
-    by("lead").textContent = `${ties}. ${last.ledger}.`;
+    by("lead").textContent = panes.map(({ data, heading }) => `${heading ? `${heading}: ` : ""}${tieCount(data)}, ${data.ledger}`).join("; ");
     by("changes").append(...changes.map((change) => element("li", {}, change)));
     for (const pane of panes) {
       pane.scroll = element("div", { class: "scroll" });
       const section = element("section", {});
-      if (pane.heading) section.append(element("h2", {}, `${pane.heading}: ${pane.data.ledger}`));
+      if (pane.heading) section.append(element("h2", {}, `${pane.heading}: ${tieCount(pane.data)}`));
       section.append(pane.scroll);
       by("panes").append(section);
       for (const kind of ["click", "keydown", "pointerover", "focusin"]) pane.scroll.addEventListener(kind, (event) => onUnit(pane, event));
@@ -269,7 +273,10 @@
 
   function onUnit(pane, event) {
     const unit = event.target.closest?.(".unit");
-    if (event.type === "click" && !unit && state.tie !== null) return pick(-1);
+    if (event.type === "click" && !unit) {
+      by("details").replaceChildren();
+      if (state.tie !== null) pick(-1);
+    }
     if (!unit) return;
     const { key } = unit.dataset;
     if (event.type === "click" || (event.type === "keydown" && (event.key === "Enter" || event.key === " "))) {
@@ -302,13 +309,13 @@
   }
 
   function zoomBy(factor) {
-    const now = state.zoom || panes[0].zoom;
-    state.zoom = Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, now * factor));
+    state.zoom = Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, state.zoom * factor));
     panes.forEach(scale);
   }
 
   function fit() {
-    state.zoom = 0;
+    const fits = panes.map(({ scroll, view }) => Math.min((scroll.clientWidth - 8) / view.width, (scroll.clientHeight - 8) / view.height));
+    state.zoom = Math.min(1, Math.max(LEAST_ZOOM, ...fits));
     panes.forEach(scale);
   }
 
@@ -329,12 +336,10 @@
       event.preventDefault();
       by("search").focus();
     } else if (event.key === "Escape") {
-      by("search").value = "";
       pick(-1);
     } else if (event.key === "+") zoomBy(1.25);
     else if (event.key === "-") zoomBy(0.8);
     else if (event.key === "0") fit();
   });
-  window.addEventListener("resize", () => panes.forEach(scale));
   build();
 })();
