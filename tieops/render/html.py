@@ -17,7 +17,7 @@ from tieops.render.svg import asset
 
 __all__ = ["html_of"]
 
-_SCRIPTS = ("dagre.min.js", "layout.js", "draw.js", "page.js")
+_SCRIPTS = ("dagre.min.js", "visible.js", "layout.js", "draw.js", "page.js")
 _STYLES = ("page.css", "picture.css")
 # What could end the block or be read as markup; in JSON each can be spelled as its number.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}

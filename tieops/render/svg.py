@@ -15,7 +15,7 @@ from tieops.errors import MissingDependencyError
 
 __all__ = ["asset", "asset_path", "png_of", "svg_of"]
 
-_SCRIPTS = ("dagre.min.js", "layout.js", "draw.js", "poster.js")
+_SCRIPTS = ("dagre.min.js", "visible.js", "layout.js", "draw.js", "poster.js")
 # QuickJS lacks it; dagre copies plain data with it.
 _CLONE = "globalThis.structuredClone = (x) => x === undefined ? x : JSON.parse(JSON.stringify(x));"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -31,7 +31,7 @@ const Draw = (() => {
   function chip(data, number, x, y) {
     const { mark } = data.parameters[number];
     if (mark < 0) return rect(x + 3, y - 4.5, 9, 9, "own", 2);
-    const name = Layout.letter(mark);
+    const name = Visible.letter(mark);
     const fill = colour(mark);
     return ["g", { class: "chip", "data-parameter": number },
       ["rect", { x: round(x), y: round(y - 8), width: 17, height: 16, rx: 4, fill }],
@@ -140,24 +140,36 @@ const Draw = (() => {
 
   function linkElement(data, link) {
     const stroke = strokeOf(data, link.store);
-    const middle = { x: round(link.x - link.width / 2), y: round(link.y - link.height / 2) };
-    return ["g", { class: "link", "data-parameters": link.store.parameters.join(" "), "data-unit": link.unit },
+    const attributes = { class: "link", "data-parameters": link.store.parameters.join(" ") };
+    if (link.text === undefined) {
+      return ["g", attributes, ["path", { d: path(link.points), stroke, "stroke-width": round(link.thick) }]];
+    }
+    const corner = { x: round(link.x - link.width / 2), y: round(link.y - link.height / 2) };
+    return ["g", { ...attributes, "data-unit": link.unit },
       ["path", { d: path(blunt(link.points, 6 + link.thick)), stroke, "stroke-width": round(link.thick) }],
       arrow(link.points, 5 + link.thick * 1.2, "tip", stroke),
-      ["rect", { ...middle, width: round(link.width), height: link.height, rx: 9, class: "labelbox", stroke }],
+      ["rect", { ...corner, width: round(link.width), height: link.height, rx: 9, class: "labelbox", stroke }],
       text(link.x, link.y + 4, link.text, "label", "middle")];
   }
 
+  function flowElement(flow) {
+    const tip = /^[bg]/.test(flow.end) ? [arrow(flow.points, 5, "tip")] : [];
+    return ["g", { class: "flow" }, ["path", { d: path(flow.points) }], ...tip];
+  }
+
+  function frameElements(frame) {
+    const { x, y, width, height, text: words, titleWidth } = frame;
+    return {
+      body: ["g", { class: `frame ${frame.depth % 2 ? "even" : "odd"}` }, rect(x, y, width, height, "body", 8)],
+      header: ["g", { class: `unit header ${frame.depth % 2 ? "even" : "odd"}`, "data-key": frame.key },
+        rect(x + 4, y + 4, titleWidth, 22, "hit", 6), sign(x + 16, y + 15, false), text(x + 30, y + 19, words, "heading")],
+    };
+  }
+
   function graphElement(data, view) {
-    return ["g", { class: "graph" },
-      ...view.frames.map((frame) => ["g", { class: `frame ${frame.depth % 2 ? "odd" : "even"}`, "data-frame": frame.group },
-        rect(frame.x, frame.y, frame.width, frame.height, "body", 8)]),
-      ...view.flows.map((flow) => ["g", { class: "flow", "data-ends": `${flow.start} ${flow.end}` },
-        ["path", { d: path(flow.points) }], arrow(flow.points, 5, "tip")]),
-      ...view.links.map((link) => linkElement(data, link)),
-      ...view.frames.map((frame) => ["g", { class: "unit header", "data-key": `f${frame.group}` },
-        rect(frame.titleX, frame.titleY - 11, Layout.measure(frame.text, 12) * Layout.BOLD + 34, 22, "hit", 6),
-        sign(frame.titleX + 12, frame.titleY, false), text(frame.titleX + 26, frame.titleY + 4, frame.text, "heading")]),
+    const frames = view.frames.map(frameElements);
+    return ["g", { class: "graph" }, ...frames.map((frame) => frame.body), ...view.flows.map(flowElement),
+      ...view.links.map((link) => linkElement(data, link)), ...frames.map((frame) => frame.header),
       ...view.units.map((unit) => unitElement(data, unit))];
   }
 

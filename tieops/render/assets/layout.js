@@ -1,343 +1,200 @@
-// What is visible of a picture while some groups are unfolded, and where dagre puts it.
-// Pure: no page, no DOM. Python runs the same code for SVG and PNG.
+// Where everything is: dagre lays out each frame by itself, the innermost first, and a frame is one box
+// of the frame around it. So nothing that is outside of a frame can come to lie in it.
 "use strict";
 
 const Layout = (() => {
-  const MAX_ROWS = 9; // of one box; more are counted
-  const MAX_LINKS = 60; // drawn at once; the ties that save most come first, a selected one before
-  const MAX_CHIPS = 8;
-  const BOLD = 1.12; // how much wider bold letters are
-  const BUNDLE = 3; // parameters with the same readers are drawn as one box from this number on
+  const { measure, elide } = Visible;
+  const HEADER = 30, PADDING = 14; // of a frame
+  const TOP = "top", BOTTOM = "bottom"; // stand above and below all else of a frame
 
-  // Widths of DejaVu Sans, the widest of the usual fonts, so that no other one clips.
-  const NARROW = "ijlI.,:;'|!() []{}tfr/\\-`", WIDE = "mwMW@%+=<>…→—×";
-  const glyph = (c) =>
-    c > "\u2e7f" ? 1.02 : NARROW.includes(c) ? 0.41 : WIDE.includes(c) ? 0.98
-      : c >= "A" && c <= "Z" ? 0.75 : 0.65;
+  // A level is what one frame holds: its boxes, and the stretches of edges between them. An edge that
+  // enters or leaves a frame comes through a port on the frame's upper or lower side.
+  function levelsOf(data, { units, frames, flows, stores }) {
+    const levels = new Map([[-1, { boxes: [], edges: new Map(), ports: new Map() }]]);
+    for (const group of frames.keys()) levels.set(group, { boxes: [], edges: new Map(), ports: new Map() });
+    for (const box of [...units.values(), ...frames.values()]) levels.get(box.parent).boxes.push(box);
 
-  function measure(text, size) {
-    let width = 0;
-    for (const c of text) width += glyph(c);
-    return width * size;
-  }
-
-  // Names differ at their ends, texts at their beginnings.
-  function elide(text, room, size, keepEnd = true) {
-    if (measure(text, size) <= room) return text;
-    const letters = Array.from(text.length > 400 ? (keepEnd ? text.slice(-400) : text.slice(0, 400)) : text);
-    const dots = glyph("…") * size;
-    let used = dots, kept = 0;
-    while (kept < letters.length) {
-      used += glyph(letters[keepEnd ? letters.length - 1 - kept : kept]) * size;
-      if (used > room) break;
-      kept++;
-    }
-    if (!keepEnd) return letters.slice(0, kept).join("") + "…";
-    const end = letters.slice(letters.length - kept).join("");
-    const dot = end.indexOf(".");
-    return "…" + (dot > 0 && dot < kept * 0.5 ? end.slice(dot + 1) : end);
-  }
-
-  const shown = (name) => (name === "" ? "(no name)" : name);
-
-  function letter(mark) {
-    let text = "";
-    for (let rest = mark; rest >= 0; rest = Math.floor(rest / 26) - 1) {
-      text = String.fromCharCode(65 + (rest % 26)) + text;
-    }
-    return text;
-  }
-
-  // The unit that stands for each box: itself, or the outermost folded group around it.
-  function standIns(data, open) {
-    const closed = data.groups.map(() => -1);
-    data.groups.forEach((group, i) => {
-      const outer = group.group < 0 ? -1 : closed[group.group];
-      closed[i] = outer >= 0 ? outer : open.has(i) ? -1 : i;
-    });
-    return data.boxes.map((box, i) => {
-      const group = box.group < 0 ? -1 : closed[box.group];
-      return group >= 0 ? `g${group}` : `b${i}`;
-    });
-  }
-
-  const isSizes = (what) => /^i64\[[^,]*\]$/.test(what);
-
-  // Data that flows between units. Edges that carry only sizes would hide the others.
-  function flowsOf(data, units) {
-    const flows = new Map();
-    for (const edge of data.edges) {
-      const start = units[edge.start], end = units[edge.end];
-      if (start === end) continue;
-      const key = `${start} ${end}`;
-      const sizes = isSizes(edge.what);
-      const flow = flows.get(key);
-      if (!flow) flows.set(key, { start, end, what: edge.what, sizes });
-      else if (flow.sizes && !sizes) Object.assign(flow, { what: edge.what, sizes });
-    }
-    const all = [...flows.values()];
-    const fed = new Set(all.filter((f) => !f.sizes).map((f) => f.end));
-    const kept = all.filter((f) => !f.sizes || !fed.has(f.end));
-    const used = new Set(kept.flatMap((f) => [f.start, f.end]));
-    for (const flow of all) {
-      if (!used.has(flow.start)) {
-        kept.push(flow);
-        used.add(flow.start);
+    function edge(level, start, end, kind, extra) {
+      const key = `${kind} ${start} ${end}`;
+      const { edges, ports } = levels.get(level);
+      if (!edges.has(key)) edges.set(key, { key, start, end, ...extra });
+      for (const side of [start, end]) {
+        if (/^[io]:/.test(side)) ports.set(side, side[0]);
       }
+      return key;
     }
-    return kept;
-  }
 
-  // Shared parameters as boxes of their own, each with a link to every unit that reads it.
-  function storesOf(data, units, chosen) {
-    const bundles = new Map();
-    const inside = new Map(); // unit -> parameters whose readers it holds all
-    data.parameters.forEach((parameter, number) => {
-      const outputs = parameter.uses.some((use) => data.boxes[use.box].form === "output");
-      if (parameter.mark < 0 && !outputs) return;
-      const readers = new Map();
-      for (const use of parameter.uses) {
-        const unit = units[use.box];
-        const views = readers.get(unit) ?? { views: new Set(), count: 0 };
-        views.views.add(use.view || "as stored");
-        views.count++;
-        readers.set(unit, views);
-      }
-      const [first] = readers.keys();
-      if (readers.size === 1 && first.startsWith("g")) {
-        inside.set(first, [...(inside.get(first) ?? []), number]);
-        return;
-      }
-      if (readers.size === 0) return;
-      const links = [...readers].map(([unit, { views, count }]) => ({ unit, label: viewLabel(unit, [...views], count) }));
-      const key = JSON.stringify([...links.map((l) => [l.unit, l.label]).sort(), parameter.status]);
-      bundles.set(key, [...(bundles.get(key) ?? []), { number, links }]);
-    });
-    let stores = [];
-    for (const same of bundles.values()) {
-      const groups = same.length >= BUNDLE ? [same] : same.map((each) => [each]);
-      for (const group of groups) {
-        group.sort((a, b) => data.parameters[a.number].mark - data.parameters[b.number].mark);
-        stores.push({ parameters: group.map((each) => each.number), links: group[0].links });
-      }
+    function connect(start, end, kind, extra, label) {
+      const above = Visible.around(data, units.get(start).parent), below = Visible.around(data, units.get(end).parent);
+      const common = above.find((group) => below.includes(group)) ?? -1;
+      const out = above.slice(0, above.includes(common) ? above.indexOf(common) : above.length).reverse();
+      const into = below.slice(0, below.includes(common) ? below.indexOf(common) : below.length).reverse();
+      const name = (chain, i, unit) => (i < chain.length ? `f${chain[i]}` : unit);
+      const last = into.length === 0 ? label : {};
+      const key = edge(common, name(out, 0, start), name(into, 0, end), kind, { ...extra, ...last });
+      let outer = key;
+      out.forEach((group, i) => (outer = edge(group, name(out, i + 1, start), `o:${outer}`, kind, extra)));
+      outer = key;
+      into.forEach((group, i) => {
+        const ends = i === into.length - 1 ? label : {};
+        outer = edge(group, `i:${outer}`, name(into, i + 1, end), kind, { ...extra, ...ends });
+      });
     }
-    const saved = (store) => store.parameters.reduce((sum, p) => sum + data.parameters[p].saved, 0);
-    const first = (store) => (store.parameters.includes(chosen) ? 1 : 0);
-    stores.sort((a, b) => first(b) - first(a) || saved(b) - saved(a) || a.parameters[0] - b.parameters[0]);
-    let room = MAX_LINKS;
-    stores = stores.filter((store, i) => i === 0 || (room - store.links.length >= 0 && ((room -= store.links.length), true)));
-    for (const store of stores) {
-      store.key = `p${store.parameters[0]}`;
-      store.nbytes = store.parameters.reduce((sum, p) => sum + data.parameters[p].nbytes, 0);
-    }
-    return { stores, inside };
-  }
 
-  function viewLabel(unit, views, count) {
-    const [first] = views;
-    const what = views.length > 2 ? `in ${count} parts` : views.join(", ");
-    return unit.startsWith("g") && count > 1 ? `${views.length > 2 ? "" : `${first}, `}${count} reads` : what;
-  }
-
-  function frameTitle(data, group) {
-    return data.groups[group].title;
-  }
-
-  // A name without the part that the frame around it tells.
-  function within(data, name, group) {
-    for (let at = group; at >= 0; at = data.groups[at].group) {
-      const prefix = frameTitle(data, at).replace(/ call \d+$/, "");
-      if (prefix && name.startsWith(prefix) && /^[./]/.test(name.slice(prefix.length))) {
-        return name.slice(prefix.length + 1);
-      }
-    }
-    return name;
-  }
-
-  function boxUnit(data, i) {
-    const box = data.boxes[i];
-    const plain = box.form === "layer" && box.rows.length === 0;
-    const title = elide(shown(plain ? box.kind : within(data, box.name, box.group)), 270, 13);
-    const side = plain ? "" : elide(box.kind, 190, 11);
-    const rows = box.rows.slice(0, MAX_ROWS).map((row) => ({
-      text: `${row.role} ${elide(row.what, 170, 11)}`, size: row.size, parameters: row.parameters,
-    }));
-    if (box.rows.length > MAX_ROWS) {
-      rows.push({ text: `… and ${box.rows.length - MAX_ROWS} more`, size: "", parameters: [] });
-    }
-    const tag = box.status ? measure(box.status, 10) + 20 : 0;
-    const head = measure(title, 13) * BOLD + (side ? 18 + measure(side, 11) : 0);
-    const body = Math.max(0, ...rows.map((row) => 22 + measure(row.text, 11) + 20 + measure(row.size, 11)));
-    return {
-      key: `b${i}`, box: i, form: plain ? "operator" : box.form, status: box.status, title, side, rows, tag,
-      parent: box.group, width: Math.max(56, head, body) + 24, height: 30 + rows.length * 19 + (rows.length ? 6 : 0),
-    };
-  }
-
-  function groupUnit(data, i, inside) {
-    const group = data.groups[i];
-    const title = elide(shown(within(data, group.title, group.group)), 300, 13, group.form !== "operators");
-    const side = group.times ? `×${group.times}` : "";
-    const notes = group.notes.map((note) => elide(note, 330, 11, false));
-    const parameters = (inside ?? []).sort((a, b) => data.parameters[a].mark - data.parameters[b].mark);
-    const chips = parameters.slice(0, MAX_CHIPS);
-    const more = parameters.length > MAX_CHIPS ? `+${parameters.length - MAX_CHIPS} shared inside` : "shared inside";
-    const widths = [measure(title, 13) * BOLD + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
-    if (chips.length) widths.push(chips.length * 22 + measure(more, 11) + 8);
-    return {
-      key: `g${i}`, group: i, form: group.form, status: group.status, title, side, notes, chips, more,
-      inside: parameters, rows: [], tag: group.status ? measure(group.status, 10) + 20 : 0, parent: group.group,
-      width: Math.max(...widths) + 24, height: 30 + notes.length * 17 + (chips.length ? 22 : 0) + (notes.length ? 6 : 0),
-    };
-  }
-
-  function storeUnit(data, store) {
-    const parameters = store.parameters.map((p) => data.parameters[p]);
-    const [first] = parameters;
-    const single = parameters.length === 1;
-    const reads = first.uses.length;
-    const names = first.names.map((name) => elide(shown(name), 210, 13));
-    const title = single ? names.slice(0, 2).join(" = ") + (names.length > 2 ? ` = … (${names.length} names)` : "")
-      : `${parameters.length} parameters`;
-    const size = single ? `${first.what}, ${first.size}` : bytes(store.nbytes);
-    const times = reads === 1 ? "read once" : `read ${reads} times`;
-    const note = `${elide(size, 230, 11, false)}, stored once, ${single ? times : `each ${times}`}`;
-    const chips = store.parameters.slice(0, MAX_CHIPS);
-    const more = store.parameters.length > MAX_CHIPS ? `+${store.parameters.length - MAX_CHIPS}` : "";
-    const line = chips.length * 22 + measure(title + " " + more, 13) * BOLD;
-    return {
-      key: store.key, store, form: "store", status: first.status, title, note, chips, more, rows: [], parent: -1,
-      tag: first.status ? measure(first.status, 10) + 20 : 0,
-      width: Math.max(line, measure(note, 11)) + 30, height: 48,
-    };
-  }
-
-  function bytes(count) {
-    for (const [unit, size] of [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
-      const value = count / size;
-      if (value >= 1) return `${value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2)} ${unit}`;
-    }
-    return `${count} B`;
-  }
-
-  // The frames around a unit, innermost first.
-  function around(data, group) {
-    const chain = [];
-    for (let at = group; at >= 0; at = data.groups[at].group) chain.push(at);
-    return chain;
-  }
-
-  function arrange(data, open, chosen = -1) {
-    const units = standIns(data, open);
-    const { stores, inside } = storesOf(data, units, chosen);
-    const visible = new Map();
-    for (const key of units) {
-      if (visible.has(key)) continue;
-      const number = Number(key.slice(1));
-      visible.set(key, key[0] === "g" ? groupUnit(data, number, inside.get(key)) : boxUnit(data, number));
-    }
-    for (const store of stores) {
-      const unit = storeUnit(data, store);
-      const chains = store.links.map((link) => around(data, visible.get(link.unit).parent));
-      unit.parent = chains[0].find((group) => chains.every((chain) => chain.includes(group))) ?? -1;
-      visible.set(unit.key, unit);
-    }
-    const graph = new dagre.graphlib.Graph({ compound: true, multigraph: true });
-    graph.setGraph({ rankdir: "TB", nodesep: 26, edgesep: 14, ranksep: 34, marginx: 16, marginy: 16, acyclicer: "greedy" });
-    graph.setDefaultEdgeLabel(() => ({}));
-    const frames = new Set();
-    for (const unit of visible.values()) {
-      graph.setNode(unit.key, { width: unit.width, height: unit.height + (unit.form === "repeat" ? 8 : 0) });
-      around(data, unit.parent).forEach((group) => frames.add(group));
-    }
-    for (const group of frames) {
-      graph.setNode(`f${group}`, {});
-    }
-    for (const group of frames) {
-      if (data.groups[group].group >= 0) graph.setParent(`f${group}`, `f${data.groups[group].group}`);
-    }
-    for (const unit of visible.values()) {
-      if (unit.parent >= 0) graph.setParent(unit.key, `f${unit.parent}`);
-    }
-    const flows = flowsOf(data, units);
-    flows.forEach((flow, i) => graph.setEdge(flow.start, flow.end, { weight: 4 }, `d${i}`));
-    titles(data, graph, frames, visible);
+    for (const flow of flows) connect(flow.start, flow.end, "flow", {}, {});
     const largest = Math.max(1, ...stores.map((store) => store.nbytes));
-    const links = stores.flatMap((store) => store.links.map((link) => ({
-      ...link, store, text: elide(link.label, 160, 11, false), thick: 1.5 + 3.5 * Math.sqrt(store.nbytes / largest),
-    })));
-    links.forEach((link, i) => {
-      const label = { width: measure(link.text, 11) + 12, height: 18, labelpos: "c", weight: 1 };
-      graph.setEdge(link.store.key, link.unit, label, `t${i}`);
-    });
-    dagre.layout(graph);
-    return placed(data, graph, visible, frames, flows, links, stores);
-  }
-
-  // A frame's title is a node above what the frame holds, so that nothing overlaps it.
-  function titles(data, graph, frames, visible) {
-    for (const group of frames) {
-      const text = elide(shown(within(data, frameTitle(data, group), data.groups[group].group)), 320, 12);
-      const times = data.groups[group].times ? `  ×${data.groups[group].times}` : "";
-      const key = `h${group}`;
-      graph.setNode(key, { width: measure(text + times, 12) * BOLD + 34, height: 18, text: text + times });
-      graph.setParent(key, `f${group}`);
-      const mine = (unit) => around(data, unit.parent).includes(group);
-      const inner = [...visible.values()].filter(mine).map((unit) => unit.key);
-      const own = new Set(inner);
-      const first = inner.filter((k) => !graph.inEdges(k).some((edge) => own.has(edge.v)));
-      for (const below of first.length ? first : inner.slice(0, 1)) {
-        graph.setEdge(key, below, { weight: 0 }, `h${group}`);
+    for (const store of stores) {
+      const thick = 1.5 + 3.5 * Math.sqrt(store.nbytes / largest);
+      for (const link of store.links) {
+        connect(store.key, link.unit, store.key, { store, thick }, { unit: link.unit, text: elide(link.label, 160, 11, false) });
       }
     }
+    return levels;
+  }
+
+  // Lay out one level; its boxes get places relative to the level's own corner.
+  function layOut(levels, group) {
+    const level = levels.get(group);
+    for (const box of level.boxes) {
+      if (box.frame !== undefined) Object.assign(box, layOut(levels, box.frame));
+    }
+    const graph = new dagre.graphlib.Graph({ multigraph: true });
+    graph.setGraph({ rankdir: "TB", nodesep: 26, edgesep: 14, ranksep: 34, acyclicer: "greedy" });
+    for (const box of level.boxes) {
+      graph.setNode(box.key, { width: box.width, height: box.height + (box.form === "repeat" ? 8 : 0) });
+    }
+    for (const port of level.ports.keys()) graph.setNode(port, { width: 1, height: 1 });
+    for (const edge of level.edges.values()) {
+      // Whole numbers: dagre's network simplex need not end on others.
+      const label = edge.text === undefined ? {} : { width: measure(edge.text, 11) + 12, height: 18, labelpos: "c" };
+      graph.setEdge(edge.start, edge.end, { ...label, weight: edge.store ? 1 : 4 }, edge.key);
+    }
+    holdPorts(graph, level);
+    dagre.layout(graph);
+    return placed(graph, level, group);
+  }
+
+  // Ports belong on the frame's sides, however far inside they lead.
+  function holdPorts(graph, { ports, boxes }) {
+    const sides = [...ports.values()];
+    if (sides.includes("i")) {
+      graph.setNode(TOP, { width: 1, height: 1 });
+      for (const [port, side] of ports) if (side === "i") graph.setEdge(TOP, port, { weight: 100 }, port);
+      for (const { key } of boxes) if (!graph.inEdges(key).length) graph.setEdge(TOP, key, { weight: 0, minlen: 2 }, key);
+    }
+    if (sides.includes("o")) {
+      graph.setNode(BOTTOM, { width: 1, height: 1 });
+      for (const [port, side] of ports) if (side === "o") graph.setEdge(port, BOTTOM, { weight: 100 }, port);
+      for (const { key } of boxes) if (!graph.outEdges(key).length) graph.setEdge(key, BOTTOM, { weight: 0, minlen: 2 }, key);
+    }
+  }
+
+  function placed(graph, level, group) {
+    const ranks = new Map(), at = new Map();
+    for (const box of level.boxes) {
+      const { x, y, rank, height } = graph.node(box.key);
+      Object.assign(box, { x: x - box.width / 2, y: y - height / 2, rank });
+      at.set(box.key, box);
+      const { top, bottom } = ranks.get(rank) ?? { top: y, bottom: y };
+      ranks.set(rank, { top: Math.min(top, y - height / 2), bottom: Math.max(bottom, y + height / 2) });
+    }
+    const extent = extentOf(graph, level);
+    const header = group >= 0 ? HEADER : PADDING;
+    const width = Math.max(extent.right - extent.left, (level.title ?? 0)) + 2 * PADDING;
+    const height = extent.bottom - extent.top + header + PADDING;
+    for (const port of level.ports.keys()) {
+      const side = level.ports.get(port) === "i";
+      at.set(port, { port: side ? "i" : "o", x: graph.node(port).x, y: side ? extent.top - header : extent.bottom + PADDING });
+    }
+    for (const edge of level.edges.values()) {
+      const { points, x, y, width: room, height: tall } = graph.edge(edge.start, edge.end, edge.key);
+      Object.assign(edge, { points: docked(points, at.get(edge.start), at.get(edge.end), ranks, edge.key), x, y, width: room, height: tall });
+    }
+    const shift = { x: PADDING - extent.left, y: header - extent.top };
+    for (const box of level.boxes) move(box, shift);
+    for (const edge of level.edges.values()) {
+      move(edge, shift);
+      edge.points = edge.points.map((point) => ({ x: point.x + shift.x, y: point.y + shift.y }));
+    }
+    for (const port of level.ports.keys()) level.ports.set(port, at.get(port).x + shift.x);
+    return { width, height, portX: level.ports };
+  }
+
+  function move(thing, shift) {
+    thing.x += shift.x;
+    thing.y += shift.y;
+  }
+
+  function extentOf(graph, { boxes, ports, edges }) {
+    let left = Infinity, right = -Infinity, top = Infinity, bottom = -Infinity;
+    const take = (x, y, w, h) => {
+      left = Math.min(left, x - w / 2);
+      right = Math.max(right, x + w / 2);
+      top = Math.min(top, y - h / 2);
+      bottom = Math.max(bottom, y + h / 2);
+    };
+    for (const name of [...boxes.map((box) => box.key), ...ports.keys()]) {
+      const { x, y, width, height } = graph.node(name);
+      take(x, y, width, height);
+    }
+    for (const edge of edges.values()) {
+      const { points, x, y, width, height } = graph.edge(edge.start, edge.end, edge.key);
+      for (const point of points) take(point.x, point.y, 4, 0);
+      if (edge.text !== undefined) take(x, y, width, height);
+    }
+    return { left, right, top, bottom };
   }
 
   // dagre aims edges at the middle of a box. Here they leave below it and arrive above it, and go
   // straight down until they are past the boxes beside it, which may be taller.
-  function docked(points, start, end, ranks) {
+  function docked(points, start, end, ranks, key) {
     const route = points.slice(1, -1);
-    if (end.y < start.y + start.height || route.length === 0) return points;
-    const first = { x: dock(start, route[0].x), y: start.y + start.height + (start.form === "repeat" ? 8 : 0) };
-    const last = { x: dock(end, route[route.length - 1].x), y: end.y };
-    const below = ranks.get(start.rank).bottom + 6, above = ranks.get(end.rank).top - 12;
+    const low = start.port ? start.y : start.y + start.height + (start.form === "repeat" ? 8 : 0);
+    if (end.y < low || route.length === 0) return points;
+    const first = { x: dock(start, route[0].x, `o:${key}`), y: low };
+    const last = { x: dock(end, route[route.length - 1].x, `i:${key}`), y: end.y };
+    const below = start.port ? low : ranks.get(start.rank).bottom + 6;
+    const above = end.port ? end.y : ranks.get(end.rank).top - 12;
     const middle = route.filter((point) => point.y > below && point.y < above);
     return [first, { x: first.x, y: below }, ...middle, { x: last.x, y: above }, last]
       .filter((point, k, all) => k === 0 || point.y > all[k - 1].y);
   }
 
-  function dock(unit, x) {
-    const left = unit.x + 14, right = unit.x + unit.width - 14, middle = unit.x + unit.width / 2;
+  function dock(box, x, port) {
+    if (box.port) return box.x;
+    if (box.portX?.has(port)) return box.x + box.portX.get(port);
+    const left = box.x + 14, right = box.x + box.width - 14, middle = box.x + box.width / 2;
     if (x >= left && x <= right) return x;
     return Math.min(right, Math.max(left, middle + (x - middle) * 0.35));
   }
 
-  function placed(data, graph, visible, frames, flows, links, stores) {
-    const ranks = new Map();
-    for (const unit of visible.values()) {
-      const { x, y, rank, height } = graph.node(unit.key);
-      Object.assign(unit, { x: x - unit.width / 2, y: y - unit.height / 2, rank });
-      const { top, bottom } = ranks.get(rank) ?? { top: y, bottom: y };
-      ranks.set(rank, { top: Math.min(top, y - height / 2), bottom: Math.max(bottom, y + height / 2) });
+  // Make places absolute, outer frames first.
+  function settle(levels, group, corner) {
+    const { boxes, edges } = levels.get(group);
+    for (const box of boxes) {
+      move(box, corner);
+      if (box.frame !== undefined) settle(levels, box.frame, box);
     }
-    const boxes = [...frames].map((group) => {
-      const { x, y, width, height } = graph.node(`f${group}`);
-      const title = graph.node(`h${group}`);
-      // All that the frame holds lies below its title, so the title can stand at the left.
-      return { group, x: x - width / 2, y: y - height / 2, width, height, text: title.text,
-        titleX: x - width / 2 + 8, titleY: title.y, depth: around(data, group).length };
-    }).sort((a, b) => a.depth - b.depth);
-    const route = (start, end, edge) => docked(edge.points, visible.get(start), visible.get(end), ranks);
-    flows.forEach((flow, i) => {
-      flow.points = route(flow.start, flow.end, graph.edge(flow.start, flow.end, `d${i}`));
-    });
-    links.forEach((link, i) => {
-      const edge = graph.edge(link.store.key, link.unit, `t${i}`);
-      const points = route(link.store.key, link.unit, edge);
-      Object.assign(link, { points, x: edge.x, y: edge.y, width: edge.width, height: edge.height });
-    });
-    const { width, height } = graph.graph();
-    return { units: [...visible.values()], frames: boxes, flows, links, stores, width, height };
+    for (const edge of edges.values()) {
+      move(edge, corner);
+      edge.points = edge.points.map((point) => ({ x: point.x + corner.x, y: point.y + corner.y }));
+    }
   }
 
-  return { arrange, BOLD, measure, elide, letter, shown, standIns, bytes };
+  function arrange(data, open, chosen = -1) {
+    const shown = Visible.visible(data, open, chosen);
+    const levels = levelsOf(data, shown);
+    for (const frame of shown.frames.values()) levels.get(frame.frame).title = frame.titleWidth;
+    const { width, height } = layOut(levels, -1);
+    settle(levels, -1, { x: 0, y: 0 });
+    const edges = [...levels.values()].flatMap((level) => [...level.edges.values()]);
+    const depth = (frame) => Visible.around(data, frame.parent).length;
+    return {
+      units: [...shown.units.values()], stores: shown.stores, width, height,
+      frames: [...shown.frames.values()].sort((a, b) => depth(a) - depth(b)).map((frame) => Object.assign(frame, { depth: depth(frame) })),
+      flows: edges.filter((edge) => !edge.store), links: edges.filter((edge) => edge.store),
+    };
+  }
+
+  return { arrange };
 })();

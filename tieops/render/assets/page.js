@@ -63,7 +63,7 @@
   // Bring out what was searched for, or one tie with its readers.
   function light(pane) {
     const { data, svg } = pane;
-    const units = Layout.standIns(data, pane.open);
+    const units = Visible.standIns(data, pane.open);
     const query = by("search").value.trim().toLowerCase();
     const lit = new Set();
     const tie = chosen(data);
@@ -114,7 +114,7 @@
     if (!query) return list.replaceChildren();
     const found = panes.flatMap((pane) => matches(pane.data, query).map((match) => ({ ...match, pane })));
     const shown = found.slice(0, MAX_FOUND).map(({ text, side, boxes, pane }) => {
-      const button = element("button", { type: "button" }, Layout.shown(text), element("span", { class: "note" }, side));
+      const button = element("button", { type: "button" }, Visible.shown(text), element("span", { class: "note" }, side));
       button.addEventListener("click", () => reveal(pane, boxes[0]));
       return element("li", {}, button);
     });
@@ -148,7 +148,7 @@
     } else if (key[0] === "f") {
       pane.open.delete(number);
       redraw(pane);
-      focus(pane, Layout.standIns(pane.data, pane.open).find((unit) => unit === `g${number}`) ?? "");
+      focus(pane, Visible.standIns(pane.data, pane.open).find((unit) => unit === `g${number}`) ?? "");
     } else if (key[0] === "p") {
       pick(pane.data.parameters[number].mark);
       focus(pane, key);
@@ -179,7 +179,7 @@
       list.append(...line("kind", box.kind));
       box.rows.forEach((row) => {
         const names = row.parameters.map((p) => data.parameters[p].names[0]).join(", ");
-        list.append(...line(row.role, `${row.what}, ${row.size}, stored as ${Layout.shown(names)}${row.view ? ` (${row.view})` : ""}`));
+        list.append(...line(row.role, `${row.what}, ${row.size}, stored as ${Visible.shown(names)}${row.view ? ` (${row.view})` : ""}`));
       });
       if (box.takes.length) list.append(...line("takes", box.takes.join(", ")));
       if (box.gives.length) list.append(...line("gives", box.gives.join(", ")));
@@ -199,7 +199,7 @@
   function parameterLines(data, number) {
     const parameter = data.parameters[number];
     return [
-      ...line("names", parameter.names.map(Layout.shown).join(" = ")),
+      ...line("names", parameter.names.map(Visible.shown).join(" = ")),
       ...line("stored", `${parameter.what}, ${parameter.size}`),
       ...line("evidence", parameter.evidence),
       ...line("read by", parameter.uses.slice(0, 30).map((use) => {
@@ -229,9 +229,9 @@
         .sort((a, b) => a.parameter.mark - b.parameter.mark).forEach(({ parameter, number }) => {
           if (seen.has(parameter.mark)) return;
           seen.add(parameter.mark);
-          const save = parameter.saved ? `, saves ${Layout.bytes(parameter.saved)}` : "";
+          const save = parameter.saved ? `, saves ${Visible.bytes(parameter.saved)}` : "";
           const button = element("button", { type: "button", "data-mark": parameter.mark, "aria-pressed": "false" }, chipIcon(data, number),
-            element("span", { class: "name" }, parameter.names.map(Layout.shown).join(" = ")),
+            element("span", { class: "name" }, parameter.names.map(Visible.shown).join(" = ")),
             element("span", { class: "note" }, `${parameter.what}, ${parameter.size}, ${parameter.uses.length} reads${save}`));
           button.addEventListener("click", () => {
             pick(parameter.mark);

@@ -12,15 +12,15 @@ const Poster = (() => {
       const readers = readersOf(data, first);
       const single = parameters.length === 1;
       return {
-        parameters: store.parameters, head: single ? first.names.map(Layout.shown).join(" = ") : `${parameters.length} parameters`,
-        note: `${single ? `${first.what}, ` : ""}${Layout.bytes(store.nbytes)} stored once${savings(parameters)}`,
+        parameters: store.parameters, head: single ? first.names.map(Visible.shown).join(" = ") : `${parameters.length} parameters`,
+        note: `${single ? `${first.what}, ` : ""}${Visible.bytes(store.nbytes)} stored once${savings(parameters)}`,
         readers: single ? `read by ${readers.slice(0, 30).join(", ")}` : `such as ${first.names[0]}, read by ${readers.slice(0, 30).join(", ")}`,
       };
     });
     for (const unit of view.units) {
       if (!unit.inside?.length) continue;
       const parameters = unit.inside.map((p) => data.parameters[p]);
-      const size = Layout.bytes(parameters.reduce((sum, p) => sum + p.nbytes, 0));
+      const size = Visible.bytes(parameters.reduce((sum, p) => sum + p.nbytes, 0));
       const what = parameters.length === 1 ? "1 parameter" : `${parameters.length} parameters`;
       lines.push({
         parameters: unit.inside, head: `${what}, shared inside ${unit.title}${unit.side ? ` ${unit.side}` : ""}`,
@@ -42,7 +42,7 @@ const Poster = (() => {
 
   function savings(parameters) {
     const saved = parameters.reduce((sum, parameter) => sum + parameter.saved, 0);
-    return saved ? `, saves ${Layout.bytes(saved)}` : "";
+    return saved ? `, saves ${Visible.bytes(saved)}` : "";
   }
 
   // The caption of one model: its name, one sentence, its ties.
@@ -53,7 +53,7 @@ const Poster = (() => {
     let y = 16;
     const title = [heading, data.title].filter(Boolean).join(": ");
     if (title) {
-      elements.push(Draw.text(0, y, Layout.elide(title, width, 18), "poster"));
+      elements.push(Draw.text(0, y, Visible.elide(title, width, 18), "poster"));
       y += 24;
     }
     const sentence = count === 0 ? "No ties: every layer has parameters of its own."
@@ -64,9 +64,9 @@ const Poster = (() => {
       const chips = parameters.slice(0, MAX_CHIPS);
       chips.forEach((p, i) => elements.push(Draw.chip(data, p, i * 20, y - 4)));
       const left = chips.length * 20 + 6;
-      elements.push(["text", { x: left, y, class: "row" }, ["tspan", { class: "title" }, Layout.elide(head, width * 0.55, 13)],
+      elements.push(["text", { x: left, y, class: "row" }, ["tspan", { class: "title" }, Visible.elide(head, width * 0.55, 13, false)],
         ["tspan", { class: "note", dx: 10 }, note]],
-        Draw.text(left, y + 16, Layout.elide(readers, width - left, 11, false), "note"));
+        Draw.text(left, y + 16, Visible.elide(readers, width - left, 11, false), "note"));
       y += 38;
     }
     if (lines.length > MAX_TIES) {
@@ -74,7 +74,7 @@ const Poster = (() => {
       y += 20;
     }
     for (const duplicate of data.duplicates.slice(0, 4)) {
-      elements.push(Draw.text(0, y, Layout.elide(`Stored twice: ${duplicate}`, width, 11, false), "note"));
+      elements.push(Draw.text(0, y, Visible.elide(`Stored twice: ${duplicate}`, width, 11, false), "note"));
       y += 18;
     }
     return { elements, height: y };
@@ -98,7 +98,7 @@ const Poster = (() => {
       elements.push(Draw.text(MARGIN, top + 16, "What changed", "poster"));
       top += 40;
       for (const change of changes.slice(0, MAX_CHANGES)) {
-        elements.push(Draw.text(MARGIN, top, Layout.elide(change, width - 2 * MARGIN, 13, false), "change"));
+        elements.push(Draw.text(MARGIN, top, Visible.elide(change, width - 2 * MARGIN, 13, false), "change"));
         top += 20;
       }
       if (changes.length > MAX_CHANGES) {
