@@ -24,15 +24,20 @@ FLAGS = (
 
 # For each pane the rectangles of the boxes and of the texts in them, in pixels of the page.
 GEOMETRY = """
-const rect = (e) => { const {left, top, right, bottom} = e.getBoundingClientRect(); return [left, top, right, bottom]; };
+const rect = (e) => {
+  const {left, top, right, bottom} = e.getBoundingClientRect();
+  return [left, top, right, bottom];
+};
+const label = (link) => link.querySelector(".labelbox");
 const body = (unit) => unit.querySelector(".body, .stored, .hit");
 return [...document.querySelectorAll("#panes section")].map((pane) => ({
   boxes: [...pane.querySelectorAll(".unit")].map((unit) => ({
     key: unit.dataset.key, box: rect(body(unit)),
     texts: [...unit.querySelectorAll(":scope > text")].map((t) => [t.textContent, ...rect(t)]),
   })),
-  labels: [...pane.querySelectorAll(".link")].filter((link) => link.querySelector(".labelbox")).map((link) => ({
-    box: rect(link.querySelector(".labelbox")), texts: [[link.querySelector("text").textContent, ...rect(link.querySelector("text"))]],
+  labels: [...pane.querySelectorAll(".link")].filter(label).map((link) => ({
+    box: rect(label(link)),
+    texts: [...link.querySelectorAll("text")].map((t) => [t.textContent, ...rect(t)]),
   })),
 }));
 """
@@ -56,7 +61,7 @@ class Page:
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def keys(self, selector: str = "#panes .unit") -> list[str]:
+    def shown(self, selector: str = "#panes .unit") -> list[str]:
         """Return the keys of the boxes that are on the page."""
         return [str(unit.get_attribute("data-key")) for unit in self.all(selector)]
 

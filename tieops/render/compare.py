@@ -29,8 +29,8 @@ def compared(before: Picture, after: Picture) -> dict[str, Any]:
     back = {new: old for old, new in pairs.items()}
     marks = _marks(before, after, pairs)
     changes = [*_ties(before, after, pairs), *_layers(before, after), *_bytes(before, after)]
-    first = _marked(before, "gone", after, {p: marks[0][p] for p in marks[0]}, pairs)
-    second = _marked(after, "new", before, {p: marks[1][p] for p in marks[1]}, back)
+    first = _marked(before, "gone", after, marks[0], pairs)
+    second = _marked(after, "new", before, marks[1], back)
     return {
         "pictures": [first.as_data(), second.as_data()],
         "headings": ["before", "after"],
@@ -53,7 +53,7 @@ def _pairs(before: Sequence[Stored], after: Sequence[Stored]) -> dict[int, int]:
 def _marks(
     before: Picture, after: Picture, pairs: dict[int, int]
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """Return marks for both pictures: what is shared in either of them has one, the same in both."""
+    """Return marks for both pictures: what is shared in either has one, the same in both."""
     first = {i: each.mark for i, each in enumerate(before.parameters) if each.mark >= 0}
     second = {pairs[i]: mark for i, mark in first.items() if i in pairs}
     fresh = max(first.values(), default=-1) + 1
@@ -129,7 +129,9 @@ def _ties(before: Picture, after: Picture, pairs: dict[int, int]) -> list[str]:
         owners = _owners(after, left, exclude=new)
         if left:
             what = f"{_listed(left)} no longer {_verb(left, 'read')} {name}"
-            changes.append(what + (f" and {_verb(left, 'have')} a copy: {owners}" if owners else ""))
+            changes.append(
+                what + (f" and {_verb(left, 'have')} a copy: {owners}" if owners else "")
+            )
         if came:
             changes.append(f"{_listed(came)} now {_verb(came, 'read')} {name}")
         if was.tied and not now.tied and not left:
@@ -156,7 +158,9 @@ def _layers(before: Picture, after: Picture) -> list[str]:
         if gone:
             changes.append(f"gone: {noun} {_listed(gone)}")
         if came:
-            told = [f"{name} ({_rows(new[form, name])})" if form == "layer" else name for name in came]
+            told = [
+                f"{name} ({_rows(new[form, name])})" if form == "layer" else name for name in came
+            ]
             changes.append(f"new: {noun} {_listed(told)}")
     return changes
 

@@ -105,6 +105,8 @@ class _Walk:
             path = layer.slots[0].path if layer.slots else ()
             for node in layer.nodes:
                 self._layers[node, path] = layer
+        # What moves a parameter on its way to an output is part of a view, as on its way to a slot.
+        self._views = {node for each in model.trace.exposures for node in each.nodes}
         self._leaves: dict[tuple[Layer, Path], Leaf] = {}
         self._sources: dict[tuple[onnx_ir.Value, Path], tuple[Leaf, ...]] = {}
         self._edges: dict[tuple[Leaf, Leaf], str] = {}
@@ -133,14 +135,13 @@ class _Walk:
                 items += self._call(node, function, path, depth)
                 continue
             layer = self._layers.get((node, path)) or self._layers.get((node, ()))
-            if layer is None and function is None:
-                continue  # it moves a parameter: part of a view
+            moves = layer is None or (not layer.slots and node in self._views)
+            if moves and function is None:
+                continue  # part of a view
             items += self._place(node, layer, path, depth)
         return items
 
-    def _place(
-        self, node: onnx_ir.Node, layer: Layer | None, path: Path, depth: int
-    ) -> list[Item]:
+    def _place(self, node: onnx_ir.Node, layer: Layer | None, path: Path, depth: int) -> list[Item]:
         layer = layer or Layer(node.name or node.op_type, node.op_type, (node,), ())
         leaf = self._leaves.get((layer, path))
         fresh: list[Item] = []
@@ -178,7 +179,9 @@ class _Walk:
                     self._sources[inside, path] = self._sources.get((outside, path), ())
             items = self._items(graph, path, depth + 1)
             if items:
-                found.append((Bundle("body", f"{name} of {node.name or node.op_type}", items), graph))
+                found.append(
+                    (Bundle("body", f"{name} of {node.name or node.op_type}", items), graph)
+                )
         return found
 
     def _call(

@@ -17,10 +17,13 @@ CROWDED = 24
 """More items than this are grouped by their modules."""
 MAX_ITEMS = 40
 """No box unfolds into more than this."""
-_MOVES = frozenset(
-    "Shape Reshape Cast Slice Concat Unsqueeze Squeeze Gather Expand Identity Transpose Where Range "
-    "Split Flatten ConstantOfShape GatherND GatherElements Size CastLike".split()
-)
+# fmt: off
+_MOVES = frozenset({
+    "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Identity",
+    "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND", "GatherElements", "Where",
+    "Range", "ConstantOfShape",
+})
+# fmt: on
 """Operators that tell little about a model."""
 
 
@@ -72,7 +75,9 @@ def _repeats(items: Sequence[Item]) -> list[Item]:
 
 def _apart(modules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Cut the blocks' modules off behind the first name in which they differ."""
-    size = next((i for i, names in enumerate(zip(*modules, strict=False)) if len(set(names)) > 1), -1)
+    size = next(
+        (i for i, names in enumerate(zip(*modules, strict=False)) if len(set(names)) > 1), -1
+    )
     return [module[: size + 1] for module in modules] if size >= 0 else list(modules)
 
 
@@ -179,6 +184,8 @@ def _parts(items: Sequence[Item]) -> list[Item]:
         if len(part) == 1:
             made += part
             continue
-        names = [item.name if isinstance(item, Leaf) else item.title for item in (part[0], part[-1])]
+        names = [
+            item.name if isinstance(item, Leaf) else item.title for item in (part[0], part[-1])
+        ]
         made.append(Bundle("part", " … ".join(names), part))
     return made

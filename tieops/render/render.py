@@ -19,18 +19,18 @@ FORMATS = (".html", ".svg", ".png", ".txt")
 def render(
     model: TiedModel, path: str | Path, *, before: TiedModel | None = None, title: str = ""
 ) -> Path:
-    """Write a picture of what a model shares: its layers, and each shared parameter with its readers.
+    """Write a picture of what a model shares: its layers, and each shared parameter's readers.
 
-    A parameter that several layers read is drawn once, in a colour and with a letter of its own, and
-    a line leads to each reader with the view on it. Repeated blocks are folded into one box. The HTML
-    page unfolds them, searches, and lists the ties; it is one file and needs no network.
+    A parameter that several layers read is drawn once, in a colour and with a letter of its own,
+    and a line leads to each reader with the view on it. Repeated blocks are folded into one box.
+    The HTML page unfolds them, searches, and lists the ties; it is one file and needs no network.
 
     Args:
         model: The model.
-        path: Where to write. The suffix tells the format: ``.html``, ``.svg``, ``.png`` or ``.txt``.
+        path: Where to write. The suffix tells the format: ``.html``, ``.svg``, ``.png``, ``.txt``.
             SVG and PNG need the extra ``render``.
-        before: The model before a surgery. It is drawn beside the other one, with what is new, gone
-            or changed, in words and marked in the pictures.
+        before: The model before a surgery. It is drawn beside the other one, with what is new,
+            gone or changed told in words and marked in the pictures.
         title: What to call the model in the picture.
 
     Returns:
@@ -39,7 +39,7 @@ def render(
     Raises:
         PreconditionError: If the suffix is none of the four.
         UnsupportedModelError: If it is no TiedModel.
-        MissingDependencyError: If SVG or PNG is asked for and the extra ``render`` is not installed.
+        MissingDependencyError: If it is SVG or PNG and the extra ``render`` is not installed.
         ExportError: If the file cannot be written.
 
     Example:
@@ -51,6 +51,17 @@ def render(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = render(tieops.from_onnx(graph), f"{folder}/model.txt")
         ...     print(path.read_text("utf-8"))
+        [A] w: f32[2,2], 16 B (storage)
+        <BLANKLINE>
+        input x: i64[n]
+        Gather_h: Embedding
+          [A] weight f32[2,2], 16 B
+        MatMul_y: Linear
+          [A] weight f32[2,2], 16 B
+        output y: f32[n,2]
+        <BLANKLINE>
+        32 B read, 16 B stored
+        <BLANKLINE>
     """
     path = Path(path)
     check_model(model)

@@ -149,7 +149,7 @@ def _tandem(tokens: Sequence[Token]) -> tuple[int, int, int] | None:
 
 
 def _in_phase(items: Sequence[Item], start: int, period: int, reach: int) -> int:
-    """Return the start at which the blocks are modules: each block within one, as deep as can be."""
+    """Return the start at which the blocks are modules: each within one, as deep as can be."""
 
     def depth(at: int) -> int:
         blocks = range(at, reach - period + 1, period)

@@ -47,7 +47,7 @@ def svg_of(data: dict[str, Any]) -> str:
     except ImportError:
         raise _missing("dukpy") from None
     scripts = "\n".join(asset(name) for name in _SCRIPTS)
-    tree = dukpy.evaljs(f"{_CLONE}\n{scripts}\nPoster.draw(dukpy.data);", data=data)
+    tree: Any = dukpy.evaljs(f"{_CLONE}\n{scripts}\nPoster.draw(dukpy.data);", data=data)
     style = ["style", {}, asset("picture.css")]
     svg = [tree[0], tree[1], style, *tree[2:]]
     return "".join(_written(svg)) + "\n"
@@ -83,7 +83,7 @@ def _missing(package: str) -> MissingDependencyError:
 
 
 def _written(tree: Any) -> list[str]:
-    """Return a tree of elements as XML; iterative parts are not needed, a drawing is not deep."""
+    """Return a tree of elements as XML."""
     if isinstance(tree, str):
         return [escape(_NOT_XML.sub("\ufffd", tree))]
     tag, attributes, *children = tree

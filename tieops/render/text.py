@@ -46,7 +46,8 @@ def _ties(picture: dict[str, Any]) -> Iterator[str]:
         yield "no ties"
     for each in tied:
         names = " = ".join(_short(name) for name in each["names"])
-        yield f"[{letter(each['mark'])}] {names}: {each['what']}, {each['size']} ({each['evidence']})"
+        what = f"{each['what']}, {each['size']} ({each['evidence']})"
+        yield f"[{letter(each['mark'])}] {names}: {what}"
     for duplicate in picture["duplicates"]:
         yield f"stored twice: {duplicate}"
 
@@ -60,16 +61,14 @@ def _tree(picture: dict[str, Any]) -> Iterator[str]:
         while at >= 0:
             chain.insert(0, at)
             at = picture["groups"][at]["group"]
-        depth = 0
-        for number in chain:
+        for depth, number in enumerate(chain):
             if number not in told:
                 told.add(number)
                 yield INDENT * depth + _group(picture, number)
             if number not in opened:
                 break
-            depth += 1
         else:
-            yield from _box(picture, box, INDENT * depth)
+            yield from _box(picture, box, INDENT * len(chain))
 
 
 def _group(picture: dict[str, Any], number: int) -> str:
@@ -81,7 +80,9 @@ def _group(picture: dict[str, Any], number: int) -> str:
     marks: set[int] = set()
     for box in picture["boxes"]:
         if box["group"] in inside:
-            marks |= {picture["parameters"][p]["mark"] for r in box["rows"] for p in r["parameters"]}
+            marks |= {
+                picture["parameters"][p]["mark"] for r in box["rows"] for p in r["parameters"]
+            }
     letters = " ".join(f"[{letter(mark)}]" for mark in sorted(marks - {-1}))
     times = f" ×{group['times']}" if group["times"] else ""
     notes = f" ({'; '.join(group['notes'])})" if group["notes"] else ""
