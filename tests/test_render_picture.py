@@ -39,7 +39,7 @@ def named(picture: Picture) -> set[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def tied() -> tieops.TiedModel:
     return load(
-        """g (int64[n] x) => (float[n, 4] y, float[4, 4] handed)
+        """g (int64[n] x) => (float[n, 4] y, float[4, 4] handed) <float[n, 4] r>
         { h = Gather(w, x)  r = Relu(h)  t = Transpose <perm = [1, 0]> (w)
           m = MatMul(r, t)  y = Add(m, b)  handed = Transpose <perm = [1, 0]> (w) }""",
         w=square(0),

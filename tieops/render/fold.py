@@ -19,8 +19,8 @@ MAX_ITEMS = 40
 """No box unfolds into more than this."""
 # fmt: off
 _MOVES = frozenset({
-    "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Identity",
-    "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND", "GatherElements", "Where",
+    "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose",
+    "Identity", "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND", "GatherElements", "Where",
     "Range", "ConstantOfShape",
 })
 # fmt: on
