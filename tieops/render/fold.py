@@ -20,8 +20,8 @@ MAX_ITEMS = 40
 # fmt: off
 _MOVES = frozenset({
     "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose",
-    "Identity", "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND", "GatherElements", "Where",
-    "Range", "ConstantOfShape",
+    "Identity", "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND",
+    "GatherElements", "Where", "Range", "ConstantOfShape",
 })
 # fmt: on
 """Operators that tell little about a model."""

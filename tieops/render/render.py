@@ -78,7 +78,7 @@ def render(
     if before is None:
         data = {"pictures": [picture.as_data()], "headings": [""], "changes": []}
     else:
-        data = compared(picture_of(before, title), picture)
+        data = compared(picture_of(before), picture)
     content = _writers()[suffix](data)
     try:
         path.write_bytes(content)

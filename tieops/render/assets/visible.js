@@ -156,9 +156,11 @@ const Visible = (() => {
     const plain = box.form === "layer" && box.rows.length === 0;
     const title = elide(shown(plain ? box.kind : within(data, box.name, box.group)), 270, 13);
     const side = plain ? "" : elide(box.kind, 190, 11);
-    const rows = box.rows.slice(0, MAX_ROWS).map((row) => ({
-      text: `${row.role} ${elide(row.what, 170, 11)}`, size: row.size, parameters: row.parameters,
-    }));
+    const rows = box.rows.slice(0, MAX_ROWS).map((row) => {
+      const statuses = new Set(row.parameters.map((p) => data.parameters[p].status).filter(Boolean));
+      const note = statuses.size && !box.status.match(/new|gone/) ? `, ${[...statuses].join(", ")}` : "";
+      return { text: `${elide(row.role, 170, 11)} ${elide(row.what, 170, 11)}${note}`, size: row.size, parameters: row.parameters };
+    });
     if (box.rows.length > MAX_ROWS) {
       rows.push({ text: `… and ${box.rows.length - MAX_ROWS} more`, size: "", parameters: [] });
     }
@@ -173,13 +175,14 @@ const Visible = (() => {
 
   function groupUnit(data, i, inside) {
     const group = data.groups[i];
-    const title = elide(shown(within(data, group.title, group.group)), 300, 13, group.form !== "operators");
+    const size = group.form === "operators" ? 11 : 13;
+    const title = elide(shown(within(data, group.title, group.group)), 300, size, size === 13);
     const side = group.times ? `×${group.times}` : "";
     const notes = group.notes.map((note) => elide(note, 330, 11, false));
     const parameters = (inside ?? []).sort((a, b) => data.parameters[a].mark - data.parameters[b].mark);
     const chips = parameters.slice(0, MAX_CHIPS);
     const more = parameters.length > MAX_CHIPS ? `+${parameters.length - MAX_CHIPS} shared inside` : "shared inside";
-    const widths = [measure(title, 13) * BOLD + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
+    const widths = [measure(title, size) * BOLD + (side ? 26 + measure(side, 15) : 0) + 26, ...notes.map((n) => measure(n, 11))];
     if (chips.length) widths.push(chips.length * 22 + measure(more, 11) + 8);
     return {
       key: `g${i}`, group: i, form: group.form, status: group.status, title, side, notes, chips, more,
