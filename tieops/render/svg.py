@@ -76,7 +76,7 @@ def png_of(data: dict[str, Any]) -> bytes:
 
 def _missing(package: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{package} is not installed, and pictures in SVG and PNG are drawn with it",
+        f"drawing SVG or PNG needs {package}, which is not installed",
         None,
         'pip install "tieops[render]"; HTML and text need nothing more',
     )
