@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["WHEELS", "fetch"]
+__all__ = ["WHEELS", "download", "fetch"]
 
 # What pip calls a requirement, with the hash of the wheel. One platform's for all: only data is
 # taken out of it.
@@ -34,7 +34,11 @@ WHEELS = {
 def fetch(package: str, member: str, config: pytest.Config) -> Path:
     """Return the path of one file of a package's wheel, downloading the wheel the first time."""
     assert config.cache is not None
-    cache = config.cache.mkdir("wheels")
+    return download(package, member, config.cache.mkdir("wheels"))
+
+
+def download(package: str, member: str, cache: Path) -> Path:
+    """Return the path of one file of a package's wheel in a folder, downloading it if need be."""
     target = cache / WHEELS[package].partition(" ")[0] / member
     if target.is_file():
         return target

@@ -2,7 +2,7 @@
 
     import tieops
     model = tieops.from_torch(net, (tokens,))     # or tieops.from_onnx("model.onnx")
-    print(model)                                  # layers, ties, duplicates, ledger
+    print(model)                                  # what is tied, wasted, wrong; layers
     tieops.to_onnx(tieops.tie(model), "tied.onnx")
     tieops.verify("tied.onnx", against=net)
 
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-from tieops.tied_model import TiedModel, analyze
 
-# Not by name below: a package is called verify too, and the function has to win.
+# Not by name below: packages are called render and verify too, and the functions have to win.
+from tieops.render.render import render
+from tieops.tied_model import TiedModel, analyze
 from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "from_torch",
     "param_groups",
     "remove_disconnected_outputs",
+    "render",
     "replace_head",
     "resident_bytes",
     "session",

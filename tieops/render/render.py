@@ -1,0 +1,102 @@
+"""``tieops.render``: a model's picture, written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tieops.errors import ExportError, PreconditionError
+from tieops.render.compare import compared
+from tieops.render.picture import picture_of
+from tieops.tied_model import TiedModel, check_model
+
+__all__ = ["FORMATS", "render"]
+
+FORMATS = (".html", ".svg", ".png", ".txt")
+
+
+def render(
+    model: TiedModel, path: str | Path, *, before: TiedModel | None = None, title: str = ""
+) -> Path:
+    """Write a picture of what a model shares: its layers, and each shared parameter's readers.
+
+    A parameter that several layers read is drawn once, in a colour and with a letter of its own,
+    and a line leads to each reader with the view on it. Repeated blocks are folded into one box.
+    The HTML page unfolds them, searches, and lists the ties; it is one file and needs no network.
+
+    Args:
+        model: The model.
+        path: Where to write. The suffix tells the format: ``.html``, ``.svg``, ``.png``, ``.txt``.
+            SVG and PNG need the extra ``render``.
+        before: The model before a surgery. It is drawn beside the other one, with what is new,
+            gone or changed told in words and marked in the pictures.
+        title: What to call the model in the picture.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        PreconditionError: If the suffix is none of the four.
+        UnsupportedModelError: If it is no TiedModel.
+        MissingDependencyError: If it is SVG or PNG and the extra ``render`` is not installed.
+        ExportError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile, onnx_ir, tieops
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 2] y) <float[2, 2] w = {1,2,3,4}>
+        ... { h = Gather(w, x)
+        ...   y = MatMul(h, w) }''')
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = render(tieops.from_onnx(graph), f"{folder}/model.txt")
+        ...     print(path.read_text("utf-8"))
+        [A] w: f32[2,2], 16 B (storage)
+        <BLANKLINE>
+        input x: i64[n]
+        Gather_h: Embedding
+          [A] weight f32[2,2], 16 B
+        MatMul_y: Linear
+          [A] weight f32[2,2], 16 B
+        output y: f32[n,2]
+        <BLANKLINE>
+        32 B read, 16 B stored
+        <BLANKLINE>
+    """
+    path = Path(path)
+    check_model(model)
+    if before is not None:
+        check_model(before)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise PreconditionError(
+            f"cannot tell the format of {path.name}",
+            {"formats": ", ".join(FORMATS)},
+            "give the file one of these suffixes",
+        )
+    picture = picture_of(model, title)
+    if before is None:
+        data = {"pictures": [picture.as_data()], "headings": [""], "changes": []}
+    else:
+        data = compared(picture_of(before), picture)
+    content = _writers()[suffix](data)
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {path}", {"reason": error.strerror or error}, "choose another place"
+        ) from error
+    return path
+
+
+def _writers() -> dict[str, Callable[[dict[str, Any]], bytes]]:
+    from tieops.render.html import html_of
+    from tieops.render.svg import png_of, svg_of
+    from tieops.render.text import text_of
+
+    return {
+        ".html": lambda data: html_of(data).encode(),
+        ".svg": lambda data: svg_of(data).encode(),
+        ".png": png_of,
+        ".txt": lambda data: text_of(data).encode(),
+    }
