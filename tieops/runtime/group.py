@@ -114,7 +114,8 @@ def sessions(
             try:
                 shared = find_shared(opened, "cuda")
                 on_cuda = _on_cuda(opened, shared)
-                return Sessions(made("cuda", "running on the GPU", on_cuda), shared)
+                note = "" if provider == "cuda" else "running on the GPU"
+                return Sessions(made("cuda", note, on_cuda), shared)
             except ProviderError as error:
                 if provider == "cuda":
                     raise

@@ -22,7 +22,7 @@ _TYPES = {
 }
 
 
-GIVE_BACK_EVERY_S = 0.02
+GIVE_BACK_EVERY_S = 0.005
 """How often pages that came back are given back. A row that is looked up brings at least a page, on
 recent kernels the 2 MB that the file's pages are kept in; giving back costs some microseconds."""
 

@@ -314,7 +314,8 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
     if blocker is None:
         try:
             inner = create(recipe.opened, settings, "cuda")
-            return inner, "cuda", "running on the GPU", Arranged(recipe.opened)
+            note = "" if recipe.provider == "cuda" else "running on the GPU"
+            return inner, "cuda", note, Arranged(recipe.opened)
         except ProviderError as error:
             if recipe.provider == "cuda":
                 raise
