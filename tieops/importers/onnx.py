@@ -65,9 +65,8 @@ def from_onnx(
     else:
         if isinstance(source, str | os.PathLike):
             path = Path(source)
-            data = _read(path)
             base_dir = path.parent if base_dir is None else base_dir
-            proto = _parse(data, path.name)
+            proto = read_proto(path)
         elif isinstance(source, bytes):
             proto = _parse(source, "the bytes")
         elif isinstance(source, onnx.ModelProto):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -93,6 +92,15 @@ def from_onnx(
     _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
     call_paths(model)
     return TiedModel(model)
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Read a file's protobuf message, without its external data.
+
+    Raises:
+        UntrustedFileError: If the file is not there, is no regular file, or holds no ONNX model.
+    """
+    return _parse(_read(path), path.name)
 
 
 def _read(path: Path) -> bytes:

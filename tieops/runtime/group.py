@@ -122,7 +122,7 @@ def sessions(
                 blocker = "; ".join(map(str, error.facts.values())) or error.what
         shared = () if memory == "default" else find_shared(opened, "cpu")
         note = f"running on the CPU: {blocker}" if blocker else ""
-        on_cpu = _on_cpu(opened, shared, memory, given)
+        on_cpu = _on_cpu(opened, shared, memory, given, optimize)
         return Sessions(made("cpu", note, on_cpu), shared)
     except BaseException:
         folder.remove()
@@ -181,6 +181,7 @@ def _on_cpu(
     shared: Sequence[Shared],
     memory: Memory,
     options: Mapping[str, str],
+    optimize: bool,
 ) -> Prepare:
     mappings = [(each, map_tensor(each.tensor, memory)) for each in shared]
 
@@ -189,7 +190,7 @@ def _on_cpu(
         if memory == "default" or model is None or isinstance(path, bytes):
             return Arranged(path)
         mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
-        return hand_over(model, path, settings, memory, options, mine)
+        return hand_over(path, settings, memory, options, mine, optimize=optimize)
 
     return prepare
 

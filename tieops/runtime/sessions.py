@@ -328,7 +328,9 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
 def _open_on_cpu(
     recipe: Recipe, settings: Any, note: str
 ) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    arranged = arrange(recipe.opened, settings, recipe.memory, recipe.options)
+    arranged = arrange(
+        recipe.opened, settings, recipe.memory, recipe.options, optimize=recipe.optimize
+    )
     inner = create(arranged.opened, settings, "cpu")
     arranged.created()
     return inner, "cpu", note, arranged

@@ -24,17 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import onnx
-import onnx_ir
 
-from tieops.detect.roles import is_learnable_role, role_of
 from tieops.errors import PreconditionError, UnsupportedModelError
-from tieops.importers.onnx import from_onnx
-from tieops.ir.parameter import Parameter
-from tieops.ir.view import Transpose
+from tieops.importers.onnx import read_proto
+from tieops.importers.onnx_checks import check_model
+from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, map_tensor
 from tieops.runtime.providers import onnxruntime_module
-from tieops.tied_model import TiedModel
+from tieops.runtime.stored import StoredWeight, stored_weights
 
 __all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
@@ -97,7 +96,12 @@ def check_memory(memory: str) -> None:
 
 
 def arrange(
-    opened: str | bytes, settings: Any, memory: Memory, options: Mapping[str, str]
+    opened: str | bytes,
+    settings: Any,
+    memory: Memory,
+    options: Mapping[str, str],
+    *,
+    optimize: bool = True,
 ) -> Arranged:
     """Arrange the tied weights of a model that is about to be opened on the CPU.
 
@@ -106,108 +110,93 @@ def arrange(
         settings: The session's options; gets the weights.
         memory: "packed", "mapped" or "default".
         options: Configuration entries that the user gave, which are left as they are.
+        optimize: Whether the graph may be changed for speed.
 
     Returns:
         What to open. Unchanged where there is nothing to arrange: no ties, no data file.
     """
     if memory == "default" or isinstance(opened, bytes):
         return Arranged(opened)
-    model = _readable(opened)
-    if model is None:
-        return Arranged(opened)
-    return hand_over(model, opened, settings, memory, options, {})
-
-
-def _readable(opened: str) -> TiedModel | None:
-    """Return the model that is about to be opened, or None where it is left to the runtime."""
-    if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
-        return None
-    try:
-        return from_onnx(opened)
-    except UnsupportedModelError:
-        return None  # it has what tieops would lose, and ONNX Runtime may run
+    return hand_over(opened, settings, memory, options, {}, optimize=optimize)
 
 
 def hand_over(
-    model: TiedModel,
     opened: str,
     settings: Any,
     memory: Memory,
     options: Mapping[str, str],
     shared: Mapping[str, Mapped],
+    *,
+    optimize: bool = True,
 ) -> Arranged:
     """Hand a session's tied weights over to it, and those that it shares with other sessions.
 
     Args:
-        model: The model, as read from the path.
-        opened: Its path.
+        opened: The model's path.
         settings: The session's options; gets the weights.
         memory: "packed" or "mapped".
         options: Configuration entries that the user gave, which are left as they are.
         shared: The mapping of each weight that other sessions have too, by its name here.
+        optimize: Whether the graph may be changed for speed.
 
     Returns:
         What to open.
     """
-    tied = [parameter for parameter in _tied(model) if parameter.name not in shared]
-    mappings = {parameter.name: map_tensor(parameter.tensor, memory) for parameter in tied}
+    proto = _readable(opened)
+    if proto is None:
+        return Arranged(opened)
+    weights = stored_weights(proto, Path(opened).parent)
+    tied = {name: each for name, each in weights.items() if _is_tied(each)}
+    mappings = {name: map_tensor(each.tensor, memory) for name, each in tied.items()}
     mappings |= shared
     if not mappings:
         return Arranged(opened)
-    if _FOLDING_LIMIT not in options and (limit := _smallest_folded(model)):
-        settings.add_session_config_entry(_FOLDING_LIMIT, str(limit - 1))
+    folded = [int(each.tensor.nbytes) for each in tied.values() if each.is_transposed]
+    if _FOLDING_LIMIT not in options and folded:
+        settings.add_session_config_entry(_FOLDING_LIMIT, str(min(folded) - 1))
     value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
     values = {name: value_of(mapping.array) for name, mapping in mappings.items()}
     for name, value in values.items():
         settings.add_initializer(name, value)
+    plain = tuple(name for name in mappings if not weights[name].is_quantized)
+    unpacked = plain if memory == "mapped" else ()
+    is_fused = optimize and fuse_products(proto, _matrices(mappings))
+    read_once = tuple(mapping for name, mapping in mappings.items() if name not in unpacked)
     alive = (*mappings.values(), *values.values())
-    weights = model.ir.graph.initializers
-    plain = tuple(name for name in mappings if not _is_quantized(weights[name]))
-    if memory == "packed" or not plain:
-        return Arranged(opened, tuple(mappings), memory, alive, tuple(mappings.values()))
-    settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
-    packed = tuple(mapping for name, mapping in mappings.items() if name not in plain)
-    return Arranged(_overridable(opened, plain), plain, memory, alive, packed)
+    changed: str | bytes = opened
+    if unpacked or is_fused:
+        settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
+        changed = _overridable(proto, unpacked)
+    return Arranged(changed, tuple(mappings), memory, alive, read_once)
 
 
-def _is_quantized(value: onnx_ir.Value) -> bool:
-    """Tell integers and their scales: kernels that read them are slow unless they are constants."""
-    tensor = value.const_value
-    assert tensor is not None
-    # Asked first because only other roles need ONNX's schemas, which are some MB in memory.
-    uses = [use for use in value.uses() if is_learnable_role(use.node, use.idx)]
-    return tensor.dtype.is_integer() or any("scale" in role_of(u.node, u.idx) for u in uses)
+def _readable(opened: str) -> onnx.ModelProto | None:
+    """Return the model that is about to be opened, or None where it is left to the runtime."""
+    if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
+        return None
+    proto = read_proto(Path(opened))
+    try:
+        check_model(proto)
+    except UnsupportedModelError:
+        return None  # it has what tieops would lose, and ONNX Runtime may run
+    return proto
 
 
-def _tied(model: TiedModel) -> list[Parameter]:
-    """Return the tied parameters that lie in a data file and are large enough to matter."""
-    main = set(model.ir.graph.initializers.values())
-    found = {tie.parameter: None for tie in model.ties if len(tie.slots) > 1}
-    return [
-        parameter
-        for parameter in found
-        if can_be_mapped(parameter.tensor, "cpu")
-        and parameter.value in main
-        and not parameter.is_overridable
-        and parameter.nbytes >= MIN_BYTES
-    ]
+def _is_tied(weight: StoredWeight) -> bool:
+    """Tell a weight with several readers that is large enough to matter."""
+    is_large = weight.tensor.nbytes >= MIN_BYTES
+    return weight.readers > 1 and is_large and can_be_mapped(weight.tensor, "cpu")
 
 
-def _smallest_folded(model: TiedModel) -> int:
-    """Return the bytes of the smallest tied weight that a Transpose would be folded for, or 0."""
-    sizes = [
-        tie.parameter.nbytes
-        for tie in model.ties
-        for slot in tie.slots
-        if any(isinstance(step, Transpose) for step in slot.view.steps)
-    ]
-    return min((size for size in sizes if size >= MIN_BYTES), default=0)
+def _matrices(mappings: Mapping[str, Mapped]) -> dict[str, tuple[int, ...]]:
+    arrays = {name: mapping.array for name, mapping in mappings.items()}
+    return {n: a.shape for n, a in arrays.items() if a.ndim == 2 and a.dtype == np.float32}
 
 
-def _overridable(path: str, names: Collection[str]) -> bytes:
-    """Return the model with the named initializers as graph inputs too, their data where it is."""
-    proto = onnx.load(path, load_external_data=False)
-    proto.ir_version = max(proto.ir_version, 4)
+def _overridable(proto: onnx.ModelProto, names: Collection[str]) -> bytes:
+    """Serialize a model with the named initializers as graph inputs too, their data where it is."""
+    if names:
+        proto.ir_version = max(proto.ir_version, 4)
     for tensor in proto.graph.initializer:
         if tensor.name in names:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)

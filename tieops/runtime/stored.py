@@ -1,0 +1,146 @@
+"""The weights in a model's data files and who reads them, told from the protobuf message alone.
+
+A session needs no more than that to arrange its memory. The IR would tell more, and cost a session
+of a small transformer several megabytes and most of the time in which it is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir
+
+from tieops.detect.roles import KINDS
+from tieops.importers.onnx_checks import check_external
+
+__all__ = ["StoredWeight", "stored_weights", "subgraphs"]
+
+_VIEWS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast")
+"""Operators whose first input goes on to whoever reads them."""
+
+
+@dataclass
+class StoredWeight:
+    """An initializer of the main graph that lies in a data file.
+
+    Attributes:
+        tensor: What is stored.
+        readers: How many inputs of nodes read it, directly or through views.
+        is_transposed: Whether one of them reads it through a ``Transpose``.
+        is_scale: Whether one of them reads it as the scale of a quantized weight.
+    """
+
+    tensor: onnx_ir.ExternalTensor
+    readers: int = 0
+    is_transposed: bool = False
+    is_scale: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Integers and their scales: kernels that read them are slow unless they are constants."""
+        return self.tensor.dtype.is_integer() or self.is_scale
+
+
+def stored_weights(
+    proto: onnx.ModelProto, folder: str | os.PathLike[str]
+) -> dict[str, StoredWeight]:
+    """Return the weights of the main graph that lie in data files, by name.
+
+    Args:
+        proto: The model, checked.
+        folder: Where its data files are.
+
+    Returns:
+        All of them but those that are graph inputs too, which may be fed.
+
+    Raises:
+        UntrustedFileError: If external data is missing, too short, or not a file of the folder,
+            that of subgraphs and of functions included.
+    """
+    sizes: dict[str, int] = {}
+    fed = {value.name for value in proto.graph.input}
+    found: dict[str, StoredWeight] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            weight = StoredWeight(_external(tensor, folder, sizes))
+            if tensor.name not in fed:
+                found[tensor.name] = weight
+    for tensor in _inner_tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _external(tensor, folder, sizes)
+    functions = {(each.domain, each.name): each for each in proto.functions}
+    _count(proto.graph.node, {name: (name, False) for name in found}, found, functions)
+    return found
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that a node holds."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _external(
+    tensor: onnx.TensorProto, folder: str | os.PathLike[str], sizes: dict[str, int]
+) -> onnx_ir.ExternalTensor:
+    read = onnx_ir.serde.deserialize_tensor(tensor, Path(folder).resolve())
+    assert isinstance(read, onnx_ir.ExternalTensor)
+    check_external(read, sizes)
+    return read
+
+
+def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a model but the main graph's initializers."""
+    lists = [proto.graph.node, *(function.node for function in proto.functions)]
+    while lists:
+        for node in lists.pop():
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+            for graph in subgraphs(node):
+                yield from graph.initializer
+                lists.append(graph.node)
+
+
+def _count(
+    nodes: Iterable[onnx.NodeProto],
+    known: dict[str, tuple[str, bool]],
+    weights: Mapping[str, StoredWeight],
+    functions: Mapping[tuple[str, str], onnx.FunctionProto],
+) -> None:
+    """Note on each weight who reads it.
+
+    Args:
+        nodes: Of one graph or function.
+        known: The weight behind each name that holds one, and whether it is transposed there; gets
+            the names of views.
+        weights: The weights.
+        functions: The model's functions; what is handed to a call is read in the body.
+    """
+    for node in nodes:
+        roles = KINDS.get(node.op_type, ("", {}))[1]
+        called = functions.get((node.domain, node.op_type))
+        handed: dict[str, tuple[str, bool]] = {}
+        for index, name in enumerate(node.input):
+            if name not in known:
+                continue
+            weight, transposed = known[name]
+            if called is not None:
+                if index < len(called.input):
+                    handed[called.input[index]] = known[name]
+            elif index == 0 and node.op_type in _VIEWS and not node.domain and node.output:
+                known[node.output[0]] = weight, transposed or node.op_type == "Transpose"
+            else:
+                weights[weight].readers += 1
+                weights[weight].is_transposed |= transposed
+                weights[weight].is_scale |= "scale" in roles.get(index, "")
+        if called is not None and handed:
+            _count(called.node, handed, weights, functions)
+        for graph in subgraphs(node):
+            _count(graph.node, known, weights, functions)
