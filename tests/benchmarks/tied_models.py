@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +170,8 @@ def _old(case: Case, path: Path) -> Path | None:
     """Export through TorchScript, which fails on decoder-only models of transformers 5."""
     names = list(case.inputs)
     inline = path.with_suffix(".inline.onnx")
-    with warnings.catch_warnings():
+    # Where it fails it prints the whole graph.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
