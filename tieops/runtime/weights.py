@@ -39,6 +39,7 @@ from tieops.tied_model import TiedModel
 __all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
+"""What the CPU holds of tied weights."""
 MIN_BYTES = 1_000_000
 """Smaller weights are not worth a mapping of their own."""
 MAX_GRAPH_BYTES = 64_000_000

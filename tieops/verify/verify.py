@@ -63,7 +63,7 @@ def verify(
         raises: False returns a report of unequal or incomparable models instead of raising.
 
     Returns:
-        The report: true if and only if the models are equal.
+        The report, true if and only if the models are equal.
 
     Raises:
         VerificationError: If the models differ or have random outputs (unless ``raises`` is false);
