@@ -12,6 +12,7 @@ from tieops.runtime.weights import Memory
 __all__ = ["Provider", "Recipe", "settings_of"]
 
 Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
+"""What is asked to run a model."""
 
 
 @dataclass(frozen=True)

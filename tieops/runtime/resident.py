@@ -13,7 +13,9 @@ from tieops.runtime.weights import Memory
 __all__ = ["Copy", "Held", "Place", "ResidentBytes", "Verdict"]
 
 Place: TypeAlias = Literal["private", "mapped", "device", "given back", "dropped"]
+"""Where a copy is: memory of the process, pages of a file, the GPU; or it is gone by now."""
 Verdict: TypeAlias = Literal["kept", "folded", "prepacked", "rewritten"]
+"""What became of a parameter: one resident copy, a second one, or none that equals it."""
 _RESIDENT = ("private", "mapped", "device")
 
 

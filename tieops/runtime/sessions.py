@@ -173,8 +173,8 @@ class Session:
         """Tell which nodes run on which provider, and which fell to the CPU.
 
         Returns:
-            The nodes of the graph as ONNX Runtime divided it among providers: after its basic
-            optimizations, before the fusions that each provider's own kernels allow.
+            The nodes of the graph as ONNX Runtime divided it among providers, after its basic
+            optimizations and before the fusions that each provider's own kernels allow.
 
         Raises:
             PreconditionError: If the session is closed, or ONNX Runtime is too old to tell.

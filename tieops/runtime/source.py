@@ -19,6 +19,7 @@ from tieops.tied_model import TiedModel
 __all__ = ["Folder", "Runnable", "source"]
 
 Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+"""What a session can be made from: a model, its path, or its bytes."""
 
 # Protobuf ends at 2 GiB; well below that, weights go to a file of their own.
 _INLINE_BYTES = 1_000_000_000

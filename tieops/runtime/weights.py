@@ -38,6 +38,7 @@ from tieops.runtime.stored import StoredWeight, stored_weights
 __all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
+"""What the CPU holds of tied weights."""
 MIN_BYTES = 1_000_000
 """Smaller weights are not worth a mapping of their own."""
 MAX_GRAPH_BYTES = 64_000_000

@@ -16,6 +16,7 @@ __all__ = ["Report", "RunComparison", "Verdict"]
 Verdict: TypeAlias = Literal[
     "equal bitwise", "equal within tolerance", "different", "not comparable"
 ]
+"""How two models came out."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ Comparable: TypeAlias = Union[
     "os.PathLike[str]",
     bytes,
 ]
+"""What can be verified, and verified against."""
 
 
 class Side(Protocol):

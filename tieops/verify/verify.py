@@ -23,18 +23,19 @@ from tieops.verify.sides import Comparable, OnnxSide, TorchSide, open_side
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["verify"]
+__all__ = ["Inputs", "verify"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _Side: TypeAlias = OnnxSide | TorchSide
-_Inputs: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
+Inputs: TypeAlias = "Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]]"
+"""Arrays by input name, for one run or for several."""
 
 
 def verify(
     candidate: Comparable,
     *,
     against: Comparable,
-    inputs: _Inputs | None = None,
+    inputs: Inputs | None = None,
     sizes: Mapping[str, int] | None = None,
     seed: int = 0,
     rtol: float = 1e-4,
@@ -63,7 +64,7 @@ def verify(
         raises: False returns a report of unequal or incomparable models instead of raising.
 
     Returns:
-        The report: true if and only if the models are equal.
+        The report, true if and only if the models are equal.
 
     Raises:
         VerificationError: If the models differ or have random outputs (unless ``raises`` is false);
@@ -232,7 +233,7 @@ def _verdict(runs: Sequence[RunComparison], random: tuple[str, ...]) -> Verdict:
 def _input_sets(
     left: _Side,
     right: _Side,
-    inputs: _Inputs | None,
+    inputs: Inputs | None,
     sizes: Mapping[str, int] | None,
     seed: int,
 ) -> Iterable[InputSet]:
