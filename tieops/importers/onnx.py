@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
+from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
 from tieops.tied_model import TiedModel
 
@@ -21,6 +22,7 @@ MAX_PROTO_BYTES = 2**31 - 1
 """protobuf's own limit for one message."""
 
 
+@collector_paused()
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     *,
