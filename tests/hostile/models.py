@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-__all__ = ["WEIGHT", "external", "model", "save", "small", "tensor"]
+__all__ = ["WEIGHT", "external", "message", "model", "node", "save", "small", "tensor"]
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -62,3 +62,18 @@ def save(folder: Path, proto: onnx.ModelProto, weight: TensorProto | None = None
 def node(op_type: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
     """Return a node; names are separated by blanks."""
     return helper.make_node(op_type, inputs.split(), outputs.split(), **attributes)
+
+
+def message(number: int, *parts: bytes) -> bytes:
+    """Return a field of a protobuf message that holds these bytes."""
+    data = b"".join(parts)
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    """Return a number as protobuf writes it."""
+    made = bytearray()
+    while value > 127:
+        made.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*made, value])

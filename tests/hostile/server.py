@@ -132,7 +132,7 @@ def listing(root: Path) -> dict[str, str]:
     for folder, folders, files in os.walk(root):
         if Path(folder) == root:
             folders.remove("out")
-            files = [name for name in files if name != "printed"]  # noqa: PLW2901
+            files = [name for name in files if name != "printed"]
         for name in (*folders, *files):
             path = Path(folder, name)
             status = path.lstat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,7 +144,10 @@ def _parse(data: bytes, name: str, limits: Limits) -> onnx.ModelProto:
 
 def _converted(proto: onnx.ModelProto) -> onnx_ir.Model:
     try:
-        return onnx_ir.from_proto(proto)
+        with warnings.catch_warnings():
+            # The packed copies that ONNX Runtime keeps beside a weight are not needed.
+            warnings.filterwarnings("ignore", "Ignoring unknown external data key")
+            return onnx_ir.from_proto(proto)
     except (onnx_ir.serde.SerdeError, ValueError, TypeError, KeyError) as error:
         raise UnsupportedModelError(
             "the model is not valid ONNX",

@@ -12,7 +12,7 @@ from tieops.importers.limits import Limits
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.importers.onnx_types import check_type
 
-__all__ = ["check_attributes"]
+__all__ = ["check_attributes", "check_defaults"]
 
 _FIELDS = {
     AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s",
@@ -58,6 +58,25 @@ def check_attributes(
             for tensor in attribute.tensors:
                 check_tensor(tensor, limits)
     return found
+
+
+def check_defaults(function: onnx.FunctionProto, limits: Limits) -> None:
+    """Refuse default values of a function's attributes that tieops cannot check like others.
+
+    Raises:
+        UnsupportedModelError: For graphs and external tensors, and what nodes may not have either.
+        UntrustedFileError: For a tensor whose bytes are not what its shape says.
+    """
+    as_node = onnx.NodeProto(op_type=function.name, attribute=function.attribute_proto)
+    found = check_attributes(as_node, None, limits)
+    graphs = {AttributeProto.GRAPH, AttributeProto.GRAPHS} & set(found.values())
+    tensors = [t for each in as_node.attribute for t in (each.t, *each.tensors)]
+    if graphs or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):
+        raise UnsupportedModelError(
+            f"function {shown(function.name)} has a graph or external data as a default",
+            None,
+            "give it at the calls of the function, or store it in the function's body",
+        )
 
 
 def _check_one(

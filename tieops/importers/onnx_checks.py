@@ -11,6 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.importers.limits import Limits
+from tieops.importers.onnx_attributes import check_defaults
 from tieops.importers.onnx_calls import check_calls, domain_of, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
@@ -56,6 +57,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits) -> None:
     checks = GraphChecks(functions, limits)
     checks.run(proto.graph, opsets, None)
     for function in proto.functions:
+        check_defaults(function, limits)
         name = f"function {shown(function.name)}"
         checks.run(function, _opsets(function.opset_import, name), function)
 

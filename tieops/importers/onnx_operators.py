@@ -41,6 +41,12 @@ _ELEMENTS = {
     f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()
 }
 
+_TYPES: dict[object, int] = {
+    getattr(onnx.defs.OpSchema.AttrType, name): number
+    for name, number in onnx.AttributeProto.AttributeType.items()
+    if hasattr(onnx.defs.OpSchema.AttrType, name)
+}
+
 
 @lru_cache(maxsize=4096)
 def operator_of(domain: str, op_type: str, version: int) -> Operator | None:
@@ -63,7 +69,7 @@ def operator_of(domain: str, op_type: str, version: int) -> Operator | None:
         (schema.min_output, schema.max_output),
         tuple(each.option == single for each in schema.inputs[: schema.min_input]),
         frozenset(name for name, each in schema.attributes.items() if each.required),
-        {name: onnx.AttributeProto.AttributeType.Value(each.type.name) for name, each in schema.attributes.items()},
+        {name: _TYPES.get(each.type, 0) for name, each in schema.attributes.items()},
         tuple(
             only.get(each.type_str, sources.get(each.type_str)) if each.is_homogeneous else None
             for each in schema.outputs

@@ -20,6 +20,9 @@ __all__ = ["check_tensor", "shown"]
 MOST_BYTES = 2**62
 """No system can address more; the arithmetic of readers wraps at 2**63 or 2**64."""
 
+MOST_ENTRIES = 64
+"""Of external data for one tensor; ONNX has four keys, and ONNX Runtime adds some."""
+
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _FIELD_OF = {
     "FLOAT": "float_data", "COMPLEX64": "float_data", "DOUBLE": "double_data",
@@ -70,7 +73,7 @@ def _shape(
     if len(tensor.dims) > limits.rank:
         check_limit(limits, "rank", len(tensor.dims), f"axes of {name}")
     shape = tuple(tensor.dims)
-    most = math.prod(max(size, 1) for size in shape) * dtype.bitwidth // 8 if shape else 0
+    most = math.prod(max(size, 1) for size in shape) * _bits(dtype) // 8
     if any(size < 0 for size in shape) or most > MOST_BYTES or tensor.HasField("segment"):
         raise UntrustedFileError(
             f"{name} has no valid shape",
@@ -78,6 +81,10 @@ def _shape(
             "export the model again",
         )
     return shape
+
+
+def _bits(dtype: onnx_ir.DataType) -> int:
+    return 8 if dtype == onnx_ir.DataType.STRING else dtype.bitwidth
 
 
 def _check_values(
@@ -102,7 +109,7 @@ def _check_values(
     if fields and fields != [own]:
         have = {**facts, "stored as": fields[0], "belongs in": own}
         raise _other(f"{name} has its values in another dtype's field", have)
-    stored, in_one = len(getattr(tensor, own)), {2: 4, 4: 2}.get(dtype.bitwidth, 1)
+    stored, in_one = len(getattr(tensor, own)), {2: 4, 4: 2}.get(_bits(dtype), 1)
     wanted = -(-elements // in_one)
     if dtype in (onnx_ir.DataType.COMPLEX64, onnx_ir.DataType.COMPLEX128):
         wanted *= 2
@@ -138,14 +145,15 @@ def _check_entries(tensor: onnx.TensorProto, name: str, dtype: onnx_ir.DataType)
     inline = [field for field in _FIELDS if len(getattr(tensor, field))]
     if inline or tensor.HasField("raw_data"):
         raise _other(f"{name} has both external and inline data", {})
-    if len(tensor.external_data) > 8:
+    if len(tensor.external_data) > MOST_ENTRIES:
         facts = {"entries": len(tensor.external_data)}
         raise _other(f"{name} has too many entries of external data", facts)
     keys = Counter(entry.key for entry in tensor.external_data)
     for key, count in keys.items():
         if count > 1:
             raise _other(f"{name} says its external {shown(key)} twice", {})
-        if key not in _KEYS:
+        # ONNX Runtime keeps its packed copies of a weight under keys of its own.
+        if key not in _KEYS and not key.startswith("prepacked_"):
             facts = {"key": shown(key), "known": ", ".join(_KEYS)}
             raise _other(f"{name} has an unknown entry of external data", facts)
     for entry in tensor.external_data:
@@ -166,5 +174,6 @@ def _check_number(entry: onnx.StringStringEntryProto, name: str) -> None:
 
 def _check_location(location: str, name: str) -> None:
     # A NUL ends the name in C++, a backslash separates folders on Windows.
-    if not location or "\0" in location or "\\" in location or len(location) > 4096:
+    wrong = "\0" in location or "\\" in location or location.endswith("/")
+    if not location or wrong or len(location) > 4096:
         raise _other(f"{name} has no valid external location", {"location": shown(location)})
