@@ -38,7 +38,7 @@ class Case:
     name: str
     build: Callable[[Path], Any]
     words: tuple[str, ...] | None = ()
-    holds: Callable[[tieops.TiedModel], None] | None = None
+    holds: Callable[[Any], None] | None = None
     read: Callable[..., Any] = tieops.from_onnx
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     memory_mb: int = 1024

@@ -160,6 +160,7 @@ def _(proto: onnx.ModelProto) -> None:
     kind = proto.graph.input.add(name="m").type
     for _ in range(20):
         kind = kind.sequence_type.elem_type
+    kind.tensor_type.elem_type = 1
 
 
 @_changed("e17_huge_sizes", ok=True)
@@ -269,15 +270,20 @@ def _(proto: onnx.ModelProto) -> None:
 # Scale
 
 
-def holds_many(read: tieops.TiedModel) -> None:
-    assert len(list(read.ir.graph)) == 20_000
+def _listed(path: Path) -> str:
+    """Read and look, as ``tieops inspect`` does; tie and write take as long again."""
+    return str(tieops.from_onnx(path))
 
 
-@case(name="e24_fanout", holds=holds_many, clock_s=60, ok=True, read=lambda p: tieops.from_onnx(p))
+def holds_one_tie(text: str) -> None:
+    assert "tied    1 parameter, read in 10000 slots" in text
+
+
+@case(ok=True, holds=holds_one_tie, read=_listed, clock_s=60)
 def e24_fanout(folder: Path) -> Path:
     proto = small()
     del proto.graph.node[:]
-    proto.graph.node.extend(node("MatMul", "x w", f"y{i}" if i else "y") for i in range(20_000))
+    proto.graph.node.extend(node("MatMul", "x w", f"y{i}" if i else "y") for i in range(10_000))
     return save(folder, proto)
 
 
@@ -292,22 +298,22 @@ def e24_too_many_nodes(folder: Path) -> Path:
 def e24_empty_nodes(folder: Path) -> Path:
     """Two bytes of the file each, 76 in memory."""
     path = folder / "m.onnx"
-    path.write_bytes(b"\x08\x0a" + message(7, b"\x0a\0" * 12_000_000))
+    path.write_bytes(b"\x08\x0a" + message(7, b"\x0a\0" * 11_000_000))
     return path
 
 
 @case("protobuf fields", clock_s=60)
 def e24_empty_attributes(folder: Path) -> Path:
     path = folder / "m.onnx"
-    path.write_bytes(b"\x08\x0a" + message(7, message(1, b"\x2a\0" * 12_000_000)))
+    path.write_bytes(b"\x08\x0a" + message(7, message(1, b"\x2a\0" * 11_000_000)))
     return path
 
 
-@case(ok=True, clock_s=60, read=lambda path: tieops.from_onnx(path))
+@case(ok=True, clock_s=60, read=_listed)
 def e25_many_equal(folder: Path) -> Path:
     proto = small()
     data = bytes(1024)
-    proto.graph.initializer.extend(tensor(f"w{i}", (256,), raw_data=data) for i in range(20_000))
+    proto.graph.initializer.extend(tensor(f"w{i}", (256,), raw_data=data) for i in range(10_000))
     return save(folder, proto)
 
 

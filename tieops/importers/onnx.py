@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
 import onnx_ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from tieops.errors import TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.external_data import settle_external
@@ -19,10 +20,14 @@ from tieops.importers.onnx_checks import check_graphs, check_model, check_stored
 from tieops.importers.onnx_file import MAX_PROTO_BYTES, read_file, refuse_other_formats
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.ir.brief import printable
+from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, call_paths
 from tieops.tied_model import TiedModel
 
 __all__ = ["MAX_PROTO_BYTES", "from_onnx", "innermost"]
+
+MOST_ELEMENTS = 1 << 24
+"""Of a ModelProto in memory that is written out to look at its wire format."""
 
 
 def from_onnx(
@@ -72,6 +77,7 @@ def from_onnx(
                 proto = _parse(source, "the bytes", limits)
             elif isinstance(source, onnx.ModelProto):
                 proto = source
+                _check_in_memory(proto, limits)
             else:
                 raise UnsupportedModelError(
                     f"from_onnx cannot read a {type(source).__name__}",
@@ -142,9 +148,17 @@ def _parse(data: bytes, name: str, limits: Limits) -> onnx.ModelProto:
     return proto
 
 
+def _check_in_memory(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Look at the wire format of a model that somebody else has parsed, but for a large one."""
+    stored = sum(math.prod(each.dims) for each in proto.graph.initializer)
+    if stored <= MOST_ELEMENTS:
+        with suppress(EncodeError):  # nested too deep for a file: the other checks tell
+            check_wire(proto.SerializeToString(), "the model", limits)
+
+
 def _converted(proto: onnx.ModelProto) -> onnx_ir.Model:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), silenced("onnx_ir.serde"):
             # The packed copies that ONNX Runtime keeps beside a weight are not needed.
             warnings.filterwarnings("ignore", "Ignoring unknown external data key")
             return onnx_ir.from_proto(proto)
