@@ -9,6 +9,8 @@ import onnx
 import pytest
 
 from tieops.errors import UntrustedFileError
+from tieops.importers.external_data import DataFolder
+from tieops.importers.limits import Limits
 from tieops.runtime.stored import StoredWeight, stored_weights
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "f": 1]>'
@@ -25,7 +27,7 @@ def stored(text: str, folder: Path, dtype: str = "float32") -> dict[str, StoredW
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="data")
     proto.graph.initializer.append(tensor)
-    return stored_weights(proto, folder)
+    return stored_weights(proto, DataFolder(folder, None, Limits()))
 
 
 @pytest.mark.parametrize(
@@ -81,4 +83,4 @@ def test_data_that_is_too_short_is_refused(tmp_path: Path) -> None:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="data")
     with pytest.raises(UntrustedFileError, match="past the end"):
-        stored_weights(proto, tmp_path)
+        stored_weights(proto, DataFolder(tmp_path, None, Limits()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from tieops.ir.brief import brief
 from tieops.ir.layers import Layer
+from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
 
 __all__ = ["Port", "Ports", "shaped"]
@@ -43,12 +43,8 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     if all(value.shape is not None for value in _values(model)):
         return {}
     copy = model.clone()
-    log = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    was, log.disabled = log.disabled, True  # it warns of what it cannot infer
-    try:
+    with silenced("onnx_ir.passes.common.shape_inference"):  # it warns of what it cannot infer
         ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    finally:
-        log.disabled = was
     pairs = zip(_values(model), _values(copy), strict=True)
     return {value: better for value, better in pairs if value.shape is None}
 

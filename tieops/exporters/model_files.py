@@ -27,6 +27,7 @@ from tieops.exporters.files import (
 )
 from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx, innermost
 from tieops.ir.brief import brief_bytes
+from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs
 from tieops.ir.storage import stored_bytes
 from tieops.tied_model import TiedModel
@@ -119,7 +120,8 @@ def _write(drafts: Sequence[Draft]) -> list[int]:
 
 def _serialized(draft: Draft) -> bytes:
     try:
-        proto = onnx_ir.to_proto(draft.graph)
+        with silenced("onnx_ir.serde"):
+            proto = onnx_ir.to_proto(draft.graph)
         _move_metadata(proto.graph)
         return proto.SerializeToString(deterministic=True)
     except onnx_ir.serde.SerdeError as error:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
-import stat
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
 import onnx_ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
-from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
-from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
+from tieops.errors import TieopsError, UnsupportedModelError, UntrustedFileError
+from tieops.importers.external_data import DataFolder, settle_external
+from tieops.importers.limits import Limits
+from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
+from tieops.importers.onnx_file import MAX_PROTO_BYTES, read_file, refuse_other_formats
+from tieops.importers.onnx_wire import check_wire, damaged
+from tieops.ir.brief import printable
 from tieops.ir.collector import collector_paused
-from tieops.ir.scopes import all_graphs, call_paths, is_constant
+from tieops.ir.logs import silenced
+from tieops.ir.scopes import all_graphs, call_paths
 from tieops.tied_model import TiedModel
 
-__all__ = ["from_onnx"]
+__all__ = ["MAX_PROTO_BYTES", "from_onnx", "innermost", "read_proto"]
 
-MAX_PROTO_BYTES = 2**31 - 1
-"""protobuf's own limit for one message."""
+MOST_ELEMENTS = 1 << 24
+"""Of a ModelProto in memory that is written out to look at its wire format."""
 
 
 @collector_paused()
@@ -27,6 +36,7 @@ def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     *,
     base_dir: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
 ) -> TiedModel:
     """Import an ONNX model. External data stays on disk, mapped when it is looked at.
 
@@ -34,6 +44,7 @@ def from_onnx(
         source: A path, the bytes of a model, a ``ModelProto`` or an ``onnx_ir.Model``.
         base_dir: Where external data lies; by default the folder of the path. Needed for bytes and
             protos that have external data.
+        limits: What a file may ask for: sizes, counts, nesting, hard links.
 
     Returns:
         The imported model; an ``onnx_ir.Model`` is cloned, so later edits of it do not show here.
@@ -42,8 +53,8 @@ def from_onnx(
         UntrustedFileError: If the file is not a regular file with an ONNX model in it, or its
             external data is missing, too short, or outside of its folder.
         UnsupportedModelError: If the model holds what ``onnx_ir`` would drop or read differently
-            than others (sparse initializers, training info, two tensors of one name…), or
-            functions that call each other in a circle.
+            than others (sparse initializers, training info, two tensors of one name…), functions
+            that call each other in a circle, or more of anything than a limit.
         PreconditionError: If external data is there and nobody said where.
 
     Example:
@@ -53,104 +64,130 @@ def from_onnx(
         >>> from_onnx(proto)
         <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
-    if isinstance(source, onnx_ir.Model):
-        try:
-            model = source.clone()
-        except RuntimeError as error:
-            raise UnsupportedModelError(
-                "the graph cannot be copied: it is not in order, or reads what nothing defines",
-                {"onnx_ir says": innermost(error)},
-                "sort it first: model.graph.sort()",
-            ) from error
-        if base_dir is not None:
-            _own_tensors(model)
-    else:
-        if isinstance(source, str | os.PathLike):
-            path = Path(source)
-            base_dir = path.parent if base_dir is None else base_dir
-            proto = read_proto(path)
-        elif isinstance(source, bytes):
-            proto = _parse(source, "the bytes")
-        elif isinstance(source, onnx.ModelProto):  # pyright: ignore[reportUnnecessaryIsInstance]
-            proto = source
+    limits = Limits() if limits is None else limits
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    with _told_by_name(None if path is None else path.name):
+        file = None if path is None else read_file(path, limits)
+        if path is not None and base_dir is None:
+            base_dir = path.parent
+        if isinstance(source, onnx_ir.Model):
+            model = _cloned(source, limits)
         else:
-            raise UnsupportedModelError(
-                f"from_onnx cannot read a {type(source).__name__}",
-                {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
-                "use from_torch for PyTorch",
-            )
-        check_model(proto)
-        try:
-            model = onnx_ir.from_proto(proto)
-        except (onnx_ir.serde.SerdeError, ValueError, TypeError, KeyError) as error:
-            raise UnsupportedModelError(
-                "the model is not valid ONNX",
-                {"onnx_ir says": innermost(error)},
-                "run onnx.checker.check_model on it",
-            ) from error
-    check_graphs(model)
-    put_in_order(model)
-    _take_metadata(model)
-    _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
-    call_paths(model)
+            if file is not None and path is not None:
+                proto = _parse(file.data, printable(path.name), limits)
+            elif isinstance(source, bytes):
+                proto = _parse(source, "the bytes", limits)
+            elif isinstance(source, onnx.ModelProto):
+                proto = source
+                _check_in_memory(proto, limits)
+            else:
+                raise UnsupportedModelError(
+                    f"from_onnx cannot read a {type(source).__name__}",
+                    {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
+                    "use from_torch for PyTorch",
+                )
+            check_model(proto, limits)
+            model = _converted(proto)
+        put_in_order(model)
+        _take_metadata(model)
+        keep = isinstance(source, onnx_ir.Model)
+        settle_external(model, base_dir, file, limits, keep=keep)
+        call_paths(model)
     return TiedModel(model)
 
 
-def read_proto(path: Path) -> onnx.ModelProto:
-    """Read a file's protobuf message, without its external data.
+def read_proto(path: Path) -> tuple[onnx.ModelProto, DataFolder]:
+    """Read and check a file's message alone, for who needs no graph of it.
+
+    Returns:
+        The message, and the folder that checks its external data.
 
     Raises:
-        UntrustedFileError: If the file is not there, is no regular file, or holds no ONNX model.
+        UntrustedFileError: As `from_onnx`.
+        UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
     """
-    return _parse(_read(path), path.name)
+    limits = Limits()
+    with _told_by_name(path.name):
+        file = read_file(path, limits)
+        proto = _parse(file.data, printable(path.name), limits)
+        check_model(proto, limits)
+    return proto, DataFolder(path.parent, file, limits)
 
 
-def _read(path: Path) -> bytes:
-    # Opened without blocking and looked at before it is read: a FIFO would never end.
+@contextmanager
+def _told_by_name(name: str | None) -> Generator[None]:
+    """Name the file in errors about what is in it, and turn what a file can cause into an error."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise UntrustedFileError(
-            f"cannot open {path}", {"the system says": error.strerror}, "check the path"
+        yield
+    except TieopsError as error:
+        if name is not None and printable(name) not in str(error):
+            error.facts["in"] = printable(name)
+        raise
+    except MemoryError as error:
+        raise UnsupportedModelError(
+            f"there is not enough memory to read {printable(name or 'the model')}",
+            None,
+            "store large tensors as external data, or use a larger machine",
         ) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise UntrustedFileError(f"{path} is not a regular file", None, "pass an .onnx file")
-    with os.fdopen(descriptor, "rb") as file:
-        if status.st_size > MAX_PROTO_BYTES:
-            raise UntrustedFileError(
-                f"{path.name} is larger than one protobuf message can be",
-                {"size": status.st_size, "limit": MAX_PROTO_BYTES},
-                "save it with external data",
-            )
-        if status.st_size == 0:
-            raise UntrustedFileError(f"{path.name} is empty", None, "write or copy it again")
-        return file.read()
+    except RecursionError as error:
+        raise UnsupportedModelError(
+            f"{printable(name or 'the model')} nests too deep to be read from here",
+            None,
+            "call from_onnx from fewer nested calls, or simplify the model",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UntrustedFileError(
+            f"{printable(name or 'the model')} holds a text that is not UTF-8",
+            {"byte": error.start},
+            "copy or export it again",
+        ) from error
 
 
-_MAGIC = {
-    b"PK\x03\x04": "a zip archive (a PyTorch file?): use from_torch",
-    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
-    b"<!DOCTYPE": "an HTML page: the download went wrong",
-    b"<html": "an HTML page: the download went wrong",
-}
+def _cloned(source: onnx_ir.Model, limits: Limits) -> onnx_ir.Model:
+    try:
+        model = source.clone()
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            "the graph cannot be copied: it is not in order, or reads what nothing defines",
+            {"onnx_ir says": innermost(error)},
+            "sort it first: model.graph.sort()",
+        ) from error
+    check_graphs(model)
+    check_stored(model, limits)
+    return model
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
-    for magic, what in _MAGIC.items():
-        if data.startswith(magic):
-            raise UntrustedFileError(f"no ONNX model in {name}, but {what}")
+def _parse(data: bytes, name: str, limits: Limits) -> onnx.ModelProto:
+    refuse_other_formats(data, name)
+    check_wire(data, name, limits)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise UntrustedFileError(
-            f"no ONNX model in {name}, or a damaged one",
-            {"size": len(data), "protobuf says": error},
-            "copy or export it again",
-        ) from error
+        raise damaged(data, name, error) from error
     return proto
+
+
+def _check_in_memory(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Look at the wire format of a model that somebody else has parsed, but for a large one."""
+    stored = sum(math.prod(each.dims) for each in proto.graph.initializer)
+    if stored <= MOST_ELEMENTS:
+        with suppress(EncodeError):  # nested too deep for a file: the other checks tell
+            check_wire(proto.SerializeToString(), "the model", limits)
+
+
+def _converted(proto: onnx.ModelProto) -> onnx_ir.Model:
+    try:
+        with warnings.catch_warnings(), silenced("onnx_ir.serde"):
+            # The packed copies that ONNX Runtime keeps beside a weight are not needed.
+            warnings.filterwarnings("ignore", "Ignoring unknown external data key")
+            return onnx_ir.from_proto(proto)
+    except (onnx_ir.serde.SerdeError, ValueError, TypeError, KeyError) as error:
+        raise UnsupportedModelError(
+            "the model is not valid ONNX",
+            {"onnx_ir says": innermost(error)},
+            "run onnx.checker.check_model on it",
+        ) from error
 
 
 def innermost(error: BaseException) -> str:
@@ -160,30 +197,6 @@ def innermost(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _settle_external(
-    model: onnx_ir.Model, base_dir: str | os.PathLike[str] | None, *, keep: bool
-) -> None:
-    """Point external tensors at their folder and check that what they say is there."""
-    checked: dict[str, int] = {}
-    for graph in all_graphs(model):
-        tensors = [value.const_value for value in graph.initializers.values()]
-        for node in graph:
-            is_constant(node)  # notes the tensor on the output, for all that come later
-            tensors += _attribute_tensors(node)
-        for tensor in tensors:
-            if not isinstance(tensor, onnx_ir.ExternalTensor):
-                continue
-            if not keep or base_dir is not None:
-                if base_dir is None:
-                    raise PreconditionError(
-                        f"{tensor.name} is external data, and nobody said in which folder",
-                        {"location": tensor.location},
-                        "pass base_dir=",
-                    )
-                tensor.base_dir = os.path.abspath(base_dir)
-            check_external(tensor, checked)
-
-
 def _take_metadata(model: onnx_ir.Model) -> None:
     """Take what ``to_onnx`` left on initializers, in the file, to their values."""
     for graph in all_graphs(model):
@@ -191,32 +204,3 @@ def _take_metadata(model: onnx_ir.Model) -> None:
             if value.const_value is not None:
                 for key, text in value.const_value.metadata_props.items():
                     value.metadata_props.setdefault(key, text)
-
-
-def _own_tensors(model: onnx_ir.Model) -> None:
-    """Give a clone external tensors of its own, so that setting their folder is nobody else's."""
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, onnx_ir.ExternalTensor):
-                value.const_value = onnx_ir.ExternalTensor(
-                    tensor.location,
-                    tensor.offset,
-                    tensor.length,
-                    tensor.dtype,
-                    shape=onnx_ir.Shape(tensor.shape.numpy()),
-                    name=tensor.name or "",
-                    base_dir=tensor.base_dir,
-                )
-
-
-def _attribute_tensors(node: onnx_ir.Node) -> list[onnx_ir.TensorProtocol | None]:
-    tensors: list[onnx_ir.TensorProtocol | None] = []
-    for attr in node.attributes.values():
-        if attr.is_ref():
-            continue
-        if attr.type == onnx_ir.AttributeType.TENSOR:
-            tensors.append(attr.as_tensor())
-        elif attr.type == onnx_ir.AttributeType.TENSORS:
-            tensors.extend(attr.as_tensors())
-    return tensors

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from tieops.ir.external import open_data
+
 __all__ = ["Mapped", "can_be_mapped", "map_tensor"]
 
 # What a provider's kernels read as it is stored, and numpy has a type for. On the CPU float16 is
@@ -84,7 +86,7 @@ def map_tensor(tensor: onnx_ir.TensorProtocol, advice: str) -> Mapped:
     """
     assert isinstance(tensor, onnx_ir.ExternalTensor)
     offset = tensor.offset or 0
-    descriptor = os.open(tensor.path, os.O_RDONLY)
+    descriptor = open_data(tensor)
     try:
         status = os.fstat(descriptor)
         # A file that is mapped keeps its inode for itself, and a write changes the time.

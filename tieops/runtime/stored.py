@@ -6,16 +6,15 @@ of a small transformer several megabytes and most of the time in which it is mad
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import onnx_ir
 
 from tieops.detect.roles import KINDS
-from tieops.importers.onnx_checks import check_external
+from tieops.importers.external_data import DataFolder
 
 __all__ = ["StoredWeight", "stored_weights", "subgraphs"]
 
@@ -45,14 +44,12 @@ class StoredWeight:
         return self.tensor.dtype.is_integer() or self.is_scale
 
 
-def stored_weights(
-    proto: onnx.ModelProto, folder: str | os.PathLike[str]
-) -> dict[str, StoredWeight]:
+def stored_weights(proto: onnx.ModelProto, folder: DataFolder) -> dict[str, StoredWeight]:
     """Return the weights of the main graph that lie in data files, by name.
 
     Args:
         proto: The model, checked.
-        folder: Where its data files are.
+        folder: Checks what lies in data files.
 
     Returns:
         All of them but those that are graph inputs too, which may be fed.
@@ -61,17 +58,16 @@ def stored_weights(
         UntrustedFileError: If external data is missing, too short, or not a file of the folder,
             that of subgraphs and of functions included.
     """
-    sizes: dict[str, int] = {}
     fed = {value.name for value in proto.graph.input}
     found: dict[str, StoredWeight] = {}
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            weight = StoredWeight(_external(tensor, folder, sizes))
+            weight = StoredWeight(_external(tensor, folder))
             if tensor.name not in fed:
                 found[tensor.name] = weight
     for tensor in _inner_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _external(tensor, folder, sizes)
+            _external(tensor, folder)
     functions = {(each.domain, each.name): each for each in proto.functions}
     _count(proto.graph.node, {name: (name, False) for name in found}, found, functions)
     return found
@@ -85,13 +81,13 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _external(
-    tensor: onnx.TensorProto, folder: str | os.PathLike[str], sizes: dict[str, int]
-) -> onnx_ir.ExternalTensor:
-    read = onnx_ir.serde.deserialize_tensor(tensor, Path(folder).resolve())
-    assert isinstance(read, onnx_ir.ExternalTensor)
-    check_external(read, sizes)
-    return read
+def _external(tensor: onnx.TensorProto, folder: DataFolder) -> onnx_ir.ExternalTensor:
+    with warnings.catch_warnings():
+        # The packed copies that ONNX Runtime keeps beside a weight are not needed.
+        warnings.filterwarnings("ignore", "Ignoring unknown external data key")
+        checked = folder.checked(onnx_ir.serde.deserialize_tensor(tensor))
+    assert isinstance(checked, onnx_ir.ExternalTensor)
+    return checked
 
 
 def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

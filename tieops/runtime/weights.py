@@ -28,8 +28,8 @@ import numpy as np
 import onnx
 
 from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.importers.external_data import DataFolder
 from tieops.importers.onnx import read_proto
-from tieops.importers.onnx_checks import check_model
 from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, map_tensor
 from tieops.runtime.providers import onnxruntime_module
@@ -143,10 +143,11 @@ def hand_over(
     Returns:
         What to open.
     """
-    proto = _readable(opened)
-    if proto is None:
+    read = _readable(opened)
+    if read is None:
         return Arranged(opened)
-    weights = stored_weights(proto, Path(opened).parent)
+    proto, folder = read
+    weights = stored_weights(proto, folder)
     tied = {name: each for name, each in weights.items() if _is_tied(each)}
     mappings = {name: map_tensor(each.tensor, memory) for name, each in tied.items()}
     mappings |= shared
@@ -171,16 +172,14 @@ def hand_over(
     return Arranged(changed, tuple(mappings), memory, alive, read_once)
 
 
-def _readable(opened: str) -> onnx.ModelProto | None:
+def _readable(opened: str) -> tuple[onnx.ModelProto, DataFolder] | None:
     """Return the model that is about to be opened, or None where it is left to the runtime."""
     if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
         return None
-    proto = read_proto(Path(opened))
     try:
-        check_model(proto)
+        return read_proto(Path(opened))
     except UnsupportedModelError:
         return None  # it has what tieops would lose, and ONNX Runtime may run
-    return proto
 
 
 def _is_tied(weight: StoredWeight) -> bool:

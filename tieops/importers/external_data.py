@@ -1,0 +1,251 @@
+"""External data: found inside of the model's folder, looked at once, and mapped when it is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import PurePosixPath
+
+import onnx_ir
+
+from tieops.errors import PreconditionError, UntrustedFileError
+from tieops.importers.limits import Limits
+from tieops.importers.onnx_file import ModelFile
+from tieops.ir.brief import brief, printable
+from tieops.ir.external import CheckedTensor, DataFile, open_regular
+from tieops.ir.scopes import all_graphs, is_constant
+
+__all__ = ["DataFolder", "settle_external"]
+
+
+def settle_external(
+    model: onnx_ir.Model,
+    base_dir: str | os.PathLike[str] | None,
+    source: ModelFile | None,
+    limits: Limits,
+    *,
+    keep: bool,
+) -> None:
+    """Check all external tensors of a model, those of functions and attributes too, and bind them.
+
+    Args:
+        model: The model; its external tensors are replaced by checked ones.
+        base_dir: The folder of the data.
+        source: The model's file, if it was read from one.
+        limits: What data files may be.
+        keep: Whether tensors keep the folder that they have, where ``base_dir`` is None.
+
+    Raises:
+        PreconditionError: If there is external data and no folder.
+        UntrustedFileError: With the tensor, the file and what is wrong with it.
+    """
+    folder = DataFolder(base_dir, source, limits, keep=keep)
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, onnx_ir.ExternalTensor):
+                value.const_value = folder.checked(value.const_value)
+        for node in graph:
+            for name, attr in node.attributes.items():
+                if attr.is_ref():
+                    continue
+                if attr.type == onnx_ir.AttributeType.TENSOR:
+                    tensor = attr.as_tensor()
+                    if isinstance(tensor, onnx_ir.ExternalTensor):
+                        tensor = folder.checked(tensor)
+                        node.attributes[name] = onnx_ir.AttrTensor(name, tensor)
+                        _note_again(node, tensor)
+                elif attr.type == onnx_ir.AttributeType.TENSORS:
+                    tensors = attr.as_tensors()
+                    if any(isinstance(tensor, onnx_ir.ExternalTensor) for tensor in tensors):
+                        node.attributes[name] = onnx_ir.AttrTensors(
+                            name, [folder.checked(tensor) for tensor in tensors]
+                        )
+            is_constant(node)  # notes the tensor on the output, for all that come later
+
+
+def _note_again(node: onnx_ir.Node, tensor: onnx_ir.TensorProtocol) -> None:
+    if node.outputs and isinstance(node.outputs[0].const_value, onnx_ir.ExternalTensor):
+        node.outputs[0].const_value = tensor
+
+
+class DataFolder:
+    """Where a model's data may lie.
+
+    A location is a relative path without steps back. What it leads to must be inside of the real
+    folder that the model was read from. In the cache of the Hugging Face hub the model and its data
+    are links to neighbours elsewhere: where the model's path is itself a link, data may also be
+    inside of the folder of the file that the model's link leads to.
+
+    Args:
+        base_dir: The folder.
+        source: The model's file, if it was read from one.
+        limits: What data files may be.
+        keep: Whether tensors keep the folder that they have, where ``base_dir`` is None.
+    """
+
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str] | None,
+        source: ModelFile | None,
+        limits: Limits,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self._base_dir = None if base_dir is None else os.path.abspath(base_dir)
+        self._source = source
+        self._limits = limits
+        self._keep = keep
+        self._files: dict[tuple[str, str], DataFile] = {}
+
+    def checked(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+        """Return the tensor, bound to its file if that is external."""
+        if not isinstance(tensor, onnx_ir.ExternalTensor):
+            return tensor
+        if isinstance(tensor, CheckedTensor) and self._base_dir is None:
+            return tensor
+        name = printable((tensor.name or "a tensor")[:200])
+        base = self._base_dir
+        if base is None:
+            if not self._keep:
+                raise PreconditionError(
+                    f"{name} is external data, and nobody said in which folder",
+                    {"location": _short(str(tensor.location))},
+                    "pass base_dir=",
+                )
+            base = os.path.abspath(tensor.base_dir)
+        location = str(tensor.location)
+        key = base, location
+        if key not in self._files:
+            self._files[key] = self._file(name, base, location)
+        data = self._files[key]
+        _check_range(tensor, name, data)
+        bound = CheckedTensor(tensor, data)
+        bound.base_dir = base
+        return bound
+
+    def _file(self, name: str, base: str, location: str) -> DataFile:
+        real = _real_path(name, base, location)
+        roots = [os.path.realpath(base)]
+        if self._source is not None and os.path.dirname(self._source.path) == base:
+            roots.append(os.path.dirname(self._source.real))
+        root = next((root for root in roots if _is_inside(real, root)), None)
+        if root is None:
+            raise _outside(name, location, roots[0])
+        try:
+            self._check_status(name, real, os.stat(real))  # opening a device can do things
+            descriptor = _open_below(root, real)
+        except OSError as error:
+            raise _missing(name, real, error) from error
+        try:
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        self._check_status(name, real, status)
+        return DataFile.of(real, status)
+
+    def _check_status(self, name: str, real: str, status: os.stat_result) -> None:
+        file = printable(real)
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedFileError(
+                f"the external data of {name} is no regular file",
+                {"file": file},
+                "copy the data file beside the model",
+            )
+        source = self._source
+        if source is not None and (status.st_dev, status.st_ino) == (source.device, source.inode):
+            raise UntrustedFileError(
+                f"the external data of {name} is the model itself",
+                {"file": file},
+                "export the model again",
+            )
+        if status.st_nlink > 1 and not self._limits.hard_links:
+            raise UntrustedFileError(
+                f"the external data of {name} has other names elsewhere (hard links)",
+                {"file": file, "links": status.st_nlink},
+                "copy the file, so that nobody can change it from outside of the folder; if you "
+                "trust who made the links: from_onnx(..., limits=Limits(hard_links=True))",
+            )
+        if status.st_size > self._limits.data_bytes:
+            raise UntrustedFileError(
+                f"the external data of {name} is larger than the limit",
+                {"file": file, "size": status.st_size, "limit": self._limits.data_bytes},
+                "if you trust the file: from_onnx(..., limits=Limits(data_bytes=...))",
+            )
+
+
+def _real_path(name: str, base: str, location: str) -> str:
+    outside = os.path.normpath(location).split(os.sep)[0] == ".."
+    if outside or os.path.isabs(location) or re.match("[A-Za-z]:", location):
+        raise _outside(name, location, base)
+    if ".." in PurePosixPath(location).parts:
+        raise UntrustedFileError(
+            f"{name} has a location that steps back, which leads elsewhere through a link",
+            {"location": _short(location)},
+            "export the model again",
+        )
+    try:
+        return os.path.realpath(os.path.join(base, location), strict=True)
+    except (OSError, ValueError) as error:
+        raise _missing(name, os.path.join(base, location), error) from error
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return os.path.commonpath([path, root]) == root and path != root
+
+
+def _open_below(root: str, real: str) -> int:
+    """Open a real path part by part, so that no folder in it can become a link meanwhile."""
+    if os.open not in os.supports_dir_fd:
+        return open_regular(real)
+    *folders, last = os.path.relpath(real, root).split(os.sep)
+    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+    at = os.open(root, flags)
+    try:
+        for folder in folders:
+            inner = os.open(folder, flags | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        return open_regular(last, at)
+    finally:
+        os.close(at)
+
+
+def _check_range(tensor: onnx_ir.ExternalTensor, name: str, data: DataFile) -> None:
+    need, offset = int(tensor.nbytes), tensor.offset or 0
+    if tensor.length is not None and tensor.length != need:
+        raise UntrustedFileError(
+            f"{name} says another external length than its shape needs",
+            {"length": tensor.length, name: f"{brief(tensor.dtype, tensor.shape)}, {need} bytes"},
+            "export the model again",
+        )
+    if offset < 0 or offset + need > data.size:
+        raise UntrustedFileError(
+            f"{name} lies past the end of its external data",
+            {
+                "range": f"{offset}..{offset + need}",
+                "file": f"{printable(data.path)}, {data.size} bytes",
+            },
+            "copy the data file again",
+        )
+
+
+def _short(text: str) -> str:
+    return printable(text if len(text) <= 200 else f"{text[:200]}…")
+
+
+def _outside(name: str, location: str, folder: str) -> UntrustedFileError:
+    return UntrustedFileError(
+        f"{name} lies outside of the model's folder",
+        {"location": _short(location), "folder": printable(folder)},
+        "copy the data beside the model",
+    )
+
+
+def _missing(name: str, path: str, error: OSError | ValueError) -> UntrustedFileError:
+    says = error.strerror if isinstance(error, OSError) else str(error)
+    return UntrustedFileError(
+        f"the external data of {name} is missing",
+        {"file": _short(path), "the system says": says},
+        "copy the data file beside the model",
+    )
