@@ -117,7 +117,9 @@ class TorchSide:
         """Do nothing: the model is the caller's."""
 
 
-def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxSide | TorchSide:
+def open_side(
+    model: Comparable, provider: Provider, *, optimize: bool, trust: bool = False
+) -> OnnxSide | TorchSide:
     """Return the model as a side of a comparison.
 
     Raises:
@@ -136,7 +138,7 @@ def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxS
     if isinstance(model, Session):
         return OnnxSide(_label(model.model), model, own=False)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
-        return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model)))
+        return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
         return OnnxSide(_label(model), session(model, provider, optimize=optimize), own=True)
     # Who holds a torch model has imported torch; who does not need not have it.

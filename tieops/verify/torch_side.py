@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
+from tieops.importers.treespecs import is_safe_treespec
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +31,14 @@ _ML_DTYPES = {
 }
 
 
-def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
-    """Load a .pt2 of torch.export or a TorchScript file, without running a pickle.
+def load_program(
+    path: str, *, trust: bool = False
+) -> torch.export.ExportedProgram | torch.nn.Module:
+    """Load a .pt2 of torch.export or, if it is trusted, a TorchScript file.
 
     Raises:
         MissingDependencyError: If torch is not installed.
-        UntrustedFileError: If the file is neither.
+        UntrustedFileError: If the file is neither, or would run code and is not trusted.
     """
     try:
         from tieops.importers.torch_files import read_torch_file
@@ -45,7 +48,7 @@ def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
             {"import says": str(error)},
             "pip install 'tieops[torch]'",
         ) from error
-    return read_torch_file(path)
+    return read_torch_file(path, trust=trust)
 
 
 def run_module(
@@ -101,7 +104,8 @@ def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] 
     """Return args and kwargs where a layout nests inputs deeper than forward's parameters do."""
     from torch.utils import _pytree as pytree
 
-    if layout is None:
+    # The layout may come from a file.
+    if layout is None or not is_safe_treespec(layout):
         return None
     try:
         spec: Any = pytree.treespec_loads(layout)

@@ -41,6 +41,7 @@ def verify(
     atol: float = 1e-5,
     provider: Provider = "cpu",
     optimize: bool = True,
+    trust: bool = False,
     raises: bool = True,
 ) -> Report:
     """Run two models on the same inputs and compare every output.
@@ -60,6 +61,7 @@ def verify(
         atol: Absolute tolerance. With both 0, every byte has to be equal.
         provider: What runs the ONNX sides; a Session keeps its own.
         optimize: False turns ONNX Runtime's graph optimizations off.
+        trust: As for ``from_torch``: a PyTorch file may run code when it is opened.
         raises: False returns a report of unequal or incomparable models instead of raising.
 
     Returns:
@@ -83,8 +85,12 @@ def verify(
     """
     check_tolerances(rtol, atol)
     with ExitStack() as stack:
-        left = stack.enter_context(closing(open_side(candidate, provider, optimize=optimize)))
-        right = stack.enter_context(closing(open_side(against, provider, optimize=optimize)))
+        left = stack.enter_context(
+            closing(open_side(candidate, provider, optimize=optimize, trust=trust))
+        )
+        right = stack.enter_context(
+            closing(open_side(against, provider, optimize=optimize, trust=trust))
+        )
         _tell_layout(left, right)
         names = _common_outputs(left, right)
         sets = _input_sets(left, right, inputs, sizes, seed)
