@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tieops
-from tests.hostile.case import SECRET, Case, all_cases
+from tests.hostile.case import PREPARED, SECRET, Case, all_cases
 from tieops.errors import TieopsError
 
 BUILD_S = 30.0
@@ -132,7 +132,7 @@ def listing(root: Path) -> dict[str, str]:
     for folder, folders, files in os.walk(root):
         if Path(folder) == root:
             folders.remove("out")
-            files = [name for name in files if name != "printed"]  # noqa: PLW2901
+            files = [name for name in files if name != "printed"]
         for name in (*folders, *files):
             path = Path(folder, name)
             status = path.lstat()
@@ -163,6 +163,8 @@ def _holds_secret(path: Path) -> bool:
 def main() -> None:
     """Answer until stdin ends."""
     cases = all_cases()
+    for prepare in PREPARED:
+        prepare()
     print(json.dumps({"ready": len(cases)}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(cases[line.strip()])), flush=True)
