@@ -76,7 +76,7 @@ def run_module(
     """
     import torch
 
-    signature = inspect.signature(module.forward)
+    signature = _signature(module)
     names = [
         each.name
         for each in signature.parameters.values()
@@ -98,6 +98,22 @@ def run_module(
         raise _misfit(list(tensors), names, type(module).__name__, str(error)) from error
     with _eval_mode(module), _same_buffers(module), torch.no_grad():
         return _flat(_called(module, bound.args, bound.kwargs))
+
+
+def _signature(module: torch.nn.Module) -> inspect.Signature:
+    """Return what forward takes; Python cannot look into that of TorchScript."""
+    schema: Any = getattr(module.forward, "schema", None)
+    if schema is None:
+        return inspect.signature(module.forward)
+    found = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=each.default_value if each.has_default_value() else inspect.Parameter.empty,
+        )
+        for each in schema.arguments[1:]
+    ]
+    return inspect.Signature(found)
 
 
 def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
