@@ -87,8 +87,9 @@ def test_torchscript(how, module, tmp_path):
     path = tmp_path / "m.pt"
     program = torch.jit.trace(module, TOKENS) if how == "traced" else torch.jit.script(module)
     program.save(str(path))
-    assert isinstance(read_torch_file(path), torch.jit.ScriptModule)
-    model = tieops.from_torch(path, (TOKENS,), dynamic_shapes={"x": {0: "batch", 1: "sequence"}})
+    assert isinstance(read_torch_file(path, trust=True), torch.jit.ScriptModule)
+    shapes = {"x": {0: "batch", 1: "sequence"}}
+    model = tieops.from_torch(path, (TOKENS,), dynamic_shapes=shapes, trust=True)
     (tie,) = model.ties
     assert set(tie.names) == {"emb.weight", "fc.weight"}
     assert {slot.name: str(slot.view) for slot in tie.slots} == {
@@ -105,8 +106,17 @@ def test_torchscript_needs_example_inputs(module, tmp_path):
     path = tmp_path / "m.pt"
     torch.jit.script(module).save(str(path))
     with pytest.raises(PreconditionError, match="without positional example inputs") as caught:
-        tieops.from_torch(path)
+        tieops.from_torch(path, trust=True)
     assert "from_torch(path, (x, state))" in str(caught.value)
+
+
+def test_torchscript_has_to_be_trusted(module, tmp_path):
+    path = tmp_path / "m.pt"
+    torch.jit.script(module).save(str(path))
+    refused(path, why="is TorchScript, which runs code", way_out="trust=True")
+    with pytest.raises(UntrustedFileError, match="TorchScript"):
+        tieops.verify(path, against=module, inputs={"x": TOKENS})
+    assert tieops.verify(path, against=module, inputs={"x": TOKENS}, trust=True)
 
 
 # Pickles
@@ -160,28 +170,53 @@ def _trap_bytes(marker: Path) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_trap_in_the_constants_of_a_program_does_not_go_off(module, tmp_path):
-    marker, good, bad = tmp_path / "marker", tmp_path / "good.pt2", tmp_path / "bad.pt2"
-    torch.export.save(torch.export.export(module, (TOKENS,)), good)
+def _spoiled_config(good: Path, bad: Path, marker: Path) -> None:
+    """Say of a weight that it is a pickle, and put a trap there."""
     with zipfile.ZipFile(good) as archive:
         names = [n for n in archive.namelist() if n.endswith("model_weights_config.json")]
         config = json.loads(archive.read(names[0]))
-        weight = next(iter(config["config"].values()))
-        weight["use_pickle"] = True
+        for weight in config["config"].values():
+            weight["use_pickle"] = True
         tail = next(n for n in archive.namelist() if n.endswith("/" + weight["path_name"]))
     change = {
         names[0].partition("/")[2]: json.dumps(config).encode(),
         tail.partition("/")[2]: _trap_bytes(marker),
     }
     _rewritten(good, bad, change)
-    refused(bad, why="holds pickled objects", way_out="torch.export.load")
+
+
+def test_a_trap_in_the_weights_of_a_program_goes_off_only_if_it_is_trusted(module, tmp_path):
+    marker, good, bad = tmp_path / "marker", tmp_path / "good.pt2", tmp_path / "bad.pt2"
+    torch.export.save(torch.export.export(module, (TOKENS,)), good)
+    _spoiled_config(good, bad, marker)
+    refused(bad, why="holds a pickled object", way_out="trust=True")
     assert not marker.exists()
+    with pytest.raises(UntrustedFileError):
+        read_torch_file(bad, trust=True)
+    assert marker.exists()
+
+
+def test_an_expression_that_is_code_runs_only_if_it_is_trusted(module, tmp_path):
+    marker, good, bad = tmp_path / "marker", tmp_path / "good.pt2", tmp_path / "bad.pt2"
+    shapes = {"x": {0: torch.export.Dim("batch")}}
+    torch.export.save(torch.export.export(module, (TOKENS,), dynamic_shapes=shapes), good)
+    with zipfile.ZipFile(good) as archive:
+        (name,) = [each for each in archive.namelist() if each.endswith("models/model.json")]
+        program = json.loads(archive.read(name))
+    size = program["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0]["as_expr"]
+    size["expr_str"] = f"open({str(marker)!r}, 'w').close()"
+    _rewritten(good, bad, {"models/model.json": json.dumps(program).encode()})
+    refused(bad, why="a size that is an expression of Python", way_out="trust=True")
+    assert not marker.exists()
+    with pytest.raises(UntrustedFileError):
+        read_torch_file(bad, trust=True)
+    assert marker.exists()
 
 
 # What is no PyTorch file
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model\n", b"<!DOCTYPE html><html>", bytes(4096)])
+@pytest.mark.parametrize("content", [b"not a model\n", b"<!DOCTYPE html><html>", bytes(4096)])
 def test_what_is_no_archive_is_refused(content, tmp_path):
     path = tmp_path / "m.pt"
     path.write_bytes(content)
@@ -227,18 +262,12 @@ def test_any_name_will_do(name, module, tmp_path):
     assert len(tieops.from_torch(tmp_path / name).ties) == 1
 
 
-def _sample_inputs_name(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        (name,) = [each for each in archive.namelist() if "sample_inputs" in each]
-    return name.partition("/")[2]
-
-
-def test_a_trap_in_the_sample_inputs_of_a_program_does_not_go_off(module, tmp_path):
+def test_sample_inputs_are_not_looked_at(module, tmp_path):
     marker, good, bad = tmp_path / "marker", tmp_path / "good.pt2", tmp_path / "bad.pt2"
     torch.export.save(torch.export.export(module, (TOKENS,)), good)
-    _rewritten(good, bad, {_sample_inputs_name(good): _trap_bytes(marker)})
-    with pytest.raises(UntrustedFileError, match=r"bad\.pt2"):
-        tieops.from_torch(bad)
+    _rewritten(good, bad, {"data/sample_inputs/model.pt": _trap_bytes(marker)})
+    assert read_torch_file(bad).example_inputs is None
+    assert len(tieops.from_torch(bad).ties) == 1
     assert not marker.exists()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tieops
 
-__all__ = ["Case", "all_cases", "case"]
+__all__ = ["PREPARED", "Case", "all_cases", "case"]
 
 SECRET = b"the secret beside the model's folder"
 """What lies in ``../secret.bin``: no outcome may show it, no written file may hold it."""
@@ -46,6 +46,8 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+PREPARED: list[Callable[[], object]] = []
+"""What takes seconds to make and is kept by its maker: called once, before a case is forked."""
 
 
 def case(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tieops
-from tests.hostile.case import SECRET, Case, all_cases
+from tests.hostile.case import PREPARED, SECRET, Case, all_cases
 from tieops.errors import TieopsError
 
 BUILD_S = 30.0
@@ -163,6 +163,8 @@ def _holds_secret(path: Path) -> bool:
 def main() -> None:
     """Answer until stdin ends."""
     cases = all_cases()
+    for prepare in PREPARED:
+        prepare()
     print(json.dumps({"ready": len(cases)}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(cases[line.strip()])), flush=True)

@@ -26,6 +26,7 @@ __all__ = [
     "Json",
     "ModelPath",
     "OutPath",
+    "Trust",
     "as_record",
     "print_json",
     "read_model",
@@ -52,12 +53,21 @@ Examples = Annotated[
         "a name vary.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="A PyTorch file may run code when it is opened; TorchScript has to be trusted.",
+    ),
+]
 
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
            "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
 
 
-def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
+def read_model(
+    path: Path, examples: Sequence[str] | None = None, *, trust: bool = False
+) -> TiedModel:
     """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder."""
     if is_stream(path):
         return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
@@ -67,7 +77,10 @@ def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
     return tieops.from_torch(
-        path, tuple(tensor for tensor, _ in found), dynamic_shapes=shapes if any(shapes) else None
+        path,
+        tuple(tensor for tensor, _ in found),
+        dynamic_shapes=shapes if any(shapes) else None,
+        trust=trust,
     )
 
 

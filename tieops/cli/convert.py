@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tieops.cli.common import Examples, Json, ModelPath, OutPath, print_json, read_model
+from tieops.cli.common import Examples, Json, ModelPath, OutPath, Trust, print_json, read_model
 from tieops.cli.streams import check_out, echo, write_model
 from tieops.ir.brief import brief_bytes, counted
 from tieops.passes.base import run
@@ -19,6 +19,7 @@ def convert(
     model: ModelPath,
     out: OutPath,
     example: Examples = None,
+    trust: Trust = False,
     external_data: Annotated[
         bool | None,
         typer.Option(
@@ -40,7 +41,7 @@ def convert(
     tieops convert exported.onnx tied.onnx
     """
     check_out(out, as_json=as_json)
-    source = read_model(model, example)
+    source = read_model(model, example, trust=trust)
     tied, result = run(TiePass(), source) if join else (source, None)
     written = write_model(tied, out, external_data=external_data, tie_form=tie_form)
     changes = list(result.changes) if result else []

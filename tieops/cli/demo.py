@@ -131,7 +131,7 @@ def _plain_exports(module: Any, example: Any, folder: Path) -> dict[str, int]:
     """Export with torch's own exporters, as they come, and count what they leave."""
     import torch
 
-    from tieops.importers.torch import quiet
+    from tieops.importers.quiet import quiet
 
     counts: dict[str, int] = {}
     for dynamo in (True, False):

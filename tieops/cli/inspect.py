@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tieops.analysis.text import print_to
-from tieops.cli.common import Examples, Json, ModelPath, print_json, read_model, terminal
+from tieops.cli.common import Examples, Json, ModelPath, Trust, print_json, read_model, terminal
 
 __all__ = ["inspect"]
 
@@ -19,6 +19,7 @@ def inspect(
         typer.Option("--all", help="Every tie, problem and layer; repeated blocks not folded."),
     ] = False,
     example: Examples = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Show what is tied, what is wasted and what is wrong, each with what mends it; then layers.
@@ -29,7 +30,7 @@ def inspect(
         tieops inspect model.onnx
         tieops inspect model.onnx --all | less
     """
-    found = read_model(model, example).analysis
+    found = read_model(model, example, trust=trust).analysis
     if as_json:
         print_json(found.to_dict())
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Examples, Json, ModelPath, print_json, read_model
+from tieops.cli.common import Examples, Json, ModelPath, Trust, print_json, read_model
 
 __all__ = ["render"]
 
@@ -23,6 +23,7 @@ def render(
     ] = None,
     title: Annotated[str | None, typer.Option(help="What to call it; the file's name.")] = None,
     example: Examples = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Draw a model's layers, and each shared parameter with the layers that read it.
@@ -31,9 +32,9 @@ def render(
     tieops render transfer.onnx transfer.svg --before tied.onnx
     """
     path = tieops.render(
-        read_model(model, example),
+        read_model(model, example, trust=trust),
         out,
-        before=None if before is None else read_model(before, example),
+        before=None if before is None else read_model(before, example, trust=trust),
         title=model.name if title is None else title,
     )
     if as_json:

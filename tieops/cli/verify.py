@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, print_json
+from tieops.cli.common import Json, ProviderName, Trust, print_json
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
@@ -24,6 +24,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     provider: ProviderName = "cpu",
     optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Compare two models' outputs on inputs made from their signature.
@@ -41,6 +42,7 @@ def verify(
         seed=seed,
         provider=provider,
         optimize=optimize,
+        trust=trust,
         raises=False,
     )
     if as_json:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import os
 import re
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,6 +21,7 @@ from torch.utils import _pytree as pytree
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx
+from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
@@ -32,9 +31,6 @@ from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
 __all__ = ["from_torch"]
-
-_LOGGERS = ("torch", "torch.onnx", "torch.export", "torch._subclasses.fake_tensor", "onnxscript",
-            "onnx_ir")  # fmt: skip
 
 
 def from_torch(
@@ -46,6 +42,7 @@ def from_torch(
     opset: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    trust: bool = False,
 ) -> TiedModel:
     """Import a PyTorch program, in inference mode, with every learnable and every tie kept.
 
@@ -57,7 +54,7 @@ def from_torch(
 
     Args:
         source: A module, an exported program, a ``.pt2`` file of ``torch.export.save``, or a
-            TorchScript archive of ``torch.jit.save``. Pickles are never executed.
+            TorchScript archive of ``torch.jit.save``.
         args: Example inputs, as for ``source(*args)``, or the only one; an exported program has its
             own.
         kwargs: Example keyword inputs.
@@ -66,13 +63,15 @@ def from_torch(
         opset: The ONNX opset; the exporter's own by default, 17 for TorchScript.
         input_names: New names for the graph's inputs, in order.
         output_names: New names for the graph's outputs, in order.
+        trust: A file may run code when it is opened, as TorchScript does, and a ``.pt2`` with
+            pickles or custom operators. Checkpoints are refused all the same.
 
     Returns:
         The imported model. A module is left as it was, its training flags included.
 
     Raises:
         ExportError: If torch cannot export the program; torch's own words are kept.
-        UntrustedFileError: If a file would have to be unpickled.
+        UntrustedFileError: If a file is damaged, or would run code and is not trusted.
         PreconditionError: If example inputs are missing, or a parameter has two learn-rate factors.
         UnsupportedModelError: If weights that ONNX packs as one have different factors.
 
@@ -92,7 +91,7 @@ def from_torch(
           fc.weight (transpose)
     """
     if isinstance(source, str | os.PathLike):
-        source = read_torch_file(source)
+        source = read_torch_file(source, trust=trust)
     if isinstance(source, torch.jit.ScriptModule):
         if input_names or output_names:
             raise PreconditionError(
@@ -211,22 +210,6 @@ def _gist(error: BaseException) -> str:
     _, found, summary = text.partition("## Exception summary")
     lines = [line.strip() for line in (summary if found else text).splitlines() if line.strip()]
     return printable(" ".join(lines[:MAX_GIST_LINES]))
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """Keep torch's remarks about absent packages and its own deprecations from the user."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

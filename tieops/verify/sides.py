@@ -23,7 +23,7 @@ from tieops.verify.randomness import random_nodes
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Comparable", "OnnxSide", "Side", "TorchSide", "open_side"]
+__all__ = ["Comparable", "OnnxSide", "Side", "TorchSide", "label_of", "open_side"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 Comparable: TypeAlias = Union[
@@ -118,7 +118,9 @@ class TorchSide:
         """Do nothing: the model is the caller's."""
 
 
-def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxSide | TorchSide:
+def open_side(
+    model: Comparable, provider: Provider, *, optimize: bool, trust: bool = False
+) -> OnnxSide | TorchSide:
     """Return the model as a side of a comparison.
 
     Raises:
@@ -135,11 +137,11 @@ def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxS
         >>> side.close()
     """
     if isinstance(model, Session):
-        return OnnxSide(_label(model.model), model, own=False)
+        return OnnxSide(label_of(model.model), model, own=False)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
-        return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model)))
+        return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
-        return OnnxSide(_label(model), session(model, provider, optimize=optimize), own=True)
+        return OnnxSide(label_of(model), session(model, provider, optimize=optimize), own=True)
     # Who holds a torch model has imported torch; who does not need not have it.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
@@ -152,7 +154,8 @@ def open_side(model: Comparable, provider: Provider, *, optimize: bool) -> OnnxS
     )  # fmt: skip
 
 
-def _label(model: object) -> str:
+def label_of(model: object) -> str:
+    """Return what a report calls a model."""
     if isinstance(model, (str, os.PathLike)):
         return Path(model).name
     return "ONNX bytes" if isinstance(model, bytes) else type(model).__name__

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
+from tieops.importers.treespecs import is_safe_treespec
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +31,14 @@ _ML_DTYPES = {
 }
 
 
-def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
-    """Load a .pt2 of torch.export or a TorchScript file, without running a pickle.
+def load_program(
+    path: str, *, trust: bool = False
+) -> torch.export.ExportedProgram | torch.nn.Module:
+    """Load a .pt2 of torch.export or, if it is trusted, a TorchScript file.
 
     Raises:
         MissingDependencyError: If torch is not installed.
-        UntrustedFileError: If the file is neither.
+        UntrustedFileError: If the file is neither, or would run code and is not trusted.
     """
     try:
         from tieops.importers.torch_files import read_torch_file
@@ -45,7 +48,7 @@ def load_program(path: str) -> torch.export.ExportedProgram | torch.nn.Module:
             {"import says": str(error)},
             "pip install 'tieops[torch]'",
         ) from error
-    return read_torch_file(path)
+    return read_torch_file(path, trust=trust)
 
 
 def run_module(
@@ -73,7 +76,7 @@ def run_module(
     """
     import torch
 
-    signature = inspect.signature(module.forward)
+    signature = _signature(module)
     names = [
         each.name
         for each in signature.parameters.values()
@@ -97,11 +100,28 @@ def run_module(
         return _flat(_called(module, bound.args, bound.kwargs))
 
 
+def _signature(module: torch.nn.Module) -> inspect.Signature:
+    """Return what forward takes; Python cannot look into that of TorchScript."""
+    schema: Any = getattr(module.forward, "schema", None)
+    if schema is None:
+        return inspect.signature(module.forward)
+    found = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=each.default_value if each.has_default_value() else inspect.Parameter.empty,
+        )
+        for each in schema.arguments[1:]
+    ]
+    return inspect.Signature(found)
+
+
 def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
     """Return args and kwargs where a layout nests inputs deeper than forward's parameters do."""
     from torch.utils import _pytree as pytree
 
-    if layout is None:
+    # The layout may come from a file.
+    if layout is None or not is_safe_treespec(layout):
         return None
     try:
         spec: Any = pytree.treespec_loads(layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,8 @@ from tieops.verify import torch_side
 from tieops.verify.compare import OutputComparison, check_tolerances, compare
 from tieops.verify.inputs import InputSet, plan
 from tieops.verify.report import Report, RunComparison, Verdict
+from tieops.verify.sandbox import Sandbox
+from tieops.verify.sandboxed_sides import open_sandboxed
 from tieops.verify.sides import Comparable, OnnxSide, TorchSide, open_side
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ def verify(
     atol: float = 1e-5,
     provider: Provider = "cpu",
     optimize: bool = True,
+    trust: bool = False,
+    sandbox: bool | Sandbox = False,
     raises: bool = True,
 ) -> Report:
     """Run two models on the same inputs and compare every output.
@@ -61,6 +66,9 @@ def verify(
         atol: Absolute tolerance. With both 0, every byte has to be equal.
         provider: What runs the ONNX sides; a Session keeps its own.
         optimize: False turns ONNX Runtime's graph optimizations off.
+        trust: As for ``from_torch``: a PyTorch file may run code when it is opened.
+        sandbox: Open and run what is not this process's own (files, bytes, graphs) each in a
+            process of its own, with an end to its memory and time; `Sandbox` says how much.
         raises: False returns a report of unequal or incomparable models instead of raising.
 
     Returns:
@@ -73,6 +81,7 @@ def verify(
         PreconditionError: If the inputs, sizes or tolerances do not fit the models.
         UnsupportedModelError: If a model or its inputs are beyond what can be run or made.
         ProviderError: If the provider would not run the models.
+        UntrustedFileError: If a model reached a limit of its sandbox, or crashed in it.
 
     Example:
         >>> import onnx_ir
@@ -84,8 +93,12 @@ def verify(
     """
     check_tolerances(rtol, atol)
     with ExitStack() as stack:
-        left = stack.enter_context(closing(open_side(candidate, provider, optimize=optimize)))
-        right = stack.enter_context(closing(open_side(against, provider, optimize=optimize)))
+        opening = partial(open_side, provider=provider, optimize=optimize, trust=trust)
+        if sandbox:
+            limits = Sandbox() if sandbox is True else sandbox
+            opening = partial(open_sandboxed, **opening.keywords, sandbox=limits)
+        left = stack.enter_context(closing(opening(candidate)))
+        right = stack.enter_context(closing(opening(against)))
         _tell_layout(left, right)
         names = _common_outputs(left, right)
         sets = _input_sets(left, right, inputs, sizes, seed)

@@ -1,0 +1,108 @@
+"""The process in which a sandboxed model is opened and run: limits first, then the model."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tieops.errors import TieopsError
+from tieops.importers import TORCH_SUFFIXES
+from tieops.runtime import session
+from tieops.runtime.providers import onnxruntime_module
+from tieops.verify.sides import TorchSide
+from tieops.verify.torch_side import load_program
+from tieops.verify.wire import receive, send
+
+__all__ = ["main"]
+
+_WRITTEN_BYTES = 1_000_000
+"""How large a file may become: what is written to stderr is one."""
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
+
+
+def main() -> None:
+    """Answer on stdout what is asked on stdin: once to open a model, then to run it."""
+    asked = sys.stdin.buffer
+    # What native code prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    request, _ = receive(asked, 0)
+    path = str(request["path"])
+    is_torch = Path(path).suffix.lower() in TORCH_SUFFIXES
+    if is_torch:
+        import torch
+
+        torch.set_num_threads(1)
+    else:
+        onnxruntime_module()
+    _limit(int(request["parent"]), int(request["memory_bytes"]), float(request["seconds"]))
+    try:
+        model: Any = _open_torch(path, request) if is_torch else _open_onnx(path, request)
+        send(answers, {"inputs": _ports(model, "inputs"), "outputs": _ports(model, "outputs")})
+    except BaseException as error:
+        _tell(answers, error)
+        return
+    while True:
+        try:
+            request, arrays = receive(asked, sys.maxsize)
+        except EOFError:
+            return
+        try:
+            if is_torch:
+                model.layout = request["layout"]
+            feeds = dict(zip(request["names"], arrays, strict=True))
+            found = model.run(feeds, request["outputs"])
+            send(answers, {}, list(found.values()) if isinstance(found, dict) else found)
+        except BaseException as error:
+            _tell(answers, error)
+
+
+def _open_onnx(path: str, request: dict[str, Any]) -> Any:
+    return session(path, "cpu", memory="default", optimize=bool(request["optimize"]))
+
+
+def _open_torch(path: str, request: dict[str, Any]) -> TorchSide:
+    return TorchSide(Path(path).name, load_program(path, trust=bool(request["trust"])))
+
+
+def _ports(model: Any, which: str) -> list[dict[str, Any]]:
+    return [
+        {"name": each.name, "dtype": each.dtype, "shape": each.shape}
+        for each in getattr(model, which, ())
+    ]
+
+
+def _tell(answers: BinaryIO, error: BaseException) -> None:
+    what = error.what if isinstance(error, TieopsError) else f"{type(error).__name__}: {error}"
+    facts = error.facts if isinstance(error, TieopsError) else {}
+    told = {
+        "type": type(error).__name__,
+        "what": what,
+        "facts": {str(key): str(value) for key, value in facts.items()},
+        "fix": error.fix if isinstance(error, TieopsError) else None,
+    }
+    send(answers, {"error": told})
+
+
+def _limit(parent: int, memory_bytes: int, seconds: float) -> None:
+    """Hold this process to its limits, and let it end with the one that asked for it."""
+    import resource
+
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    address_space = pages * resource.getpagesize() + memory_bytes
+    for which, limit in (
+        (resource.RLIMIT_AS, address_space),
+        # The caller's clock ends it; this is for when the caller is stopped.
+        (resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 5),
+        (resource.RLIMIT_FSIZE, _WRITTEN_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(which, (limit, limit))
