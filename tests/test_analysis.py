@@ -243,34 +243,13 @@ def test_repeated_blocks_are_told_once(gpt2):
     assert "×" not in whole
 
 
-def test_blocks_fold_at_their_edges_where_the_first_is_another_one():
-    """As in T5, whose first block alone has a table of relative positions."""
-    layers, names, value = [], ["first.table"], "x"
-    for block in range(5):
-        names += [f"block.{block}.q", f"block.{block}.k", f"block.{block}.o"]
-    names.insert(3, "block.0.bias")
-    for name in names:
-        layers.append(f"{name.replace('.', '_')} = MatMul({value}, w{len(layers)})")
-        value = name.replace(".", "_")
-    model = model_of(
-        f"g (float[n, 4] x) => (float[n, 4] {value}) {{ {'  '.join(layers)} }}",
-        **{f"w{i}": noise(4, 4) + i for i in range(len(names))},
-    )
-    for node, name in zip(model.ir.graph, names, strict=True):
-        assert node.inputs[1] is not None
-        node.inputs[1].name = f"{name}.weight"
-    text = str(tieops.analyze(TiedModel(model.ir)))
-    (fold,) = [line for line in text.splitlines() if "×" in line]
-    assert fold.split()[:4] == ["block.1", "…", "4", "×4"]
-
-
 def test_calls_of_one_module_fold_and_their_readers_are_one_line():
     case = build("albert", 100, 16)
     model = tieops.from_torch(case.module, kwargs=case.inputs, dynamic_shapes=case.dynamic_shapes)
     text = str(tieops.analyze(model))
     assert "albert_layers.0.ffn.weight (transposed) ×12\n" in text
     (fold,) = [line for line in text.splitlines() if "  ×12 " in line]
-    assert "0 … @11" in fold
+    assert fold.split()[0].endswith(".albert_layers.0")
     rows = {row.name: row for row in tieops.analyze(model).rows}
     again = next(row for name, row in rows.items() if name.endswith(".ffn@11"))
     assert again.learnables[0].note == "tied to its module's first call, transposed"
