@@ -135,7 +135,16 @@ def large(text: str) -> tieops.TiedModel:
     return model_of(text, emb=noise(MINIMUM // 32, 16))
 
 
+def branched() -> tieops.TiedModel:
+    return model_of("""g (float[n, 64] x) => (float[n, 64] y) {
+        h = MatMul(x, w)
+        y = If(never) <then_branch = a () => (float[n, 64] p) { p = MatMul(h, lost) },
+                       else_branch = b () => (float[n, 64] q) { q = MatMul(h, w) }> }""",
+        w=noise(64, 64), lost=2 * noise(64, 64), never=np.array(False))  # fmt: skip
+
+
 CASES = {
+    "dead branch": branched,
     "duplicate": troubled,
     "disconnected output": troubled,
     "unneeded": troubled,
