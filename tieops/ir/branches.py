@@ -20,7 +20,7 @@ MAX_STEPS = 256
 """A condition that takes more operators than this to compute is not computed."""
 _BRANCHES = ("then_branch", "else_branch")
 _OPERATORS: Mapping[str, Callable[..., np.ndarray[Any, Any]]] = {
-    "Identity": lambda a: a,
+    "Identity": np.asarray,
     "Not": np.logical_not,
     "And": np.logical_and,
     "Or": np.logical_or,

@@ -52,10 +52,12 @@ class RemoveDeadBranchesPass(SurgeryPass):
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Remove what goes, and say why."""
-        whys = dict.fromkeys(("then_branch", "else_branch"), "never runs")
-        gone = remove_in_place(model)
         return Rewrite(
             tuple(
-                Change(f"{k} {name}", whys.get(k, "nothing needs it any more")) for k, name in gone
+                Change(
+                    f"{kind} {name}",
+                    "never runs" if kind.endswith("_branch") else "nothing needs it any more",
+                )
+                for kind, name in remove_in_place(model)
             )
         )

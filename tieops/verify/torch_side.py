@@ -73,7 +73,7 @@ def run_module(
     """
     import torch
 
-    signature = inspect.signature(module.forward)
+    signature = _signature(module)
     names = [
         each.name
         for each in signature.parameters.values()
@@ -95,6 +95,22 @@ def run_module(
         raise _misfit(list(tensors), names, type(module).__name__, str(error)) from error
     with _eval_mode(module), _same_buffers(module), torch.no_grad():
         return _flat(_called(module, bound.args, bound.kwargs))
+
+
+def _signature(module: torch.nn.Module) -> inspect.Signature:
+    """Return the signature of a module's forward; a TorchScript one has a schema in its place."""
+    schema: Any = getattr(module.forward, "schema", None)
+    if schema is None:
+        return inspect.signature(module.forward)
+    kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                each.name, kind, default=each.default_value if each.has_default_value() else none
+            )
+            for each in schema.arguments[1:]
+        ]
+    )
 
 
 def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
