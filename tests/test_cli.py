@@ -270,11 +270,63 @@ def test_an_error_is_a_text_and_an_exit_code(args, code, words, tmp_path, monkey
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+def test_debug_shows_the_traceback_and_ends_alike(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tieops", "--debug", "inspect", "none.onnx"])
-    with pytest.raises(tieops.TieopsError, match="cannot open"):
-        main()
+    code, err = ended(monkeypatch, capsys, "--debug", "inspect", "none.onnx")
+    assert code == 2
+    assert err.startswith("Traceback")
+    assert "cannot open none.onnx" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--json", "inspect", "m.onnx"], "--json has no effect before a command"),
+        (["inspect", "copies.onnx", "--example", "i64[1,2]"], "--example is for TorchScript"),
+        (["run", "copies.onnx", "-i", "x=ids.npy", "-s", "batch=2"],
+         "--size has no effect where inputs are given"),
+        (["run", "copies.onnx", "-i", "x=ids.npy", "--seed", "3"], "--seed has no effect"),
+        (["check", "copies.onnx", "--expect-tie", "emb,head", "--memory", "mapped"],
+         "--memory has no effect without --runtime"),
+        (["demo", "--epochs", "2", "--show"],
+         "--epochs and --show have no effect without --train"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_be_ignored_is_misuse(args, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    copies(tmp_path)
+    np.save(tmp_path / "ids.npy", np.zeros((1, 1), np.int64))
+    code, err = ended(monkeypatch, capsys, *args)
+    assert code == 2
+    assert words in err
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torch_file_where_it_cannot_be_used_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    traced = torch.jit.trace(torch.nn.Linear(3, 2), torch.zeros(1, 3))
+    traced.save("m.pt")
+    code, err = ended(monkeypatch, capsys, "tie", "m.pt", "out.onnx")
+    assert code == 2
+    assert "fix: tieops convert MODEL OUT.onnx --example" in err
+    code, err = ended(monkeypatch, capsys, "run", "m.pt")
+    assert code == 2
+    assert "fix: tieops convert" in err
+    assert invoke("convert", "m.pt", "out.onnx", "--example", "f32[batch=2,3]").exit_code == 0
+    assert invoke("verify", "out.onnx", "m.pt", "-s", "batch=4").exit_code == 0
+
+
+def test_remove_branches(tmp_path):
+    proto = parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[2] x) => (float[2] y) <bool yes = {1}, float[2] w = {1, 2}> {
+            y = If(yes) <then_branch = a () => (float[2] p) { p = Neg(x) },
+                         else_branch = b () => (float[2] q) { q = Mul(x, w) }> }""")
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = invoke("remove-branches", tmp_path / "m.onnx", tmp_path / "out.onnx")
+    assert result.exit_code == 0
+    assert "never runs" in result.stdout
+    assert "stored  9 B → 0 B" in result.stdout
+    assert invoke("verify", tmp_path / "out.onnx", tmp_path / "m.onnx").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -312,6 +364,7 @@ def test_processes_end_as_scripts_expect(launch, tmp_path):
 
 
 def test_the_version_is_that_of_tieops_first():
+    assert printed("--version")["tieops"] == version("tieops")
     assert invoke("--version").output.startswith(f"tieops: {version('tieops')}")
 
 

@@ -82,7 +82,7 @@ def test_json_keeps_what_was_there_and_adds_shapes_and_problems(old):
     data = json.loads(invoke("inspect", old, "--json").stdout)
     assert {*data} == {
         "layers", "parameters", "ties", "duplicates", "ledger", "warnings", "inputs", "outputs",
-        "problems", "totals",
+        "problems", "totals", "repeats",
     }  # fmt: skip
     (problem,) = data["problems"]
     assert problem["kind"] == "duplicate"

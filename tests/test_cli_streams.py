@@ -62,7 +62,8 @@ def test_a_dry_run_to_stdout_writes_text_alone(model):
         (["inspect", "-"], b"nothing came in on stdin"),
         (["tie", "-", "-", "--json"], b"the model and --json cannot both go to stdout"),
         (["check", "-", "--runtime"], b"--runtime opens the file"),
-        (["diff", "-", "-"], b"nothing came in on stdin"),
+        (["diff", "-", "-"], b"stdin holds one model, not two"),
+        (["verify", "-", "-"], b"stdin holds one model, not two"),
     ],
 )
 def test_what_cannot_be_is_misuse(args, words, model):

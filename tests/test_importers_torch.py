@@ -557,3 +557,18 @@ def test_the_zeros_that_a_program_s_lstm_begins_at_are_no_tie(tmp_path):
     torch.export.save(program, tmp_path / "m.pt2")
     model = tieops.from_torch(tmp_path / "m.pt2")
     assert [{*tie.names} for tie in model.ties] == [{"emb.weight", "fc.weight"}]
+
+
+def test_a_forward_that_takes_nothing_needs_no_example():
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.arange(3.0))
+            self.again = self.weight
+
+        def forward(self):
+            return self.weight * 2, self.again + 1
+
+    model = tieops.from_torch(Constant())
+    assert [tie.names for tie in model.ties] == [("weight", "again")]
+    assert tieops.verify(model, against=Constant())

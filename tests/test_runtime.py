@@ -20,7 +20,8 @@ from tieops.errors import (
 from tieops.runtime import Port, cuda_blocker, environment, providers, session
 from tieops.tied_model import TiedModel
 
-HEAD = '<ir_version: 10, opset_import: ["": 20]> '
+HEAD = '<ir_version: 10, opset_import: ["": 20, "odd": 1]> '
+NEG = "f (float[n] x) => (float[n] y) { y = Neg(x) }"
 
 
 def graph(text: str) -> onnx_ir.Model:
@@ -316,3 +317,52 @@ def test_importing_loads_neither_onnxruntime_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"options": 5}, "options are no configuration entries by name"),
+        ({"options": {3: 4}}, "options are no configuration entries by name"),
+        ({"threads": "2"}, "threads='2' is no number of threads"),
+        ({"threads": True}, "threads=True is no number of threads"),
+        ({"threads": -1}, "threads=-1 is no number of threads"),
+        ({"threads": 2**40}, "is no number of threads"),
+    ],
+)
+def test_what_no_session_can_be_opened_with_is_refused(given, words):
+    with pytest.raises(PreconditionError, match=words) as caught:
+        session(graph(NEG), "cpu", **given)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("feeds", [None, [1.0], np.zeros(2, np.float32), 5])
+def test_feeds_without_names_are_refused(feeds):
+    with pytest.raises(PreconditionError, match="inputs come by name") as caught:
+        session(graph(NEG), "cpu").run(feeds)
+    assert caught.value.fix == 'pass a dict: {"x": array}'
+
+
+def test_outputs_are_names_and_one_may_come_as_it_is():
+    opened = session(graph(NEG), "cpu")
+    assert opened.run({"x": [1.0]}, "y")["y"] == [-1.0]
+    for outputs in (5, [None]):
+        with pytest.raises(PreconditionError, match="outputs names no outputs"):
+            opened.run({"x": [1.0]}, outputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "fix"),
+    [
+        ("f (bfloat16[n] x) => (bfloat16[n] y) { y = Relu(x) }", "no kernel on the CPU",
+         "another dtype"),
+        ("f (float[n] x) => (float[n] y) { y = odd.Foo(x) }", "does not know an operator",
+         "export the model without it"),
+        ("f (float[n] x) => (float[n] y) { y = Relu(x, x) }", "refuses the model",
+         "check it with onnx.checker"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_opened_says_why(text, what, fix):
+    with pytest.raises(UnsupportedModelError, match=what) as caught:
+        session(graph(text), "cpu")
+    assert fix in str(caught.value.fix)

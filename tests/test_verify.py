@@ -7,6 +7,7 @@ import onnx_ir
 import pytest
 import torch
 
+import tieops
 from tieops.errors import PreconditionError, UnsupportedModelError, VerificationError
 from tieops.runtime import session
 from tieops.tied_model import TiedModel
@@ -361,3 +362,32 @@ def test_the_report_is_a_table_that_fits():
     assert data["verdict"] == "different"
     assert data["runs"][0]["sizes"] == {"n": 1}
     assert data["runs"][0]["outputs"][0]["bitwise"] is True
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"inputs": np.zeros(3, np.float32)}, "inputs come by name, and a ndarray has none"),
+        ({"inputs": torch.zeros(3)}, "inputs come by name, and a Tensor has none"),
+        ({"inputs": [torch.zeros(3)]}, "inputs come by name, and a Tensor has none"),
+        ({"inputs": 5}, "inputs come by name, and a int has none"),
+        ({"sizes": 5}, "sizes are no whole numbers by name"),
+        ({"sizes": {"n": "a"}}, "sizes are no whole numbers by name"),
+        ({"seed": "a"}, "seed='a' is no seed"),
+        ({"rtol": "a"}, "rtol=a is no tolerance"),
+    ],
+)
+def test_wrong_types_are_refused_in_three_parts(given, words):
+    text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y) { y = Neg(x) }'
+    model = onnx_ir.from_onnx_text(text)
+    with pytest.raises(PreconditionError, match=words) as caught:
+        verify(model, against=model, **given)
+    assert caught.value.fix
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_module_takes_its_inputs_by_name_or_in_order():
+    module = torch.nn.Linear(3, 2).eval()
+    model = tieops.from_torch(module, (torch.zeros(2, 3),), dynamic_shapes=[{0: "n"}])
+    assert verify(model, against=torch.jit.trace(module, torch.zeros(2, 3)))
+    assert verify(model, against=torch.jit.script(module))

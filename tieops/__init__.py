@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tieops.exporters.onnx import to_onnx
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
+    from tieops.passes.dead_branches import remove_dead_branches
     from tieops.passes.disconnected_outputs import remove_disconnected_outputs
     from tieops.passes.replace_head import replace_head
     from tieops.passes.tie import tie
@@ -49,6 +50,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "param_groups",
+    "remove_dead_branches",
     "remove_disconnected_outputs",
     "render",
     "replace_head",
@@ -68,6 +70,7 @@ _HOMES = {
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",
+    "remove_dead_branches": "tieops.passes.dead_branches",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "resident_bytes": "tieops.runtime",

@@ -13,6 +13,7 @@ from tieops.analysis.ports import Port, Ports
 from tieops.analysis.rows import Row, count_of, rows_of
 from tieops.analysis.text import as_text
 from tieops.detect.problems import find_problems
+from tieops.detect.repeats import Repeat, find_repeats
 from tieops.ir.layers import Layer
 from tieops.ir.parameter import Parameter
 from tieops.ir.problem import Problem
@@ -58,6 +59,7 @@ class Analysis:
         inputs: What a caller feeds.
         outputs: What comes back.
         rows: The layers in order, with shapes and learnables.
+        repeats: Which of them are a block that comes again and again.
         parameters: What is stored, with every name.
         ties: What is shared, the largest saving first.
         duplicates: What is stored more than once, the largest waste first.
@@ -68,6 +70,7 @@ class Analysis:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     rows: tuple[Row, ...]
+    repeats: tuple[Repeat, ...]
     parameters: tuple[Parameter, ...]
     ties: tuple[Tie, ...]
     duplicates: tuple[Duplicate, ...]
@@ -113,6 +116,7 @@ class Analysis:
             "outputs": [asdict(port) for port in self.outputs],
             "problems": [asdict(problem) for problem in self.problems],
             "totals": asdict(self.totals),
+            "repeats": [asdict(each) for each in self.repeats],
         }
 
     def __str__(self) -> str:
@@ -156,6 +160,7 @@ def analysis_of(
         tuple(ports.port(value) for value in inputs),
         tuple(ports.port(value) for value in model.graph.outputs),
         rows,
+        find_repeats(layers),
         tuple(parameters),
         tuple(ties),
         tuple(duplicates),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tieops.analysis.fold import Fold, Item, Plain, folded, grouped
 from tieops.analysis.ports import Port
 from tieops.analysis.rows import Learnable, Row
 from tieops.analysis.sections import shortened
+from tieops.detect.repeats import Repeat
 from tieops.ir.brief import brief_bytes, printable
 
 __all__ = ["Entry", "Shape", "entries_of", "shape_text"]
@@ -42,45 +42,97 @@ class Entry:
     depth: int = 0
 
 
-def entries_of(rows: Sequence[Row], *, everything: bool = False) -> Iterator[Entry]:
+def entries_of(
+    rows: Sequence[Row], repeats: Iterable[Repeat], *, everything: bool = False
+) -> Iterator[Entry]:
     """Yield the entries in order.
 
     Args:
         rows: The layers.
+        repeats: Which of them are repeated blocks.
         everything: An entry for every layer and operator; nothing is folded.
     """
     if everything:
         yield from (_layer(row) for row in rows)
         return
-    for item in folded(grouped(rows)):
-        if not isinstance(item, Fold):
-            yield _entry(item, [item])
+    at = 0
+    for repeat in repeats:
+        yield from _stretch(rows[at : repeat.starts[0]])
+        blocks = [rows[block.start : block.stop] for block in repeat.blocks]
+        owned = sum(row.owned_bytes for block in blocks for row in block)
+        stores = brief_bytes(owned) if owned else NOTHING
+        yield Entry(printable(_title(repeat, blocks)), f"×{len(blocks)}", stores=stores)
+        plain = [tuple(counts) for counts in zip(*map(_plain_counts, blocks), strict=True)]
+        yield from _stretch(blocks[0], plain, ".".join(repeat.modules[0]), 1)
+        at = repeat.stop
+    yield from _stretch(rows[at:])
+
+
+def _title(repeat: Repeat, blocks: Sequence[Sequence[Row]]) -> str:
+    """Return what the blocks are called; by their first layers where no module tells."""
+    if repeat.title:
+        return repeat.title
+    first, last = (next(row.name for row in block if row.learnables) for block in
+                   (blocks[0], blocks[-1]))  # fmt: skip
+    return f"{first} … {last}"
+
+
+def _plain_counts(rows: Sequence[Row]) -> list[int]:
+    """Return how many operators lie before each layer with learnables, and behind the last."""
+    counts = [0]
+    for row in rows:
+        if row.learnables:
+            counts.append(0)
+        else:
+            counts[-1] += 1
+    return counts
+
+
+def _stretch(
+    rows: Sequence[Row],
+    plain: Sequence[Sequence[int]] = (),
+    module: str = "",
+    depth: int = 0,
+) -> Iterator[Entry]:
+    """Yield the entries of layers that follow each other.
+
+    Args:
+        rows: The layers.
+        plain: For each place where operators may lie, how many there are in every block.
+        module: What the names of layers need not say again.
+        depth: 1 within a folded block.
+    """
+    plain = plain or [(count,) for count in _plain_counts(rows)]
+    place = 0
+    operators: list[Row] = []
+    for row in [*rows, None]:
+        if row is not None and not row.learnables:
+            operators.append(row)
             continue
-        stores = brief_bytes(item.owned_bytes) if item.owned_bytes else NOTHING
-        yield Entry(printable(item.label), f"×{len(item.blocks)}", stores=stores)
-        for place, each in enumerate(item.blocks[0]):
-            same = [block[place] for block in item.blocks if place < len(block)]
-            yield _entry(each, same, item.prefix, 1)
+        if operators:
+            yield _operators(operators, plain[place], module, depth)
+        operators = []
+        place += 1
+        if row is not None:
+            yield _layer(row, module, depth)
 
 
-def _entry(item: Item, same: Sequence[Item], prefix: str = "", depth: int = 0) -> Entry:
-    """Return the entry of an item; ``same`` has its like in every block."""
-    if isinstance(item, Row):
-        return _layer(item, prefix, depth)
-    counts = [len(each.rows) for each in same if isinstance(each, Plain)]
-    if max(counts) == 1:
-        return _layer(item.rows[0], prefix, depth)
-    kinds = Counter(printable(row.kind) for row in item.rows)
+def _operators(rows: Sequence[Row], counts: Sequence[int], module: str, depth: int) -> Entry:
+    """Return the entry of operators; ``counts`` has how many there are in every block."""
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return _layer(rows[0], module, depth)
+    kinds = Counter(printable(row.kind) for row in rows)
     shown = ", ".join(kind for kind, _ in kinds.most_common(4)) + (", …" if len(kinds) > 4 else "")
-    count = str(max(counts)) if len({*counts}) == 1 else f"{min(counts)}–{max(counts)}"
+    count = str(most) if fewest == most else f"{fewest}–{most}"
     return Entry(f"({count} operators: {shown})", depth=depth)
 
 
-def _layer(row: Row, prefix: str = "", depth: int = 0) -> Entry:
+def _layer(row: Row, module: str = "", depth: int = 0) -> Entry:
     name = row.name
-    if prefix:
+    if module:
         name = name.partition("@")[0]
-        name = name.removeprefix(prefix) or name.rpartition(".")[2]
+        name = name.removeprefix(module) or name.rpartition(".")[2]
     return Entry(
         printable(name),
         printable(row.kind),

@@ -35,7 +35,7 @@ def as_html(analysis: Analysis) -> str:
             parts.append(f"<pre>{escape(chr(10).join(lines))}</pre>")
     titles = ("layer", "type", "input", "output", "learnables", "stores")
     parts += ["<details open><summary>layers</summary><table>", _row("th", map(escape, titles))]
-    parts += [_row("td", _cells(entry)) for entry in entries_of(analysis.rows)]
+    parts += [_row("td", _cells(entry)) for entry in entries_of(analysis.rows, analysis.repeats)]
     return "".join([*parts, "</table></details></div>"])
 
 

@@ -62,7 +62,7 @@ def print_to(
     lines = [Text(line) for line in head]
     for section in sections:
         lines += [Text(), *_section(section)]
-    entries = list(entries_of(analysis.rows, everything=everything))
+    entries = list(entries_of(analysis.rows, analysis.repeats, everything=everything))
     lines += [Text(), *_layers(entries, width, everything=everything)]
     for line in lines:
         line.rstrip()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from tieops.cli import check, convert, demo, diff, inspect, render, run, surgery, verify
+from tieops.cli.common import print_json, refuse_unused
 from tieops.errors import (
     ExportError,
     PostconditionError,
@@ -36,6 +38,7 @@ app.command("tie")(surgery.tie)
 app.command("untie")(surgery.untie)
 app.command("replace-head")(surgery.replace_head)
 app.command("remove-outputs")(surgery.remove_outputs)
+app.command("remove-branches")(surgery.remove_branches)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("diff")(diff.diff)
@@ -44,34 +47,35 @@ app.command("render")(render.render)
 app.command("demo")(demo.demo)
 
 
-def _show_version(wanted: bool) -> None:
-    if not wanted:
-        return
-    from tieops.runtime import environment
-
-    for name, version in environment().items():
-        typer.echo(f"{name}: {version}")
-    raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
             "--version",
-            callback=_show_version,
-            is_eager=True,
             help="Show the versions of tieops and what it works with, and which providers load.",
         ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: as JSON.")] = False,
     debug: Annotated[
         bool,
         typer.Option("--debug", help="Show tracebacks, not errors' texts; also after a command."),
     ] = False,
 ) -> None:
     """Options of every command."""
-    del version, debug  # main looks for the latter itself
+    del debug  # main looks for it itself
+    if not version:
+        refuse_unused(context, ("as_json",), "before a command, without --version")
+        return
+    from tieops.runtime import environment
+
+    if as_json:
+        print_json(environment())
+    else:
+        for name, found in environment().items():
+            typer.echo(f"{name}: {found}")
+    raise typer.Exit
 
 
 def main() -> None:
@@ -81,10 +85,11 @@ def main() -> None:
     try:
         app(arguments)
     except Exception as error:
-        if len(arguments) < len(sys.argv) - 1:
-            raise
         told = error if isinstance(error, TieopsError) else _unexpected(error)
-        typer.echo(f"tieops: {told}", err=True)
+        if len(arguments) < len(sys.argv) - 1:
+            traceback.print_exc()
+        else:
+            typer.echo(f"tieops: {told}", err=True)
         failed = (VerificationError, PostconditionError, ExportError, ProviderError)
         sys.exit(DID_NOT_HOLD if isinstance(told, failed) else MISUSE)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli.common import Json, print_json, read_model
+from tieops.cli.common import Json, print_json, read_model, refuse_unused
 from tieops.cli.streams import is_stream
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, counted, printable
@@ -35,6 +35,7 @@ class Finding:
 
 
 def check(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The .onnx file to check; - for stdin.")],
     runtime: Annotated[
         bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
@@ -70,6 +71,8 @@ def check(
             None,
             "ask for --runtime, --expect-tie NAMES or --max-duplicate-bytes N",
         )
+    if not runtime:
+        refuse_unused(context, ("memory",), "without --runtime")
     if runtime and is_stream(model):
         raise PreconditionError(
             "--runtime opens the file in a process of its own, and stdin is none",

@@ -26,11 +26,17 @@ __all__ = [
     "Json",
     "ModelPath",
     "OutPath",
+    "ProviderName",
+    "Sizes",
     "Trust",
     "as_record",
     "print_json",
     "read_model",
+    "refuse_torch",
+    "refuse_two_streams",
+    "refuse_unused",
     "say_nothing",
+    "sizes_of",
     "terminal",
 ]
 
@@ -60,7 +66,12 @@ Trust = Annotated[
         help="A PyTorch file may run code when it is opened; TorchScript has to be trusted.",
     ),
 ]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", "-s", help="A symbolic size of made inputs, such as batch=4."),
+]
 
+_TORCHSCRIPT_SUFFIXES = tuple(suffix for suffix in TORCH_SUFFIXES if suffix != ".pt2")
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
            "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
 
@@ -68,20 +79,40 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64",
 def read_model(
     path: Path, examples: Sequence[str] | None = None, *, trust: bool = False
 ) -> TiedModel:
-    """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder."""
+    """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder.
+
+    Raises:
+        PreconditionError: If a TorchScript file comes without an example of its inputs, or another
+            one with it.
+    """
+    suffix = path.suffix.lower()
+    if examples and (is_stream(path) or suffix not in _TORCHSCRIPT_SUFFIXES):
+        raise PreconditionError(
+            f"--example is for TorchScript files, and {printable(str(path))} is none",
+            {"given": ", ".join(map(printable, examples))},
+            "leave --example out: the file says what its inputs are",
+        )
     if is_stream(path):
         return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
-    if path.suffix.lower() not in TORCH_SUFFIXES:
+    if suffix not in TORCH_SUFFIXES:
         with progress(f"reading {printable(path.name)}"):
             return tieops.from_onnx(path)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
-    return tieops.from_torch(
-        path,
-        tuple(tensor for tensor, _ in found),
-        dynamic_shapes=shapes if any(shapes) else None,
-        trust=trust,
-    )
+    tensors = tuple(tensor for tensor, _ in found)
+    try:
+        return tieops.from_torch(
+            path, tensors, dynamic_shapes=shapes if any(shapes) else None, trust=trust
+        )
+    except PreconditionError as error:
+        if examples or suffix not in _TORCHSCRIPT_SUFFIXES:
+            raise
+        raise PreconditionError(
+            f"{printable(path.name)} is TorchScript, which does not say what its inputs are",
+            None,
+            "tieops convert MODEL OUT.onnx --example 'i64[batch=2,length=5]', an example for each "
+            "input; inspect and render take --example too",
+        ) from error
 
 
 def _example(text: str) -> tuple[Any, dict[int, str]]:
@@ -103,6 +134,69 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
         if name:
             names[axis] = name
     return torch.zeros(sizes, dtype=getattr(torch, _DTYPES[match[1]])), names
+
+
+def refuse_unused(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that were given and that would not be looked at.
+
+    Args:
+        context: Of the command.
+        names: The options' parameters.
+        why: Without what, or beside what.
+
+    Raises:
+        PreconditionError: If one of them was given.
+    """
+    options = {each.name: each.opts[0] for each in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [options[n] for n, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        raise PreconditionError(
+            f"{' and '.join(given)} {'have' if len(given) > 1 else 'has'} no effect {why}",
+            None,
+            "leave it out",
+        )
+
+
+def refuse_two_streams(first: Path, second: Path) -> None:
+    """Refuse to read two models from one stdin.
+
+    Raises:
+        PreconditionError: If both are ``-``.
+    """
+    if is_stream(first) and is_stream(second):
+        raise PreconditionError("stdin holds one model, not two", None, "name a file for one")
+
+
+def refuse_torch(path: Path) -> None:
+    """Refuse a file of PyTorch where ONNX Runtime is to run it.
+
+    Raises:
+        PreconditionError: If it is one, by its suffix.
+    """
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        raise PreconditionError(
+            f"{printable(path.name)} is a PyTorch file, and ONNX Runtime runs ONNX",
+            None,
+            "tieops convert it to .onnx first",
+        )
+
+
+def sizes_of(texts: Sequence[str] | None) -> dict[str, int] | None:
+    """Return the sizes that were given, by axis; None if none was.
+
+    Raises:
+        PreconditionError: If one is no name and number.
+    """
+    sizes: dict[str, int] = {}
+    for text in texts or ():
+        name, _, number = text.partition("=")
+        if not number.isdecimal():
+            raise PreconditionError(
+                f"{text!r} is no size", None, "write name=number, such as batch=4"
+            )
+        sizes[name] = int(number)
+    return sizes or None
 
 
 def as_record(model: TiedModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, as_record, print_json, say_nothing
+from tieops.cli.common import Json, ProviderName, as_record, print_json, refuse_unused, say_nothing
 from tieops.errors import MissingDependencyError
 from tieops.ir.brief import brief_bytes
 from tieops.tied_model import TiedModel
@@ -25,6 +25,7 @@ SIZES = ((1, 1), (1, 7), (4, 16), (3, 50))
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep the model here; a temporary folder.")
     ] = None,
@@ -46,6 +47,8 @@ def demo(
     network of MATLAB's "Neural Network Weight Tying". With --train the autoencoder of its "Weight
     Tying Using Nested Layer": trained, plotted, converted, run and verified.
     """
+    if not train:
+        refuse_unused(context, ("epochs", "images", "plots", "show"), "without --train")
     try:
         import torch
     except ModuleNotFoundError as error:

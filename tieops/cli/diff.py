@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, print_json, read_model
+from tieops.cli.common import Json, print_json, read_model, refuse_two_streams
 
 __all__ = ["diff"]
 
@@ -28,6 +28,7 @@ def diff(
 
         tieops diff exported.onnx tied.onnx
     """
+    refuse_two_streams(before, after)
     found = tieops.diff(read_model(before), read_model(after))
     if as_json:
         print_json(found.to_dict())

@@ -9,7 +9,15 @@ import numpy as np
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, print_json
+from tieops.cli.common import (
+    Json,
+    ProviderName,
+    Sizes,
+    print_json,
+    refuse_torch,
+    refuse_unused,
+    sizes_of,
+)
 from tieops.cli.streams import source_of
 from tieops.errors import ExportError, PreconditionError
 from tieops.verify.inputs import make_inputs
@@ -18,15 +26,13 @@ __all__ = ["run"]
 
 
 def run(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The .onnx file to run; - for stdin.")],
     given: Annotated[
         list[str] | None,
         typer.Option("--input", "-i", help="name=file.npy, or one .npz with all inputs."),
     ] = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option("--size", "-s", help="A symbolic size of made inputs, such as batch=4."),
-    ] = None,
+    size: Sizes = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the outputs to this .npz.")
     ] = None,
@@ -42,11 +48,13 @@ def run(
     tieops run tied.onnx --size batch=4 --size sequence=16
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
+    refuse_torch(model)
+    if given:
+        refuse_unused(context, ("size", "seed"), "where inputs are given")
     feeds = _read_inputs(given or [])
     source = source_of(model)
     if not feeds:
-        sizes = dict(_size(text) for text in size or [])
-        feeds = make_inputs(tieops.from_onnx(source).ir, sizes=sizes or None, seed=seed)
+        feeds = make_inputs(tieops.from_onnx(source).ir, sizes=sizes_of(size), seed=seed)
     session = tieops.session(source, provider=provider)
     outputs = session.run(feeds)
     ledger = tieops.resident_bytes(session) if memory else None
@@ -97,13 +105,6 @@ def _read_inputs(given: list[str]) -> dict[str, Any]:
         else:
             feeds.update({key: loaded[key] for key in loaded})
     return feeds
-
-
-def _size(text: str) -> tuple[str, int]:
-    name, _, number = text.partition("=")
-    if not number.isdecimal():
-        raise PreconditionError(f"{text!r} is no size", None, "write name=number, such as batch=4")
-    return name, int(number)
 
 
 def _described(array: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``tieops tie | untie | replace-head | remove-outputs``: edit a model, show before and after."""
+"""``tieops tie``, ``untie``, ``replace-head``, ``remove-outputs`` and ``remove-branches``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import typer
 from tieops.cli.common import Json, ModelPath, OutPath, print_json, read_model
 from tieops.cli.streams import check_out, echo, is_stream, write_model
 from tieops.passes.base import SurgeryPass
+from tieops.passes.dead_branches import RemoveDeadBranchesPass
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 from tieops.passes.replace_head import ReplaceHeadPass
 from tieops.passes.tie import TiePass
 from tieops.passes.untie import UntiePass
 from tieops.pipeline import Pipeline
 
-__all__ = ["remove_outputs", "replace_head", "tie", "untie"]
+__all__ = ["remove_branches", "remove_outputs", "replace_head", "tie", "untie"]
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
@@ -163,3 +164,13 @@ def remove_outputs(
         outputs=tuple(output or ()), keep=tuple(keep or ()), unused_inputs=unused_inputs
     )
     _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+
+
+def remove_branches(
+    model: ModelPath, out: OutPath, dry_run: DryRun = False, as_json: Json = False
+) -> None:
+    """Remove branches that never run, of Ifs whose condition is a constant.
+
+    tieops remove-branches model.onnx smaller.onnx
+    """
+    _apply(RemoveDeadBranchesPass(), model, out, dry_run=dry_run, as_json=as_json)

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, Trust, print_json
+from tieops.cli.common import (
+    Json,
+    ProviderName,
+    Sizes,
+    Trust,
+    print_json,
+    refuse_two_streams,
+    sizes_of,
+)
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
@@ -16,11 +24,14 @@ __all__ = ["verify"]
 
 def verify(
     candidate: Annotated[Path, typer.Argument(help="The .onnx file to check; - for stdin.")],
-    against: Annotated[Path, typer.Argument(help="What it should equal: an .onnx or .pt2 file.")],
+    against: Annotated[
+        Path, typer.Argument(help="What it should equal: an .onnx, .pt2 or .pt file.")
+    ],
     rtol: Annotated[
         float, typer.Option(help="Relative tolerance; 0 with --atol 0: bit for bit.")
     ] = 1e-4,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
+    size: Sizes = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     provider: ProviderName = "cpu",
     optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
@@ -34,11 +45,13 @@ def verify(
 
         tieops verify tied.onnx exported.onnx
     """
+    refuse_two_streams(candidate, against)
     report = tieops.verify(
         source_of(candidate),
-        against=against,
+        against=source_of(against),
         rtol=rtol,
         atol=atol,
+        sizes=sizes_of(size),
         seed=seed,
         provider=provider,
         optimize=optimize,

@@ -2,13 +2,16 @@
 
 Two things make a second copy in a plain session. A ``Transpose`` of a stored weight is folded into
 a new one when the session is made (below 1 GiB). And the weight of a ``MatMul`` or ``Gemm`` is
-packed for its kernel, while an embedding that reads the same tensor keeps the original alive. What
-a session really holds is measured by ``tieops.resident_bytes`` and ``tieops check --runtime``.
+packed for its kernel, while an embedding that reads the same tensor keeps the original alive; a
+session of tieops keeps one of the two where the weight is in a data file. What a session really
+holds is measured by ``tieops.resident_bytes`` and ``tieops check --runtime``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+
+import onnx_ir
 
 from tieops.detect.mending import shown_slots
 from tieops.ir.brief import brief_bytes, printable
@@ -56,15 +59,18 @@ def runtime_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
                 nbytes,
             )
             continue
+        if isinstance(tie.parameter.tensor, onnx_ir.ExternalTensor):
+            continue  # a session of tieops maps it, and keeps one copy
         packed = [slot for slot in tie.slots if _is_packed(slot)]
         if packed and len(packed) < len(tie.slots):
             yield Problem(
                 "packed copy",
                 "caution",
-                f"ONNX Runtime by itself packs {name} for {shown_slots(packed)}: a second copy "
-                f"of {brief_bytes(nbytes)} on the CPU; a session of tieops keeps one",
-                "tieops run MODEL --memory",
-                'tieops.session("model.onnx")',
+                f"ONNX Runtime packs {name} for {shown_slots(packed)}: a second copy of "
+                f"{brief_bytes(nbytes)} on the CPU; from a data file, a session of tieops keeps "
+                "one",
+                "tieops convert MODEL OUT --external-data",
+                'tieops.to_onnx(model, "out.onnx", external_data=True)',
                 nbytes,
             )
 

@@ -1,4 +1,4 @@
-"""What no output needs, and outputs that no input reaches."""
+"""What no output needs, branches that never run, and outputs that no input reaches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx_ir
 
 from tieops.detect.mending import outputs_mend
+from tieops.ir.branches import decided_ifs, remove_dead_branches
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.ir.dependence import reached_from_inputs
 from tieops.ir.problem import Problem
@@ -20,7 +21,7 @@ _KINDS = ("node", "initializer", "function")
 
 
 def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
-    """Yield disconnected outputs, what no output needs, and inputs that nothing reads.
+    """Yield disconnected outputs, what no output needs, dead branches, and inputs nothing reads.
 
     Args:
         model: The graph; left alone.
@@ -45,6 +46,7 @@ def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
             "tieops.from_torch(module, inputs)",
         )
     yield from _dead(model, outputs if len(apart) == len(outputs) else [])
+    yield from _dead_branches(model)
     yield from _unused_inputs(model)
 
 
@@ -64,6 +66,29 @@ def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
         "waste",
         f"no output needs {shown} ({names}{more}): {brief_bytes(wasted)}",
         *outputs_mend(keep=keep),
+        wasted,
+    )
+
+
+def _dead_branches(model: onnx_ir.Model) -> Iterator[Problem]:
+    """Yield one problem for all branches that never run, with the bytes that only they hold."""
+    names = [
+        f"{'else_branch' if taken else 'then_branch'} of {printable(node.name or node.op_type)}"
+        for node, taken in decided_ifs(model)
+    ]
+    if not names:
+        return
+    smaller = model.clone()
+    remove_dead_branches(smaller)
+    wasted = stored_bytes(model) - stored_bytes(smaller)
+    shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+    verb = "branches never run" if len(names) > 1 else "branch never runs"
+    yield Problem(
+        "dead branch",
+        "waste",
+        f"{len(names)} {verb}, the condition is a constant ({shown}): {brief_bytes(wasted)}",
+        "tieops remove-branches MODEL OUT",
+        "tieops.remove_dead_branches(model)",
         wasted,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import os
 import re
@@ -119,7 +120,7 @@ def from_torch(
         args = (args,)
     if args and isinstance(args[-1], Mapping) and not kwargs:
         args = (*args, {})  # else torch takes a last dict for keyword inputs
-    if is_module and not args and not kwargs:
+    if is_module and not args and not kwargs and _takes_inputs(source):
         raise PreconditionError(
             f"cannot export {type(source).__name__} without example inputs",
             {"args": "()", "kwargs": "{}"},
@@ -156,6 +157,13 @@ def from_torch(
     _note_padding(model, exported)
     _note_layout(model, exported)
     return TiedModel(model)
+
+
+def _takes_inputs(module: torch.nn.Module | torch.export.ExportedProgram) -> bool:
+    try:
+        return bool(inspect.signature(module.forward).parameters)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType]
+    except ValueError:
+        return True
 
 
 def _export(

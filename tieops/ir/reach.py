@@ -11,7 +11,7 @@ from tieops.ir.lanes import Wiring
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
 from tieops.ir.trim import find_trims
 
-__all__ = ["Liveness", "needed_values", "prune"]
+__all__ = ["Liveness", "needed_values", "prune", "release"]
 
 
 class Liveness:
@@ -39,7 +39,7 @@ class Liveness:
                 if node in self._dead or _is_read(node):
                     continue
                 for inner in subgraphs_of(node):
-                    _release(inner)
+                    release(inner)
                 gone.append(("node", node.name or node.op_type))
                 graph.remove(node, safe=True)
             for value in list(graph.initializers.values()):
@@ -142,7 +142,7 @@ def _remove_nodes(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> list[tupl
         dead = [node for node in reversed(list(graph)) if not _makes(node, needed)]
         for node in dead:
             for inner in subgraphs_of(node):
-                _release(inner)
+                release(inner)
         gone += [("node", node.name or node.op_type) for node in dead]
         graph.remove(dead, safe=True)
     return gone + _prune_functions(model)
@@ -166,7 +166,7 @@ def _needed_graphs(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> Iterator
         pending += [inner for node in graph if _makes(node, needed) for inner in subgraphs_of(node)]
 
 
-def _release(graph: onnx_ir.Graph) -> None:
+def release(graph: onnx_ir.Graph) -> None:
     """Let go of what the nodes of a graph that is about to vanish read outside of it."""
     for inner in list(nested_graphs(graph)):
         inner.outputs.clear()

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
+from tieops.detect.repeats import module_of
 from tieops.ir.brief import brief
 from tieops.ir.layers import Layer
-from tieops.ir.scopes import is_constant, scope_of
+from tieops.ir.scopes import is_constant
 from tieops.tied_model import TiedModel
 
-__all__ = ["Bundle", "Flow", "Item", "Leaf", "flow_of", "leaves_of"]
+__all__ = ["Bundle", "Flow", "Item", "Leaf", "flow_of", "layers_of", "leaves_of"]
 
 MAX_NEST = 40
 """Bodies and calls nested deeper than this are drawn as one operator."""
@@ -44,13 +45,7 @@ class Leaf:
     @property
     def module(self) -> tuple[str, ...]:
         """The path of the module it comes from; empty where nothing tells."""
-        if self.layer is None:
-            return ()
-        scope = scope_of(self.layer.nodes[0])
-        if scope is not None:
-            return tuple(scope.fqn.split(".")) if scope.fqn else ()
-        parts = self.name.replace("/", ".").split(".")
-        return tuple(parts if self.is_learnable else parts[:-1])
+        return module_of(self.layer) if self.layer is not None else ()
 
 
 @dataclass(eq=False)
@@ -86,6 +81,11 @@ def leaves_of(items: Sequence[Item]) -> list[Leaf]:
         else:
             stack.extend(reversed(item.items))
     return found
+
+
+def layers_of(items: Sequence[Item]) -> list[Layer]:
+    """Return the layers below some items, in order."""
+    return [leaf.layer for leaf in leaves_of(items) if leaf.layer is not None]
 
 
 def flow_of(model: TiedModel) -> Flow:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
+from tieops.detect.repeats import Repeat, common_module, find_repeats
 from tieops.ir.brief import counted
-from tieops.render.flow import Bundle, Item, Leaf, leaves_of
-from tieops.render.repeats import find_run, is_plain, module_of
+from tieops.ir.layers import Layer
+from tieops.render.flow import Bundle, Item, Leaf, layers_of, leaves_of
 
 __all__ = ["fold"]
 
@@ -50,7 +52,7 @@ def fold(items: Sequence[Item]) -> list[Item]:
 def _inner(item: Item) -> Item:
     if isinstance(item, Leaf) or item.form in ("repeat", "block", "operators", "part"):
         return item  # made by this module, and folded when it was made
-    if is_plain(item) and item.form == "bodies":
+    if _is_plain(item) and item.form == "bodies":
         return Bundle("operators", item.title, list(leaves_of([item])))
     return Bundle(item.form, item.title, fold(item.items))
 
@@ -59,42 +61,46 @@ def _repeats(items: Sequence[Item]) -> list[Item]:
     made: list[Item] = []
     stems: set[tuple[str, ...]] = set()
     at = 0
-    while (run := find_run(items, at)) is not None:
-        made += items[at : run.starts[0]]
-        ends = (*run.starts[1:], run.stop)
-        blocks = [list(items[a:b]) for a, b in zip(run.starts, ends, strict=True)]
-        modules = _apart([module_of(block) for block in blocks])
-        if len(set(modules)) > 1:
-            stems.add(modules[0][:-1])
-        made.append(_repeat(blocks, modules))
-        at = run.stop
+    for repeat, cuts in _between_items(items):
+        made += items[at : cuts[0]]
+        if len(set(repeat.modules)) > 1:
+            stems.add(repeat.modules[0][:-1])
+        made.append(_repeat([list(items[a:b]) for a, b in pairwise(cuts)], repeat))
+        at = cuts[-1]
     made += items[at:]
     # Blocks beside the repeated ones that differ from them, such as the first of T5.
     return _grouped(made, lambda leaf: _sibling(leaf, stems))
 
 
-def _apart(modules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Cut the blocks' modules off behind the first name in which they differ."""
-    size = next(
-        (i for i, names in enumerate(zip(*modules, strict=False)) if len(set(names)) > 1), -1
-    )
-    return [module[: size + 1] for module in modules] if size >= 0 else list(modules)
+def _between_items(items: Sequence[Item]) -> Iterator[tuple[Repeat, list[int]]]:
+    """Yield the repetitions whose blocks begin and end where items do, and at which items."""
+    layers: list[Layer] = []
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {0: 0}
+    for place, item in enumerate(items):
+        mine = layers_of([item])
+        if not mine:
+            continue
+        # A block may begin or end in the midst of what folds operators: they go to the one before.
+        inside = range(len(layers) + 1, len(layers) + len(mine)) if _is_plain(item) else ()
+        begins |= {len(layers): place} | dict.fromkeys(inside, place + 1)
+        layers += mine
+        ends |= {len(layers): place + 1} | dict.fromkeys(inside, place + 1)
+    for repeat in find_repeats(layers):
+        if repeat.stop in ends and all(start in begins for start in repeat.starts):
+            yield repeat, [*(begins[start] for start in repeat.starts), ends[repeat.stop]]
 
 
-def _repeat(blocks: Sequence[list[Item]], modules: Sequence[tuple[str, ...]]) -> Bundle:
-    titles = [".".join(module) for module in modules]
-    if len(set(titles)) == 1:
-        numbers = range(1, len(blocks) + 1)
-        called = [f"{titles[0]} call {i}" if titles[0] else f"block {i}" for i in numbers]
-        title = titles[0] or "repeated block"
-    else:
-        called = titles
-        title = f"{titles[0]} … {modules[-1][-1]}" if all(titles) else titles[0] or titles[-1]
+def _repeat(blocks: Sequence[list[Item]], repeat: Repeat) -> Bundle:
+    called = [".".join(module) for module in repeat.modules]
+    if len(set(called)) == 1:
+        name = f"{called[0]} call" if called[0] else "block"
+        called = [f"{name} {i}" for i in range(1, len(blocks) + 1)]
     inner = [Bundle("block", name, fold(b)) for name, b in zip(called, blocks, strict=True)]
     folded: list[Item] = list(inner)
     while len(folded) > MAX_ITEMS:
         folded = _parts(folded)
-    return Bundle("repeat", title, folded)
+    return Bundle("repeat", repeat.title or "repeated block", folded)
 
 
 def _sibling(leaf: Leaf, stems: set[tuple[str, ...]]) -> tuple[str, ...]:
@@ -117,7 +123,7 @@ def _grouped(items: Sequence[Item], key: Callable[[Leaf], tuple[str, ...]]) -> l
             other = _key(items[ahead], key)
             if other == mine:
                 end = ahead + 1
-            elif other or not is_plain(items[ahead]):
+            elif other or not _is_plain(items[ahead]):
                 break
             ahead += 1
         block = list(items[at:end])
@@ -137,7 +143,7 @@ def _key(item: Item, key: Callable[[Leaf], tuple[str, ...]]) -> tuple[str, ...]:
 
 def _modules(items: Sequence[Item]) -> list[Item]:
     paths = [leaf.module for leaf in leaves_of(items) if leaf.is_learnable and leaf.module]
-    depth = len(module_of(items)) if len(paths) > 1 else 0
+    depth = len(common_module(layers_of(items))) if len(paths) > 1 else 0
     made = _grouped(items, lambda leaf: leaf.module[: depth + 1] if leaf.module[depth:] else ())
     return made if len(made) > 1 else list(items)
 
@@ -146,7 +152,7 @@ def _operators(items: Sequence[Item]) -> list[Item]:
     made: list[Item] = []
     run: list[Item] = []
     for item in [*items, None]:
-        if item is not None and is_plain(item):
+        if item is not None and _is_plain(item):
             run.append(item)
             continue
         leaves = leaves_of(run)
@@ -173,6 +179,11 @@ def _operators_title(leaves: Sequence[Leaf]) -> str:
     kinds.sort(key=lambda kind: kind in _MOVES)
     shown = ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
     return f"{counted(len(leaves), 'operator')}: {shown}"
+
+
+def _is_plain(item: Item) -> bool:
+    """Whether an item is operators alone: no layer with learnables, no input, no output."""
+    return not any(leaf.is_learnable or leaf.layer is None for leaf in leaves_of([item]))
 
 
 def _parts(items: Sequence[Item]) -> list[Item]:

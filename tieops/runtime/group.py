@@ -15,8 +15,8 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
-from tieops.runtime.recipe import Provider, Recipe, settings_of
-from tieops.runtime.sessions import Session, check_choices, create
+from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
+from tieops.runtime.sessions import Session, create
 from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
 from tieops.runtime.weights import Arranged, Memory, hand_over
@@ -75,7 +75,7 @@ def sessions(
         ...     [float(both[name].run({"x": [-2.0]})["y"][0]) for name in both]
         [2.0, 2.0]
     """
-    check_choices(provider, memory)
+    check_choices(provider, memory, options, threads)
     if not isinstance(models, Mapping) or not models:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
             "there are no models to make sessions of",

@@ -11,6 +11,7 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.importers.onnx import from_onnx
 from tieops.ir.parameter import Parameter, Slot
+from tieops.progress import progress
 from tieops.runtime.optimized import Packed, initializers, packed_of, read_optimized, reading_of
 from tieops.runtime.probe import GRAPH, Probe, probe
 from tieops.runtime.recipe import Recipe
@@ -75,8 +76,9 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
     model = from_onnx(recipe.opened)
     with tempfile.TemporaryDirectory(prefix="tieops-") as name:
         folder = Path(name)
-        found = probe(recipe, folder)
-        held, others = _held(model, read_optimized(folder / GRAPH), recipe, found)
+        with progress("measuring what ONNX Runtime holds"):
+            found = probe(recipe, folder)
+            held, others = _held(model, read_optimized(folder / GRAPH), recipe, found)
     return ResidentBytes(
         recipe.provider,
         recipe.memory,

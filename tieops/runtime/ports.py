@@ -16,7 +16,7 @@ from tieops.runtime.tensors import as_array, dtype_of, is_on_device
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Port", "fitted"]
+__all__ = ["Port", "check_feeds", "fitted"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,27 @@ class Port:
         dtype = self.data_type
         text = self.dtype if dtype is None else brief(dtype, self.shape)
         return f"{printable(self.name)}: {text}"
+
+
+def check_feeds(feeds: object) -> Mapping[str, ArrayLike]:
+    """Return arrays by name; refuse what are none.
+
+    Raises:
+        PreconditionError: If it is no mapping.
+
+    Example:
+        >>> check_feeds([1.0])
+        Traceback (most recent call last):
+        tieops.errors.PreconditionError: inputs come by name, and a list has none
+          fix: pass a dict: {"x": array}
+    """
+    if not isinstance(feeds, Mapping):
+        raise PreconditionError(
+            f"inputs come by name, and a {type(feeds).__name__} has none",
+            None,
+            'pass a dict: {"x": array}',
+        )
+    return feeds
 
 
 def fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from tieops.errors import (
 )
 from tieops.ir.brief import printable
 from tieops.runtime.placement import Placement, placement_of
-from tieops.runtime.ports import Port, fitted
+from tieops.runtime.ports import Port, check_feeds, fitted
 from tieops.runtime.providers import (
     CUDA,
     cuda_blocker,
@@ -26,18 +26,18 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
-from tieops.runtime.recipe import Provider, Recipe, settings_of
+from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
 from tieops.runtime.running import run_arrays, run_bound
 from tieops.runtime.source import Folder, Runnable, source
 from tieops.runtime.tensors import tensors_of, to_host, torch_module
-from tieops.runtime.weights import Arranged, Memory, arrange, check_memory
+from tieops.runtime.weights import Arranged, Memory, arrange
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
 
 
-__all__ = ["Session", "check_choices", "create", "open_recipe", "session"]
+__all__ = ["Session", "create", "open_recipe", "session"]
 
 
 def session(
@@ -83,7 +83,7 @@ def session(
         {'y': array([-1.,  2.], dtype=float32)}
     """
     onnxruntime_module()
-    check_choices(provider, memory)
+    check_choices(provider, memory, options, threads)
     folder = Folder()
     try:
         opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
@@ -94,17 +94,6 @@ def session(
         folder.remove()
         raise
     return Session(inner, model, note, folder, arranged, replace(recipe, provider=chosen))
-
-
-def check_choices(provider: str, memory: str) -> None:
-    """Refuse what is no provider or no memory mode.
-
-    Raises:
-        PreconditionError: If it is none of the three.
-    """
-    if provider not in ("auto", "cuda", "cpu"):
-        raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
-    check_memory(memory)
 
 
 class Session:
@@ -281,8 +270,9 @@ class Session:
         self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None
     ) -> tuple[dict[str, Any], list[str], tuple[Port, ...]]:
         """Return the fed arrays as they are wanted, the outputs to return, and all input ports."""
+        check_feeds(feeds)
         known = [port.name for port in self.outputs]
-        names = known if outputs is None else list(outputs)
+        names = known if outputs is None else _names(outputs)
         if unknown := [name for name in names if name not in known]:
             raise PreconditionError(
                 f"no output is named {', '.join(map(printable, unknown))}",
@@ -293,6 +283,18 @@ class Session:
             feeds = {name: to_host(name, value) for name, value in feeds.items()}
         fed = (*self.inputs, *self._defaults)
         return fitted(feeds, self.inputs, self._defaults), names, fed
+
+
+def _names(outputs: object) -> list[str]:
+    """Return the outputs that were named; one may come as it is."""
+    names = [outputs] if isinstance(outputs, str) else outputs
+    if isinstance(names, Iterable):
+        names = [*names]
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise PreconditionError(
+        "outputs names no outputs", {"given": type(outputs).__name__}, 'pass names: ["y", "z"]'
+    )
 
 
 def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
@@ -352,13 +354,34 @@ def create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"])
         text = first_line(error)
         if provider == "cuda" and any(word in text.lower() for word in ("cuda", "cublas", "cudnn")):
             raise not_on_cuda(text) from error
-        raise UnsupportedModelError(
-            "ONNX Runtime refuses the model", {"it says": text}, "check it with onnx.checker"
-        ) from error
+        raise _refused(text, provider) from error
     if provider == "cuda" and CUDA not in inner.get_providers():
         # ONNX Runtime logs why it could not load CUDA, but goes on without raising.
         raise not_on_cuda(library_error() or "ONNX Runtime fell back to the CPU without a reason")
     return inner
+
+
+def _refused(text: str, provider: str) -> UnsupportedModelError:
+    """Return the error for a model that ONNX Runtime does not open, by what it says."""
+    facts = {"it says": text}
+    if "NOT_IMPLEMENTED" in text:
+        where = "the CPU" if provider == "cpu" else "this provider"
+        return UnsupportedModelError(
+            f"ONNX Runtime has no kernel on {where} for an operator in its dtype",
+            facts,
+            "run it on a provider that has one, or export the model in another dtype (float32 has "
+            "kernels everywhere)",
+        )
+    if "not a registered function/op" in text:
+        return UnsupportedModelError(
+            "ONNX Runtime does not know an operator of the model",
+            facts,
+            "export the model without it, or with a function for it; a newer ONNX Runtime may know "
+            "more",
+        )
+    return UnsupportedModelError(
+        "ONNX Runtime refuses the model", facts, "check it with onnx.checker"
+    )
 
 
 def _port(arg: Any) -> Port:

@@ -84,7 +84,7 @@ def _trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def check_memory(memory: str) -> None:
+def check_memory(memory: object) -> None:
     """Refuse what is no memory mode.
 
     Raises:

@@ -123,7 +123,7 @@ def check_tolerances(rtol: float, atol: float) -> None:
           fix: use 0 (bitwise, if both are) or more
     """
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 <= value < float("inf"):
+        if isinstance(value, str) or not 0 <= value < float("inf"):
             raise PreconditionError(
                 f"{name}={value} is no tolerance", {}, "use 0 (bitwise, if both are) or more"
             )

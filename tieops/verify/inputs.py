@@ -15,7 +15,7 @@ from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.ir.brief import printable
 from tieops.verify.bounds import Size, table_sizes
 
-__all__ = ["InputSet", "make_inputs", "plan"]
+__all__ = ["InputSet", "check_plan", "make_inputs", "plan"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -44,6 +44,23 @@ class InputSet:
     tables: Mapping[str, int]
 
 
+def check_plan(sizes: object, seed: object) -> None:
+    """Refuse sizes and seeds from which no inputs can be made.
+
+    Raises:
+        PreconditionError: If sizes are no whole numbers by name, or the seed is no whole number.
+    """
+    if sizes is not None and not (
+        isinstance(sizes, Mapping)
+        and all(isinstance(k, str) and isinstance(n, int | np.integer) for k, n in sizes.items())
+    ):
+        raise PreconditionError(
+            "sizes are no whole numbers by name", {"sizes": sizes}, 'pass them as {"batch": 4}'
+        )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
+
+
 def make_inputs(
     model: onnx_ir.Model, *, sizes: Mapping[str, int] | None = None, seed: int = 0
 ) -> dict[str, _Array]:
@@ -68,6 +85,7 @@ def make_inputs(
         >>> sorted(make_inputs(onnx_ir.from_onnx_text(text), sizes={"n": 3})["x"].tolist())
         [0, 1, 2]
     """
+    check_plan(sizes, seed)
     maker = _Maker(model, sizes or {}, seed)
     return dict(maker.make(maker.binding(1), 0).arrays)
 

@@ -162,7 +162,7 @@ class Report:
                 found.setdefault(output.name, []).append((run, output))
         for pairs in found.values():
             run, worst = max(pairs, key=lambda pair: _badness(pair[1]))
-            where = _sizes(run.sizes) if worst.worst is not None else f"{len(self.runs)} sets"
+            where = _sizes(run.sizes) if worst.worst is not None else counted(len(self.runs), "set")
             lines.append(
                 row.format(
                     _cut(worst.name, 24),

@@ -14,10 +14,10 @@ from tieops.errors import PreconditionError, VerificationError
 from tieops.ir.names import TORCH_INPUTS
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
-from tieops.runtime.ports import fitted
+from tieops.runtime.ports import check_feeds, fitted
 from tieops.verify import torch_side
 from tieops.verify.compare import OutputComparison, check_tolerances, compare
-from tieops.verify.inputs import InputSet, plan
+from tieops.verify.inputs import InputSet, check_plan, plan
 from tieops.verify.report import Report, RunComparison, Verdict
 from tieops.verify.sandbox import Sandbox
 from tieops.verify.sandboxed_sides import open_sandboxed
@@ -92,6 +92,7 @@ def verify(
         'equal bitwise'
     """
     check_tolerances(rtol, atol)
+    check_plan(sizes, seed)
     with ExitStack() as stack:
         opening = partial(open_side, provider=provider, optimize=optimize, trust=trust)
         if sandbox:
@@ -255,7 +256,8 @@ def _input_sets(
             raise PreconditionError(
                 "sizes= means nothing for inputs that are given", {}, "leave one of the two out"
             )
-        given = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        sets = inputs if isinstance(inputs, list | tuple) else (inputs,)
+        given = [check_feeds(each) for each in sets]
         return [InputSet({}, _arrays(each, left, right), {}) for each in given]
     for side in (right, left):
         if isinstance(side, OnnxSide):
