@@ -17,6 +17,7 @@ from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
+from tieops.ir.living import note
 from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.storage import stored_bytes
@@ -79,6 +80,7 @@ class TiedModel:
 
     def __init__(self, ir: onnx_ir.Model) -> None:
         self._ir = ir
+        note(ir)
 
     @property
     def ir(self) -> onnx_ir.Model:

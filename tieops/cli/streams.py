@@ -70,7 +70,7 @@ def write_model(model: TiedModel, out: Path, **options: Any) -> Written:
         written = tieops.to_onnx(model, Path(folder, "model.onnx"), **options)
         sys.stdout.buffer.write(written.path.read_bytes())
         sys.stdout.buffer.flush()
-    return Written(out, None, written.stored_bytes, written.file_bytes, written.notes)
+    return Written(out, (), written.stored_bytes, written.file_bytes, notes=written.notes)
 
 
 def echo(text: object, out: Path) -> None:
