@@ -43,14 +43,19 @@ def source_of(path: Path) -> Path | bytes:
     return read_stdin() if is_stream(path) else path
 
 
-def check_out(out: Path, *, as_json: bool) -> None:
+def check_out(out: Path, *, as_json: bool, reuse: bool = False) -> None:
     """Refuse to write a model where text goes, before anything is done.
 
     Raises:
-        PreconditionError: If stdout is a terminal, or is taken by ``--json``.
+        PreconditionError: If stdout is a terminal, or is taken by ``--json``; if the model would
+            leave its weights in a file that stdout is not beside.
     """
     if not is_stream(out):
         return
+    if reuse:
+        raise PreconditionError(
+            "a model on stdout has its weights inside", None, "write it to a file, or drop --reuse"
+        )
     if as_json:
         raise PreconditionError(
             "the model and --json cannot both go to stdout", None, "write the model to a file"
