@@ -12,7 +12,15 @@ from pathlib import Path
 from tieops.errors import ExportError
 from tieops.exporters.temporary import free_name, is_temporary
 
-__all__ = ["as_export_error", "mode_of", "place", "replace_all", "sync_folder", "without_values"]
+__all__ = [
+    "as_export_error",
+    "mode_of",
+    "place",
+    "remove",
+    "replace_all",
+    "sync_folder",
+    "without_values",
+]
 
 
 @contextmanager
@@ -70,11 +78,13 @@ def place(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
-def replace_all(staged: Sequence[tuple[Path, Path]]) -> None:
+def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
     """Rename each temporary file over its target; if one fails, put the ones before it back.
 
-    What is replaced keeps a second, temporary name until all of it is done: the way back, and for
-    the next writer, if this one is killed, what tells which data is of no use any more.
+    Returns:
+        Second, temporary names of what was replaced. Whoever removes the data of these models
+        removes them afterwards: if it is killed before, they tell the next writer which data is of
+        no use any more.
     """
     kept: list[Path | None] = []
     try:
@@ -84,18 +94,23 @@ def replace_all(staged: Sequence[tuple[Path, Path]]) -> None:
             temporary.replace(target)
     except BaseException:
         for (temporary, target), old in zip(staged, kept, strict=False):
-            if temporary.exists():
-                continue  # this one was not renamed
-            if old is not None:
+            if temporary.exists():  # this one was not renamed
+                if old is not None:
+                    remove(old)
+            elif old is not None:
                 old.replace(target)
             elif len(staged) > 1:  # one alone is renamed last, and has no way back to go
                 target.unlink(missing_ok=True)
         raise
-    finally:
-        for old in kept:
-            if old is not None:
-                with suppress(OSError):
-                    old.unlink(missing_ok=True)
+    return [old for old in kept if old is not None]
+
+
+def remove(path: Path) -> bool:
+    """Remove a file, and tell whether it is gone; one that stays does no harm."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def _kept(target: Path, *, copy: bool) -> Path | None:

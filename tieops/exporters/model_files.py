@@ -19,7 +19,14 @@ from google.protobuf.message import EncodeError
 from tieops.errors import ExportError, PostconditionError, TieopsError
 from tieops.exporters.copying import write_bytes
 from tieops.exporters.data_file import write_data
-from tieops.exporters.files import mode_of, place, replace_all, sync_folder, without_values
+from tieops.exporters.files import (
+    mode_of,
+    place,
+    remove,
+    replace_all,
+    sync_folder,
+    without_values,
+)
 from tieops.exporters.layout import Layout
 from tieops.exporters.old_data import (
     DATA,
@@ -155,12 +162,13 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
         _check_kept(layout)
         before = {name for draft in drafts for name in data_of(draft.path)}
         sync_folder(folder)  # the data has its name on the disk before a model refers to it
-        replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
-        for stale in unread(folder, before):
-            # Rather a file too many than a model without its data.
-            with suppress(OSError, ValueError):
-                keep_readable(stale)
-                stale.unlink()
+        kept = replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
+        # From here on the new model is the model: what fails now must not say that it is not.
+        with suppress(OSError):
+            stale = unread(folder, before, {old.name for old in kept})
+            if sum(map(_remove_data, stale)) == len(stale):
+                for old in kept:
+                    remove(old)
         try:
             sync_folder(folder)
         except OSError as error:
@@ -169,6 +177,15 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
                 {"the system says": error.strerror or error},
                 "the new file is in place and whole; check the disk",
             ) from error
+
+
+def _remove_data(stale: Path) -> bool:
+    """Remove data that no file refers to, and tell whether it is gone; models in memory keep it."""
+    try:
+        keep_readable(stale)
+    except (OSError, ValueError):  # rather a file too many than a model without its data
+        return False
+    return remove(stale)
 
 
 def _check_kept(layout: Layout) -> None:
@@ -183,9 +200,9 @@ def _check_kept(layout: Layout) -> None:
 
 def _take_back(data: Temporary, layout: Layout, paths: Sequence[Path]) -> None:
     """Remove the data that has its name already, unless a model that is in place refers to it."""
-    if layout.path is None or mentions(paths, layout.path.name):
-        return
     with suppress(OSError):
+        if layout.path is None or mentions(paths, layout.path.name):
+            return
         if os.path.samestat(os.lstat(layout.path), os.fstat(data.descriptor)):
             layout.path.unlink()
 

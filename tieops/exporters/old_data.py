@@ -5,6 +5,7 @@ What a model refers to is told by its bytes, without parsing it: it may have gig
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tieops.exporters.files import remove
 from tieops.exporters.temporary import folder_lock, is_abandoned, left_over
 from tieops.importers.onnx import MAX_PROTO_BYTES
 
@@ -50,7 +52,11 @@ def is_data_name(name: str, of_other_than: Path | None = None) -> bool:
 
 
 def data_of(path: Path) -> set[str]:
-    """Return the names of the data files of ours that a model refers to; of a link, none."""
+    """Return the names of the data files of ours that a model refers to; of a link, none.
+
+    Raises:
+        OSError: If the model is there and cannot be read.
+    """
     own = _own(path)
     with _bytes_of(path) as data:
         recorded = _recorded(data)
@@ -84,10 +90,12 @@ def _recorded(data: mmap.mmap | bytes) -> set[str]:
 
 @contextmanager
 def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
-    """Map a file that may be a model; what cannot be one has no bytes."""
+    """Map a file that may be a model; what cannot be one, such as a link, has no bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         yield b""
         return
     try:
@@ -152,8 +160,7 @@ def sweep(folder: Path) -> None:
         left = left_over(folder)
         orphans = {name for path in left for name in _data_left_with(path)}
         for path in (*unread(folder, orphans, {each.name for each in left}), *left):
-            with suppress(OSError):
-                path.unlink()
+            remove(path)
 
 
 def _data_left_with(model: Path) -> Iterable[str]:

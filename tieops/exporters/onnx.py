@@ -153,8 +153,7 @@ def _one(model: TiedModel, path: Path, external_data: ExternalData, tie_form: st
     layout = _laid_out([draft], external_data)
     if external_data is None:
         external_data = stored_bytes(draft.graph) > EXTERNAL_BYTES or layout.shares_ranges
-    with as_export_error(path):
-        return _write([draft], [notes], layout, inline=not external_data)[0]
+    return _write([draft], [notes], layout, inline=not external_data)[0]
 
 
 def _several(
@@ -173,7 +172,7 @@ def _several(
     )
     with as_export_error(paths[0]):
         layout = _laid_out(drafts, external_data)
-        return _write(drafts, notes, layout, inline=False)
+    return _write(drafts, notes, layout, inline=False)
 
 
 def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
@@ -198,15 +197,20 @@ def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
 def _write(
     drafts: Sequence[Draft], notes: Sequence[tuple[str, ...]], layout: Layout, *, inline: bool
 ) -> tuple[Written, ...]:
-    new, sizes = write_models(drafts, layout, inline=inline)
+    with as_export_error(drafts[0].path):
+        sizes = {path: path.stat().st_size for path in layout.files_kept}
+        new, own_sizes = write_models(drafts, layout, inline=inline)
     found: list[Written] = []
-    for draft, size, skips in zip(drafts, sizes, notes, strict=True):
-        files = _files_of(draft.graph)
-        paths = tuple(sorted(files, key=lambda path: path != new))
-        bytes_beside = sum(path.stat().st_size for path in paths)
-        unread = sum(_unread_bytes(path, files[path]) for path in paths if path != new)
+    for draft, own_size, skips in zip(drafts, own_sizes, notes, strict=True):
+        parts = {path.resolve(): each for path, each in _files_of(draft.graph).items()}
+        kept = {path: parts[path.resolve()] for path in sizes if path.resolve() in parts}
+        beside = sum(sizes[path] for path in kept)
+        unread = sum(_unread_bytes(sizes[path], kept[path]) for path in kept)
+        paths = tuple(kept)
+        if new is not None and new.resolve() in parts:
+            paths, beside = (new, *kept), beside + layout.size
         stored = stored_bytes(draft.graph)
-        found.append(Written(draft.path, paths, stored, size + bytes_beside, unread, skips))
+        found.append(Written(draft.path, paths, stored, own_size + beside, unread, skips))
     return tuple(found)
 
 
@@ -222,9 +226,8 @@ def _files_of(graph: onnx_ir.Model) -> dict[Path, list[tuple[int, int]]]:
     return files
 
 
-def _unread_bytes(path: Path, parts: list[tuple[int, int]]) -> int:
+def _unread_bytes(size: int, parts: list[tuple[int, int]]) -> int:
     """Return the bytes between these parts of a file, where they are more than an alignment."""
-    size = path.stat().st_size
     unread = end = 0
     for begin, stop in [*sorted(parts), (size, size)]:
         unread += begin - end if begin - end >= PAGE_BYTES else 0

@@ -73,7 +73,7 @@ def temporary(folder: Path, kind: str, mode: int | None = None) -> Generator[Tem
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _create(folder: Path, kind: str) -> tuple[Path, int]:
@@ -130,7 +130,7 @@ def folder_lock(folder: Path) -> Generator[None]:
         yield
     finally:
         _unlock(descriptor)
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def try_lock(descriptor: int) -> bool | None:
@@ -144,6 +144,12 @@ def try_lock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _close(descriptor: int) -> None:
+    """Close a file; what can go wrong with its bytes has been told by fsync."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def _unlock(descriptor: int) -> None:
