@@ -15,8 +15,8 @@ import tieops
 from fixtures.torch_models import build
 from tieops.errors import ExportError, PostconditionError, UnsupportedModelError
 from tieops.exporters import model_files
-from tieops.exporters.data_file import PAGE_BYTES
-from tieops.exporters.files import DATA
+from tieops.exporters.layout import PAGE_BYTES
+from tieops.exporters.old_data import DATA
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.standard_normal((5000, 64), np.float32)

@@ -22,7 +22,7 @@ from onnx import TensorProto, numpy_helper, parser
 import tieops
 from tieops.errors import ExportError, PostconditionError
 from tieops.exporters import model_files
-from tieops.exporters.data_file import PAGE_ALIGNED_FROM, PAGE_BYTES
+from tieops.exporters.layout import PAGE_ALIGNED_FROM, PAGE_BYTES
 
 RNG = np.random.default_rng(0)
 

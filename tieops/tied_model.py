@@ -18,6 +18,7 @@ from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.collector import collector_paused
 from tieops.ir.layers import Layer
+from tieops.ir.living import note
 from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
@@ -81,6 +82,7 @@ class TiedModel:
 
     def __init__(self, ir: onnx_ir.Model) -> None:
         self._ir = ir
+        note(ir)
 
     @property
     def ir(self) -> onnx_ir.Model:

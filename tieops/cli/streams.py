@@ -43,14 +43,19 @@ def source_of(path: Path) -> Path | bytes:
     return read_stdin() if is_stream(path) else path
 
 
-def check_out(out: Path, *, as_json: bool) -> None:
+def check_out(out: Path, *, as_json: bool, reuse: bool = False) -> None:
     """Refuse to write a model where text goes, before anything is done.
 
     Raises:
-        PreconditionError: If stdout is a terminal, or is taken by ``--json``.
+        PreconditionError: If stdout is a terminal, or is taken by ``--json``; if the model would
+            leave its weights in a file that stdout is not beside.
     """
     if not is_stream(out):
         return
+    if reuse:
+        raise PreconditionError(
+            "a model on stdout has its weights inside", None, "write it to a file, or drop --reuse"
+        )
     if as_json:
         raise PreconditionError(
             "the model and --json cannot both go to stdout", None, "write the model to a file"
@@ -70,7 +75,7 @@ def write_model(model: TiedModel, out: Path, **options: Any) -> Written:
         written = tieops.to_onnx(model, Path(folder, "model.onnx"), **options)
         sys.stdout.buffer.write(written.path.read_bytes())
         sys.stdout.buffer.flush()
-    return Written(out, None, written.stored_bytes, written.file_bytes, written.notes)
+    return Written(out, (), written.stored_bytes, written.file_bytes, notes=written.notes)
 
 
 def echo(text: object, out: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from tieops.cli.common import Json, ModelPath, OutPath, print_json, read_model
 from tieops.cli.streams import check_out, echo, is_stream, write_model
+from tieops.ir.brief import brief_bytes
 from tieops.passes.base import SurgeryPass
 from tieops.passes.dead_branches import RemoveDeadBranchesPass
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
@@ -20,13 +21,23 @@ from tieops.pipeline import Pipeline
 __all__ = ["remove_branches", "remove_outputs", "replace_head", "tie", "untie"]
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+Reuse = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Leave weights in the data file where they are; write the graph, and what is new.",
+    ),
+]
 
 
-def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_json: bool) -> None:
+def _apply(
+    surgery: SurgeryPass, model: Path, out: Path, *, reuse: bool, dry_run: bool, as_json: bool
+) -> None:
     if not dry_run:
-        check_out(out, as_json=as_json)
+        check_out(out, as_json=as_json, reuse=reuse)
     report = Pipeline([surgery])(read_model(model))
-    written = None if dry_run else write_model(report.model, out)
+    external_data = "reuse" if reuse else None
+    written = None if dry_run else write_model(report.model, out, external_data=external_data)
     _, result = report.results[0]
     if as_json:
         print_json(
@@ -39,10 +50,13 @@ def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_js
                 "stored_bytes_after": report.model.ledger.stored_bytes,
                 "stored_bytes_written": None if written is None else written.stored_bytes,
                 "written": None if written is None else str(written.path),
+                "data": [] if written is None else [str(each) for each in written.data_paths],
             }
         )
         return
-    end = "nothing written (dry run)" if dry_run else f"wrote   {_called(out)}"
+    end = "nothing written (dry run)" if written is None else f"wrote   {_called(out)}"
+    if written is not None and written.unread_bytes:
+        end += f", {brief_bytes(written.unread_bytes)} of its data unread"
     for text in (str(report), end):
         typer.echo(text) if dry_run else echo(text, out)
 
@@ -66,6 +80,7 @@ def tie(
     include_small: Annotated[
         bool, typer.Option("--include-small", help="Join small and constant duplicates too.")
     ] = False,
+    reuse: Reuse = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +90,7 @@ def tie(
     tieops tie model.onnx tied.onnx -t emb -t fc
     """
     surgery = TiePass(targets=tuple(target or ()), keep=keep or False, include_small=include_small)
-    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
 
 
 def untie(
@@ -88,6 +103,7 @@ def untie(
     together: Annotated[
         bool, typer.Option("--together", help="Those that leave stay tied with each other.")
     ] = False,
+    reuse: Reuse = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +113,7 @@ def untie(
     tieops untie tied.onnx free.onnx -t fc
     """
     surgery = UntiePass(targets=tuple(target or ()), together=together)
-    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
 
 
 def replace_head(
@@ -119,6 +135,7 @@ def replace_head(
     name: Annotated[
         str | None, typer.Option(help="What to call the new head; the old name by default.")
     ] = None,
+    reuse: Reuse = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +153,7 @@ def replace_head(
         seed=seed,
         name=name,
     )
-    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
 
 
 def remove_outputs(
@@ -152,6 +169,7 @@ def remove_outputs(
     unused_inputs: Annotated[
         bool, typer.Option("--unused-inputs", help="Remove inputs that nothing reads, too.")
     ] = False,
+    reuse: Reuse = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -163,14 +181,18 @@ def remove_outputs(
     surgery = RemoveDisconnectedOutputsPass(
         outputs=tuple(output or ()), keep=tuple(keep or ()), unused_inputs=unused_inputs
     )
-    _apply(surgery, model, out, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
 
 
 def remove_branches(
-    model: ModelPath, out: OutPath, dry_run: DryRun = False, as_json: Json = False
+    model: ModelPath,
+    out: OutPath,
+    reuse: Reuse = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Remove branches that never run, of Ifs whose condition is a constant.
 
     tieops remove-branches model.onnx smaller.onnx
     """
-    _apply(RemoveDeadBranchesPass(), model, out, dry_run=dry_run, as_json=as_json)
+    _apply(RemoveDeadBranchesPass(), model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)

@@ -1,36 +1,26 @@
-"""Files that appear whole or not at all: names that are free, data that nothing reads any more."""
+"""Files that appear whole or not at all: placed under a free name, or renamed over old ones."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import re
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+import stat
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import onnx
-from google.protobuf.message import DecodeError
-
 from tieops.errors import ExportError
-from tieops.importers.onnx import MAX_PROTO_BYTES
+from tieops.exporters.temporary import free_name, is_temporary
 
 __all__ = [
-    "DATA",
     "as_export_error",
-    "free_data_path",
-    "fresh",
-    "mentions",
-    "old_data",
+    "mode_of",
     "place",
+    "remove",
     "replace_all",
     "sync_folder",
     "without_values",
 ]
-
-DATA = "tieops.data"
-"""On a model: the data file that it shares with others, which is named after one of them."""
 
 
 @contextmanager
@@ -40,7 +30,7 @@ def as_export_error(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         facts: dict[str, object] = {"the system says": error.strerror or error}
-        if error.filename is not None and not str(error.filename).endswith(".tmp"):
+        if error.filename is not None and not is_temporary(Path(error.filename).name):
             facts["about"] = error.filename  # not what is written, but what is read for it
         raise ExportError(
             f"cannot write {path}",
@@ -60,126 +50,81 @@ def without_values(path: Path, reason: str) -> ExportError:
     )
 
 
-def fresh(path: Path) -> Path:
-    """Create a file that was not there, and no link to one that was.
-
-    Raises:
-        ExportError: If there is no free name.
-    """
-    for attempt in range(1000):
-        candidate = path.with_name(f"{path.name}{attempt or ''}")
-        try:
-            os.close(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:
-            continue
-        return candidate
-    raise ExportError(f"cannot find a free name beside {path}", None, "clean the folder up")
-
-
-def free_data_path(path: Path) -> Path:
-    """Return a name for the data of a model that no file has.
-
-    Raises:
-        ExportError: If there is none.
-    """
-    names = (f"{path.name}.data", *(f"{path.name}.{i}.data" for i in range(1, 1000)))
-    for name in names:
-        candidate = path.with_name(name)
-        if not os.path.lexists(candidate):
-            return candidate
-    raise ExportError(f"cannot find a free data name beside {path}", None, "clean the folder up")
-
-
-def place(temporary: Path, data_path: Path) -> None:
-    """Give the data its name before any model refers to it, and none that was taken meanwhile."""
+def mode_of(path: Path) -> int | None:
+    """Return the permissions of a file that is about to be replaced; None if there is none."""
     try:
-        os.link(temporary, data_path)
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+
+
+def place(temporary: Path, path: Path) -> None:
+    """Give a file its name before any model refers to it, and none that was taken meanwhile.
+
+    Raises:
+        FileExistsError: If the name is taken.
+    """
+    try:
+        os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        temporary.rename(data_path)
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        temporary.rename(path)
     else:
         # Readers refuse data with two hard links: one name must be left when the model appears.
         temporary.unlink()
 
 
-def replace_all(staged: Sequence[tuple[Path, Path]]) -> None:
-    """Rename each temporary file over its target; if one fails, put the ones before it back."""
-    if len(staged) == 1:  # one rename needs no way back: it happens or it does not
-        staged[0][0].replace(staged[0][1])
-        return
-    done: list[tuple[Path, Path | None]] = []
+def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
+    """Rename each temporary file over its target; if one fails, put the ones before it back.
+
+    Returns:
+        Second, temporary names of what was replaced. Whoever removes the data of these models
+        removes them afterwards: if it is killed before, they tell the next writer which data is of
+        no use any more.
+    """
+    kept: list[Path | None] = []
     try:
+        for _, target in staged:
+            kept.append(_kept(target, copy=len(staged) > 1))
         for temporary, target in staged:
-            done.append((target, _kept(target)))
             temporary.replace(target)
     except BaseException:
-        for (target, kept), (temporary, _) in reversed(list(zip(done, staged, strict=False))):
-            if temporary.exists():
-                continue  # this one was not renamed
-            if kept is None:
+        for (temporary, target), old in zip(staged, kept, strict=False):
+            if temporary.exists():  # this one was not renamed
+                if old is not None:
+                    remove(old)
+            elif old is not None:
+                old.replace(target)
+            elif len(staged) > 1:  # one alone is renamed last, and has no way back to go
                 target.unlink(missing_ok=True)
-            else:
-                kept.replace(target)
         raise
-    finally:
-        for _, kept in done:
-            if kept is not None:
-                kept.unlink(missing_ok=True)
+    return [old for old in kept if old is not None]
 
 
-def _kept(target: Path) -> Path | None:
+def remove(path: Path) -> bool:
+    """Remove a file, and tell whether it is gone; one that stays does no harm."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _kept(target: Path, *, copy: bool) -> Path | None:
     """Return a second name for what is about to be replaced, or None if nothing is."""
     if not os.path.lexists(target):
         return None
-    kept = fresh(target.with_name(f".{target.name}.old.tmp"))
-    kept.unlink()
+    kept = free_name(target.parent, "model")
     try:
         os.link(target, kept, follow_symlinks=False)
     except OSError:  # a file system without hard links
+        if not copy or target.is_dir():
+            return None
         shutil.copy2(target, kept, follow_symlinks=False)
     return kept
-
-
-def old_data(paths: Sequence[Path]) -> list[Path]:
-    """Return the data files of ours that only the models now at these paths refer to."""
-    locations = {location for path in paths for location in _locations(path)}
-    folder, names = paths[0].parent, {path.name for path in paths}
-    others = [path for path in folder.glob("*.onnx") if path.name not in names]
-    return [folder / each for each in sorted(locations) if not mentions(others, each)]
-
-
-def _locations(path: Path) -> Iterable[str]:
-    if not path.is_file() or path.stat().st_size > MAX_PROTO_BYTES:
-        return ()
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except DecodeError:
-        return ()
-    ours = re.compile(re.escape(path.name) + r"(\.\d+)?\.data")
-    recorded = {
-        entry.value
-        for entry in proto.metadata_props
-        if entry.key == DATA and re.fullmatch(r"[^/\\]+\.onnx(\.\d+)?\.data", entry.value)
-    }
-    return {
-        entry.value
-        for tensor in proto.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location" and (ours.fullmatch(entry.value) or entry.value in recorded)
-    }
-
-
-def mentions(models: Iterable[Path], location: str) -> bool:
-    """Tell whether one of these models refers to a data file, as far as its bytes say."""
-    for model in models:
-        if not model.is_file():
-            continue
-        with model.open("rb") as file, suppress(ValueError, OSError):
-            if mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(location.encode()) >= 0:
-                return True
-    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,10 +1,14 @@
-"""Writing models and their one data file: the data first, the models when all of them are whole."""
+"""Writing models and their data file: everything beside the old files, then renames.
+
+The data gets a name of its own first. A model's rename over its target is what makes it the
+model; what is killed before leaves the old one, what is killed after leaves the new one.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,26 +17,38 @@ import onnx_ir
 from google.protobuf.message import EncodeError
 
 from tieops.errors import ExportError, PostconditionError, TieopsError
-from tieops.exporters.data_file import Layout, write_data
+from tieops.exporters.copying import write_bytes
+from tieops.exporters.data_file import write_data
 from tieops.exporters.files import (
-    DATA,
-    free_data_path,
-    fresh,
-    mentions,
-    old_data,
+    mode_of,
     place,
+    remove,
     replace_all,
     sync_folder,
     without_values,
 )
+from tieops.exporters.layout import Layout
+from tieops.exporters.old_data import (
+    DATA,
+    data_of,
+    free_data_path,
+    is_data_name,
+    mentions,
+    sweep,
+    unread,
+)
+from tieops.exporters.temporary import Temporary, folder_lock, temporary
 from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx, innermost
 from tieops.ir.brief import brief_bytes
+from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs
+from tieops.ir.scopes import stored_values, subgraphs_of
 from tieops.ir.storage import stored_bytes
-from tieops.tied_model import TiedModel
 
-__all__ = ["Draft", "write_inline", "write_with_data"]
+__all__ = ["Draft", "write_models"]
+
+MAX_NESTING = 31
+"""Graphs within graphs that protobuf's readers take; its writer takes more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,82 +56,156 @@ class Draft:
     """A model that is about to be written.
 
     Args:
-        source: Where it comes from; what it still needs of files that go away is mapped.
         graph: What is written.
         path: Where.
     """
 
-    source: TiedModel
     graph: onnx_ir.Model
     path: Path
 
 
-def write_inline(drafts: Sequence[Draft], layout: Layout) -> list[int]:
-    """Write models with their weights inside; return the bytes of each file."""
-    for draft in drafts:
-        layout.bring_inline(draft.graph, all_tensors=True)
-    return _write(drafts)
-
-
-def write_with_data(drafts: Sequence[Draft], layout: Layout) -> tuple[Path, list[int]]:
-    """Write models of one folder and their one data file, named after the first.
+def write_models(
+    drafts: Sequence[Draft], layout: Layout, *, inline: bool
+) -> tuple[Path | None, list[int]]:
+    """Write models of one folder, and their new data file if the layout has one.
 
     Args:
-        drafts: The models.
-        layout: Where their tensors lie in the data file.
+        drafts: The models. A new data file is named after the first.
+        layout: Where their tensors lie.
+        inline: Whether all weights go into the models instead.
 
     Returns:
-        The data file, and the bytes of each model's own file.
+        The new data file, and the bytes of each model's own file.
+
+    Raises:
+        ExportError: If a model does not fit, cannot be read again, or its data is gone.
+        OSError: If the system says no.
     """
-    for draft in drafts:
-        layout.bring_inline(draft.graph, all_tensors=False)
     paths = [draft.path for draft in drafts]
-    data_path = free_data_path(paths[0])
-    temporary = fresh(data_path.with_name(f".{data_path.name}.tmp"))
-    old = old_data(paths)
-    placed = False
-    try:
-        write_data(layout, temporary)
-        place(temporary, data_path)
-        placed = True
-        layout.refer_to(data_path)
-        for draft in drafts[1:]:
-            draft.graph.metadata_props[DATA] = data_path.name
-        sizes = _write(drafts)
-    except BaseException:
-        if placed and not mentions(paths, data_path.name):
-            data_path.unlink(missing_ok=True)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    for stale in old:
+    folder = paths[0].parent
+    for draft in drafts:
+        _check_nesting(draft)
+        layout.settle(draft.graph, folder, inline=inline)
+    sweep(folder)
+    with ExitStack() as stack:
+        data: Temporary | None = None
+        if layout.ranges and not inline:
+            data = stack.enter_context(temporary(folder, "data", mode_of(paths[0])))
+            write_data(layout, data.descriptor, f"{paths[0].name}.data")
+        staged = [stack.enter_context(temporary(folder, "model", mode_of(path))) for path in paths]
+        try:
+            sizes = _stage(drafts, staged, layout, data)
+            for draft, each in zip(drafts, staged, strict=True):
+                _check_written(each.path, draft.graph, layout)
+            _replace(drafts, staged, layout)
+        except BaseException:
+            if data is not None:
+                _take_back(data, layout, paths)
+            raise
+    return layout.path, sizes
+
+
+def _check_nesting(draft: Draft) -> None:
+    depth, level = -1, [draft.graph.graph, *(f.graph for f in draft.graph.functions.values())]
+    while level and depth <= MAX_NESTING:
+        depth += 1
+        level = [inner for graph in level for node in graph for inner in subgraphs_of(node)]
+    if depth > MAX_NESTING:
+        raise ExportError(
+            f"cannot write {draft.path}: its graphs nest too deep to be read again",
+            {"limit": f"{MAX_NESTING} graphs within each other"},
+            "flatten its If, Loop and Scan bodies",
+        )
+
+
+def _stage(
+    drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layout, data: Temporary | None
+) -> list[int]:
+    """Write the models under their temporary names, and give the data its own.
+
+    The models come first: they say which data is of no use if this is the end.
+    """
+    while True:
+        if data is not None:
+            layout.refer_to(free_data_path(drafts[0].path))
         for draft in drafts:
-            _keep_mapped(draft.source, stale)
-        with suppress(OSError):
-            stale.unlink()
-    return data_path, sizes
-
-
-def _write(drafts: Sequence[Draft]) -> list[int]:
-    staged: list[tuple[Path, Path]] = []
-    try:
+            _mark_data(draft)
         sizes: list[int] = []
-        for draft in drafts:
-            data = _serialized(draft)
-            temporary = fresh(draft.path.with_name(f".{draft.path.name}.tmp"))
-            staged.append((temporary, draft.path))
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _check_written(temporary, draft.graph)
-            sizes.append(len(data))
-        replace_all(staged)
-        sync_folder(drafts[0].path.parent)
-    finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
-    return sizes
+        for draft, each in zip(drafts, staged, strict=True):
+            written = _serialized(draft)
+            os.ftruncate(each.descriptor, 0)
+            write_bytes(each.descriptor, written, 0)
+            os.fsync(each.descriptor)
+            sizes.append(len(written))
+        if data is None or layout.path is None:
+            return sizes
+        try:
+            place(data.path, layout.path)
+        except FileExistsError:  # taken meanwhile
+            continue
+        return sizes
+
+
+def _mark_data(draft: Draft) -> None:
+    """Note its data files that are named after another model: they go when nobody reads them."""
+    tensors = (value.const_value for value in stored_values(draft.graph))
+    files = {str(each.location) for each in tensors if isinstance(each, onnx_ir.ExternalTensor)}
+    others = {name for name in files if is_data_name(name, of_other_than=draft.path)}
+    draft.graph.metadata_props.pop(DATA, None)
+    if others:
+        draft.graph.metadata_props[DATA] = "/".join(sorted(others))
+
+
+def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layout) -> None:
+    """Rename the models over their targets, and remove the data that nobody reads any more."""
+    folder = drafts[0].path.parent
+    with folder_lock(folder):
+        _check_kept(layout)
+        before = {name for draft in drafts for name in data_of(draft.path)}
+        sync_folder(folder)  # the data has its name on the disk before a model refers to it
+        kept = replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
+        # From here on the new model is the model: what fails now must not say that it is not.
+        with suppress(OSError):
+            stale = unread(folder, before, {old.name for old in kept})
+            if sum(map(_remove_data, stale)) == len(stale):
+                for old in kept:
+                    remove(old)
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            raise ExportError(
+                f"{drafts[0].path} is written, but may not be on the disk yet",
+                {"the system says": error.strerror or error},
+                "the new file is in place and whole; check the disk",
+            ) from error
+
+
+def _remove_data(stale: Path) -> bool:
+    """Remove data that no file refers to, and tell whether it is gone; models in memory keep it."""
+    try:
+        keep_readable(stale)
+    except (OSError, ValueError):  # rather a file too many than a model without its data
+        return False
+    return remove(stale)
+
+
+def _check_kept(layout: Layout) -> None:
+    for path in layout.files_kept:
+        if not path.is_file():
+            raise ExportError(
+                "the data that should be reused is gone",
+                {"file": path},
+                "another program removed it: import the model again; nothing was written",
+            )
+
+
+def _take_back(data: Temporary, layout: Layout, paths: Sequence[Path]) -> None:
+    """Remove the data that has its name already, unless a model that is in place refers to it."""
+    with suppress(OSError):
+        if layout.path is None or mentions(paths, layout.path.name):
+            return
+        if os.path.samestat(os.lstat(layout.path), os.fstat(data.descriptor)):
+            layout.path.unlink()
 
 
 def _serialized(draft: Draft) -> bytes:
@@ -155,11 +245,12 @@ def _move_metadata(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(copies)
 
 
-def _check_written(temporary: Path, graph: onnx_ir.Model) -> None:
+def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
     """Parse what was written, as any reader would, before it replaces anything."""
     try:
-        again = from_onnx(temporary)
+        again = from_onnx(written)
     except TieopsError as error:
+        _check_kept(layout)
         raise PostconditionError(
             "tieops wrote a model that it cannot read", {"reader": error}, "please report this"
         ) from error
@@ -170,14 +261,3 @@ def _check_written(temporary: Path, graph: onnx_ir.Model) -> None:
             {"model": wanted, "file": stored},
             "please report this",
         )
-
-
-def _keep_mapped(model: TiedModel, stale: Path) -> None:
-    """Map what the model still has in a file that goes away; the bytes stay readable."""
-    for graph in all_graphs(model.ir):
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, onnx_ir.ExternalTensor) and Path(tensor.path) == stale:
-                value.const_value = onnx_ir.Tensor(
-                    tensor.numpy(), dtype=tensor.dtype, name=tensor.name
-                )

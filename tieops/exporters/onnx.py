@@ -11,14 +11,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Literal, TypeAlias, overload
+
+import onnx_ir
 
 from tieops._version import __version__
 from tieops.errors import ExportError
-from tieops.exporters.data_file import lay_out
-from tieops.exporters.files import DATA, as_export_error
-from tieops.exporters.model_files import Draft, write_inline, write_with_data
+from tieops.exporters.files import as_export_error
+from tieops.exporters.layout import PAGE_BYTES, Layout, lay_out
+from tieops.exporters.model_files import Draft, write_models
 from tieops.ir.brief import brief_bytes
+from tieops.ir.scopes import stored_values
 from tieops.ir.storage import stored_bytes
 from tieops.passes.lower import LowerTiedReadsPass
 from tieops.tied_model import TiedModel, check_model
@@ -26,6 +29,7 @@ from tieops.tied_model import TiedModel, check_model
 __all__ = ["Written", "to_onnx"]
 
 PathLike = str | os.PathLike[str]
+ExternalData: TypeAlias = bool | Literal["reuse"] | None
 
 EXTERNAL_BYTES = 16_000_000
 """From this size on weights go into a data file, which runtimes map instead of copying."""
@@ -39,26 +43,34 @@ class Written:
 
     Args:
         path: The model.
-        data_path: Its data file, if it has one.
+        data_paths: The data files that it reads, the new one first.
         stored_bytes: Bytes of all tensors as stored, each once.
-        file_bytes: Size of the model and its data file together; a data file that several models
+        file_bytes: Size of the model and its data files together; a data file that several models
             share counts in each.
+        unread_bytes: Bytes of reused data files that this model does not read.
         notes: Tied reads that could not be written as a Gemm, and why: ONNX Runtime may hold them
             twice.
     """
 
     path: Path
-    data_path: Path | None
+    data_paths: tuple[Path, ...]
     stored_bytes: int
     file_bytes: int
+    unread_bytes: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def data_path(self) -> Path | None:
+        """Its data file, if it has one: the new one, where there are others that it reuses."""
+        return self.data_paths[0] if self.data_paths else None
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
 
     def __str__(self) -> str:
-        beside = f" + {self.data_path.name}" if self.data_path else ""
-        return f"{self.path}{beside}: {brief_bytes(self.stored_bytes)} stored"
+        beside = "".join(f" + {each.name}" for each in self.data_paths)
+        unread = f", {brief_bytes(self.unread_bytes)} unread" if self.unread_bytes else ""
+        return f"{self.path}{beside}: {brief_bytes(self.stored_bytes)} stored{unread}"
 
 
 @overload
@@ -66,7 +78,7 @@ def to_onnx(
     model: TiedModel,
     path: PathLike,
     *,
-    external_data: bool | None = None,
+    external_data: ExternalData = None,
     tie_form: str = "gemm",
 ) -> Written: ...
 @overload
@@ -74,14 +86,14 @@ def to_onnx(
     model: Sequence[TiedModel],
     path: Sequence[PathLike],
     *,
-    external_data: bool | None = None,
+    external_data: ExternalData = None,
     tie_form: str = "gemm",
 ) -> tuple[Written, ...]: ...
 def to_onnx(
     model: TiedModel | Sequence[TiedModel],
     path: PathLike | Sequence[PathLike],
     *,
-    external_data: bool | None = None,
+    external_data: ExternalData = None,
     tie_form: str = "gemm",
 ) -> Written | tuple[Written, ...]:
     """Write a model so that every parameter is stored once, and stays so where it runs.
@@ -95,9 +107,11 @@ def to_onnx(
         path: The file to write. A data file, where there is one, lies beside it and is named after
             it; saving over the model's own source works. Or one for each model, all in one folder;
             the data file is named after the first.
-        external_data: Weights in a data file (``True``), in the model (``False``), or by need: from
-            16 MB on, and where two names share one range of bytes, which a model cannot hold once.
-            Several models have a data file.
+        external_data: Weights in a new data file (``True``), in the model (``False``), or by need:
+            from 16 MB on, and where two names share one range of bytes, which a model cannot hold
+            once. Several models have a data file. ``"reuse"`` leaves weights in the data files
+            where they are, in the folder of ``path``, and writes only the graph; what lies in no
+            data file yet goes to a new, additional one.
         tie_form: ``"gemm"`` writes a tied read as a ``Gemm`` that transposes by itself, which
             ONNX Runtime does not fold into a second copy; results may differ in rounding.
             ``"portable"`` keeps ``Transpose`` and ``MatMul`` as they are.
@@ -108,7 +122,7 @@ def to_onnx(
     Raises:
         ExportError: If the folder cannot be written, the disk is full, or the model does not fit;
             the old file is whole. If the paths of several models are not one for each, or not in
-            one folder.
+            one folder. If data to reuse lies outside of the folder, or is the file to write.
 
     Example:
         >>> import onnx_ir, tempfile
@@ -123,30 +137,29 @@ def to_onnx(
         raise ExportError(
             f"no tie form is called {tie_form!r}", {"known": "gemm, portable"}, "use one of them"
         )
+    if external_data not in (None, True, False, "reuse"):
+        raise ExportError(
+            f"external_data cannot be {external_data!r}",
+            {"known": "None, True, False, 'reuse'"},
+            "use one of them",
+        )
     if isinstance(model, TiedModel) and isinstance(path, (str, os.PathLike)):
         return _one(model, Path(path), external_data, tie_form)
     return _several(model, path, external_data, tie_form)
 
 
-def _one(model: TiedModel, path: Path, external_data: bool | None, tie_form: str) -> Written:
+def _one(model: TiedModel, path: Path, external_data: ExternalData, tie_form: str) -> Written:
     draft, notes = _draft(model, path, tie_form)
-    stored = stored_bytes(draft.graph)
-    layout = lay_out([draft.graph], MIN_EXTERNAL_BYTES)
+    layout = _laid_out([draft], external_data)
     if external_data is None:
-        external_data = stored > EXTERNAL_BYTES or layout.shares_ranges
-    with as_export_error(path):
-        if external_data and layout.ranges:
-            data_path, sizes = write_with_data([draft], layout)
-            return Written(path, data_path, stored, sizes[0] + data_path.stat().st_size, notes)
-        (size,) = write_inline([draft], layout)
-        # Tensors of one range are two within a model.
-        return Written(path, None, stored_bytes(draft.graph), size, notes)
+        external_data = stored_bytes(draft.graph) > EXTERNAL_BYTES or layout.shares_ranges
+    return _write([draft], [notes], layout, inline=not external_data)[0]
 
 
 def _several(
     model: TiedModel | Sequence[TiedModel],
     path: PathLike | Sequence[PathLike],
-    external_data: bool | None,
+    external_data: ExternalData,
     tie_form: str,
 ) -> tuple[Written, ...]:
     models, paths = _paired(model, path)
@@ -157,17 +170,69 @@ def _several(
     drafts, notes = zip(
         *(_draft(each, to, tie_form) for each, to in zip(models, paths, strict=True)), strict=True
     )
-    stored = [stored_bytes(draft.graph) for draft in drafts]
-    data_path, beside = None, 0
     with as_export_error(paths[0]):
-        layout = lay_out([draft.graph for draft in drafts], MIN_EXTERNAL_BYTES)
-        if layout.ranges:
-            data_path, sizes = write_with_data(drafts, layout)
-            beside = data_path.stat().st_size
-        else:
-            sizes = write_inline(drafts, layout)
-    found = zip(paths, stored, sizes, notes, strict=True)
-    return tuple(Written(to, data_path, n, size + beside, skips) for to, n, size, skips in found)
+        layout = _laid_out(drafts, external_data)
+    return _write(drafts, notes, layout, inline=False)
+
+
+def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
+    """Return where the tensors go.
+
+    Raises:
+        ExportError: If data to reuse lies outside of the folder, or is the file to write.
+    """
+    folder = drafts[0].path.parent if external_data == "reuse" else None
+    layout = lay_out([draft.graph for draft in drafts], MIN_EXTERNAL_BYTES, folder)
+    kept = {os.path.realpath(each) for each in layout.files_kept}
+    for draft in drafts:
+        if os.path.realpath(draft.path) in kept:
+            raise ExportError(
+                f"cannot write {draft.path}: the model's weights lie in this file",
+                None,
+                "choose another path, or leave reuse out",
+            )
+    return layout
+
+
+def _write(
+    drafts: Sequence[Draft], notes: Sequence[tuple[str, ...]], layout: Layout, *, inline: bool
+) -> tuple[Written, ...]:
+    with as_export_error(drafts[0].path):
+        sizes = {path: path.stat().st_size for path in layout.files_kept}
+        new, own_sizes = write_models(drafts, layout, inline=inline)
+    found: list[Written] = []
+    for draft, own_size, skips in zip(drafts, own_sizes, notes, strict=True):
+        parts = {path.resolve(): each for path, each in _files_of(draft.graph).items()}
+        kept = {path: parts[path.resolve()] for path in sizes if path.resolve() in parts}
+        beside = sum(sizes[path] for path in kept)
+        unread = sum(_unread_bytes(sizes[path], kept[path]) for path in kept)
+        paths = tuple(kept)
+        if new is not None and new.resolve() in parts:
+            paths, beside = (new, *kept), beside + layout.size
+        stored = stored_bytes(draft.graph)
+        found.append(Written(draft.path, paths, stored, own_size + beside, unread, skips))
+    return tuple(found)
+
+
+def _files_of(graph: onnx_ir.Model) -> dict[Path, list[tuple[int, int]]]:
+    """Return the data files that a graph refers to, and which parts of each."""
+    files: dict[Path, list[tuple[int, int]]] = {}
+    for value in stored_values(graph):
+        tensor = value.const_value
+        if isinstance(tensor, onnx_ir.ExternalTensor):
+            begin = tensor.offset or 0
+            part = (begin, begin + int(tensor.nbytes))
+            files.setdefault(Path(tensor.path), []).append(part)
+    return files
+
+
+def _unread_bytes(size: int, parts: list[tuple[int, int]]) -> int:
+    """Return the bytes between these parts of a file, where they are more than an alignment."""
+    unread = end = 0
+    for begin, stop in [*sorted(parts), (size, size)]:
+        unread += begin - end if begin - end >= PAGE_BYTES else 0
+        end = max(end, stop)
+    return unread
 
 
 def _paired(
@@ -206,5 +271,4 @@ def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[st
     if tie_form == "gemm":
         notes = tuple(map(str, LowerTiedReadsPass()(graph).skips))
     graph.metadata_props["tieops.version"] = __version__
-    graph.metadata_props.pop(DATA, None)  # it tells of the file that the model came from
-    return Draft(model, graph, path), notes
+    return Draft(graph, path), notes

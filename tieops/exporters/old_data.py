@@ -1,0 +1,175 @@
+"""Data files: names that are free, and files of ours that no model reads any more.
+
+What a model refers to is told by its bytes, without parsing it: it may have gigabytes inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import stat
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tieops.exporters.files import remove
+from tieops.exporters.temporary import folder_lock, is_abandoned, left_over
+from tieops.importers.onnx import MAX_PROTO_BYTES
+
+__all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "mentions", "sweep", "unread"]
+
+DATA = "tieops.data"
+"""On a model: its data files that are named after another model, with ``/`` between them."""
+_NUMBERED = r"(?:\.(\d{1,9}))?\.data"
+
+
+def free_data_path(path: Path) -> Path:
+    """Return a name for the data of a model that no file has, nor had while this model was there.
+
+    A number is not given a second time: a process that has read the old model and not yet its data
+    must not find other bytes under the same name.
+    """
+    found = [match for name in os.listdir(path.parent) if (match := _own(path).fullmatch(name))]
+    number = max((int(match[1] or 0) for match in found), default=-1) + 1
+    while True:
+        candidate = path.with_name(f"{path.name}.{number}.data" if number else f"{path.name}.data")
+        if not mentions([path], candidate.name):  # else an old model would take it for its own
+            return candidate
+        number += 1
+
+
+def _own(path: Path) -> re.Pattern[str]:
+    return re.compile(re.escape(path.name) + _NUMBERED)
+
+
+def is_data_name(name: str, of_other_than: Path | None = None) -> bool:
+    """Tell whether a file is called as the data of a model is, or of another model than this."""
+    if of_other_than is not None and _own(of_other_than).fullmatch(name):
+        return False
+    return re.fullmatch(r"[^/\\]+\.onnx" + _NUMBERED, name) is not None
+
+
+def data_of(path: Path) -> set[str]:
+    """Return the names of the data files of ours that a model refers to; of a link, none.
+
+    Raises:
+        OSError: If the model is there and cannot be read.
+    """
+    own = _own(path)
+    with _bytes_of(path) as data:
+        recorded = _recorded(data)
+        return {
+            name
+            for name in os.listdir(path.parent)
+            if (own.fullmatch(name) or (name in recorded and is_data_name(name)))
+            and _refers(data, name)
+        }
+
+
+def _refers(data: mmap.mmap | bytes, name: str) -> bool:
+    """Tell whether a tensor of a model lies in a file, by the entry as protobuf writes it."""
+    value = os.fsencode(name)
+    size = len(value)
+    length = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
+    return data.find(b"location\x12" + length + value) >= 0
+
+
+def _recorded(data: mmap.mmap | bytes) -> set[str]:
+    """Return the names that the mark of a model holds, as protobuf writes them."""
+    at = data.find(DATA.encode() + b"\x12") + len(DATA) + 1
+    if at <= len(DATA):
+        return set()
+    length = data[at] & 0x7F
+    if data[at] >= 0x80:  # a length takes a second byte from 128 on
+        at += 1
+        length |= data[at] << 7
+    return set(data[at + 1 : at + 1 + length].decode("utf-8", "replace").split("/"))
+
+
+@contextmanager
+def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
+    """Map a file that may be a model; what cannot be one, such as a link, has no bytes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        yield b""
+        return
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_PROTO_BYTES:
+            yield b""
+            return
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            yield data
+    finally:
+        os.close(descriptor)
+
+
+def unread(folder: Path, names: Iterable[str], without: Collection[str] = ()) -> list[Path]:
+    """Return those of the data files that no model in the folder refers to.
+
+    Args:
+        folder: Where.
+        names: The data files.
+        without: Files that do not count as models.
+    """
+    candidates = sorted(names)
+    if not candidates:
+        return []
+    with os.scandir(folder) as entries:
+        models = [folder / e.name for e in entries if e.name not in without and _may_be_model(e)]
+    return [folder / name for name in candidates if not mentions(models, name)]
+
+
+def _may_be_model(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_file():
+        return False
+    if entry.name.endswith(".onnx"):
+        return True
+    with suppress(OSError), open(entry.path, "rb", buffering=0) as file:
+        return file.read(1) == b"\x08"  # the first field of a model, its version
+    return False
+
+
+def mentions(models: Iterable[Path], location: str) -> bool:
+    """Tell whether one of these models, or what they are links to, may refer to a data file."""
+    for model in models:
+        with _bytes_of(Path(os.path.realpath(model))) as data:
+            if data.find(os.fsencode(location)) >= 0:
+                return True
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left: their temporary files, and data that no model reads.
+
+    A writer that is killed leaves, under a temporary name, the model that it was about to put in
+    place or had just replaced. Data of ours that only such a model refers to goes with it, unless
+    the data is younger: then it is somebody else's.
+
+    Raises:
+        ExportError: If another writer holds the folder.
+    """
+    if not left_over(folder):
+        return
+    with folder_lock(folder):
+        left = left_over(folder)
+        orphans = {name for path in left for name in _data_left_with(path)}
+        for path in (*unread(folder, orphans, {each.name for each in left}), *left):
+            remove(path)
+
+
+def _data_left_with(model: Path) -> Iterable[str]:
+    with _bytes_of(model) as data:
+        named = [
+            name for name in os.listdir(model.parent) if is_data_name(name) and _refers(data, name)
+        ]
+    written_ns = model.stat().st_mtime_ns
+    for name in named:
+        path = model.with_name(name)
+        if is_abandoned(path) and path.stat().st_mtime_ns <= written_ns:
+            yield name
