@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -12,6 +14,8 @@ from google.protobuf.message import DecodeError
 
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
+from tieops.importers.remote import RemoteFile, is_url, local_path, open_remote, settle_remote
+from tieops.importers.wire import read_graph
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
 from tieops.tied_model import TiedModel
 
@@ -19,19 +23,26 @@ __all__ = ["from_onnx"]
 
 MAX_PROTO_BYTES = 2**31 - 1
 """protobuf's own limit for one message."""
+WHOLE_BYTES = 1 << 20
+"""A remote graph up to this size is read in one go."""
 
 
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     *,
     base_dir: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> TiedModel:
     """Import an ONNX model. External data stays on disk, mapped when it is looked at.
 
+    Of a model behind a URL (https, s3, any that fsspec knows) the graph is read, by ranges, and of
+    the weights what is looked at.
+
     Args:
-        source: A path, the bytes of a model, a ``ModelProto`` or an ``onnx_ir.Model``.
+        source: A path, a URL, the bytes of a model, a ``ModelProto`` or an ``onnx_ir.Model``.
         base_dir: Where external data lies; by default the folder of the path. Needed for bytes and
             protos that have external data.
+        storage_options: What the URL's file system needs (keys, timeouts), for fsspec.
 
     Returns:
         The imported model; an ``onnx_ir.Model`` is cloned, so later edits of it do not show here.
@@ -42,7 +53,9 @@ def from_onnx(
         UnsupportedModelError: If the model holds what ``onnx_ir`` would drop or read differently
             than others (sparse initializers, training info, two tensors of one name…), or
             functions that call each other in a circle.
-        PreconditionError: If external data is there and nobody said where.
+        PreconditionError: If external data is there and nobody said where; if an option is given
+            that this source has no use for.
+        MissingDependencyError: If reading the URL needs a package that is not installed.
 
     Example:
         >>> from onnx import parser
@@ -51,6 +64,11 @@ def from_onnx(
         >>> from_onnx(proto)
         <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
+    remote = None
+    if isinstance(source, str) and is_url(source):
+        source, remote = _opened(source, base_dir, storage_options or {})
+    elif storage_options is not None:
+        raise PreconditionError("storage_options are for URLs", None, "leave them out")
     if isinstance(source, onnx_ir.Model):
         try:
             model = source.clone()
@@ -90,9 +108,35 @@ def from_onnx(
     check_graphs(model)
     put_in_order(model)
     _take_metadata(model)
-    _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
+    if remote is not None:
+        settle_remote(model, remote)
+    else:
+        _settle_external(model, base_dir, keep=isinstance(source, onnx_ir.Model))
     call_paths(model)
     return TiedModel(model)
+
+
+def _opened(
+    url: str, base_dir: object, options: Mapping[str, Any]
+) -> tuple[Path | onnx.ModelProto, RemoteFile | None]:
+    """Return what a URL leads to: a path of this machine, or a graph and the file it came from."""
+    path = local_path(url)
+    if path is not None:
+        return path, None
+    if base_dir is not None:
+        raise PreconditionError(
+            "the data of a model behind a URL lies beside it",
+            {"base_dir": base_dir},
+            "leave base_dir out",
+        )
+    remote = open_remote(url, options)
+    _check_size(remote.name, remote.size)
+    if remote.size <= WHOLE_BYTES:
+        (data,) = remote.read([(0, remote.size)])
+    else:
+        _check_magic(remote.read([(0, _MAGIC_BYTES)])[0], remote.name)
+        data = read_graph(remote, remote.location)
+    return _parse(data, remote.name), remote
 
 
 def _read(path: Path) -> bytes:
@@ -108,17 +152,22 @@ def _read(path: Path) -> bytes:
         os.close(descriptor)
         raise UntrustedFileError(f"{path} is not a regular file", None, "pass an .onnx file")
     with os.fdopen(descriptor, "rb") as file:
-        if status.st_size > MAX_PROTO_BYTES:
-            raise UntrustedFileError(
-                f"{path.name} is larger than one protobuf message can be",
-                {"size": status.st_size, "limit": MAX_PROTO_BYTES},
-                "save it with external data",
-            )
-        if status.st_size == 0:
-            raise UntrustedFileError(f"{path.name} is empty", None, "write or copy it again")
+        _check_size(path.name, status.st_size)
         return file.read()
 
 
+def _check_size(name: str, size: int) -> None:
+    if size > MAX_PROTO_BYTES:
+        raise UntrustedFileError(
+            f"{name} is larger than one protobuf message can be",
+            {"size": size, "limit": MAX_PROTO_BYTES},
+            "save it with external data",
+        )
+    if size == 0:
+        raise UntrustedFileError(f"{name} is empty", None, "write or copy it again")
+
+
+_MAGIC_BYTES = 32
 _MAGIC = {
     b"PK\x03\x04": "a zip archive (a PyTorch file?): use from_torch",
     b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
@@ -127,10 +176,14 @@ _MAGIC = {
 }
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
+def _check_magic(data: bytes, name: str) -> None:
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
             raise UntrustedFileError(f"no ONNX model in {name}, but {what}")
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    _check_magic(data, name)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
