@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 __all__ = ["Server", "serving"]
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # many ask at once; who is turned away tries again a second later
 
 
 class Server:
@@ -32,8 +36,7 @@ class Server:
         self.fault = ""
         self.stopped = threading.Event()
         self._lock = threading.Lock()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.http.daemon_threads = True
+        self.http = _Http(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/"
 
     def count(self, nbytes: int) -> None:

@@ -14,6 +14,7 @@ import tieops
 from tieops.cli.streams import is_stream, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import printable
 from tieops.progress import progress
 from tieops.runtime import Provider
@@ -34,11 +35,13 @@ __all__ = [
 ]
 
 ModelPath = Annotated[
-    Path,
+    str,
     typer.Argument(
-        help="An .onnx file, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX on stdin."
+        help="An .onnx file or its URL, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX "
+        "on stdin."
     ),
 ]
+"""Text, because a Path makes https:/ of https://."""
 OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write; - for stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
@@ -57,13 +60,14 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64",
            "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
 
 
-def read_model(path: Path, examples: Sequence[str] | None = None) -> TiedModel:
+def read_model(model: str, examples: Sequence[str] | None = None) -> TiedModel:
     """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder."""
-    if is_stream(path):
+    if is_stream(model):
         return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
-    if path.suffix.lower() not in TORCH_SUFFIXES:
+    path = Path(shown(model) if is_url(model) else model)
+    if path.suffix.lower() not in TORCH_SUFFIXES or is_url(model):
         with progress(f"reading {printable(path.name)}"):
-            return tieops.from_onnx(path)
+            return tieops.from_onnx(model)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
     return tieops.from_torch(

@@ -21,7 +21,7 @@ __all__ = ["remove_outputs", "replace_head", "tie", "untie"]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
 
-def _apply(surgery: SurgeryPass, model: Path, out: Path, *, dry_run: bool, as_json: bool) -> None:
+def _apply(surgery: SurgeryPass, model: str, out: Path, *, dry_run: bool, as_json: bool) -> None:
     if not dry_run:
         check_out(out, as_json=as_json)
     report = Pipeline([surgery])(read_model(model))

@@ -40,6 +40,7 @@ class RangedHTTPFileSystem(HTTPFileSystem):
     async def _info(self, url: str, **kwargs: Any) -> dict[str, Any]:
         # Not a HEAD: addresses that are signed for reading refuse it, and others lie in it.
         async with await self._answer(url, 0, 1) as answer:
+            ranged = answer.status in (206, 416)
             if answer.status == 206:
                 size = _content_range(answer)[2]
             elif answer.status == 416 and "Content-Range" in answer.headers:
@@ -50,7 +51,7 @@ class RangedHTTPFileSystem(HTTPFileSystem):
                 size = int(length) if length.isdigit() else None
             stamps = {key: answer.headers[key] for key in ("ETag", "Last-Modified")
                       if key in answer.headers}  # fmt: skip
-        return {"name": url, "size": size, "type": "file", **stamps}
+        return {"name": url, "size": size, "type": "file", "partial": ranged, **stamps}
 
     async def _cat_file(
         self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any

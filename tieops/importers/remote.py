@@ -104,6 +104,7 @@ class RemoteFile:
                 f"nobody says how long {self.name} is", None, "download it, and open the file"
             )
         self.size = int(info["size"])
+        self._by_ranges = info.get("partial", True)
         marks = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "md5", "created")
         self.stamp = " ".join(str(info[mark]) for mark in marks if info.get(mark) is not None)
         self.read_bytes = 0
@@ -116,6 +117,12 @@ class RemoteFile:
         """
         found: dict[tuple[int, int], bytes] = {}
         joined = _joined(ranges)
+        if joined and joined[-1][0] and not self._by_ranges:
+            raise UntrustedFileError(
+                f"cannot read parts of {self.name}",
+                {"its server says": "the whole file or nothing"},
+                "download it, and open the file",
+            )
         for some in (joined[at : at + 1024] for at in range(0, len(joined), 1024)):
             answers = _asked(self.name, lambda some=some: self._fetch(some))
             for (start, stop, inside), data in zip(some, answers, strict=True):
@@ -240,20 +247,22 @@ def _told(name: str, error: Exception) -> TieopsError:
     if isinstance(error, ValueError) and "rotocol not known" in str(error):
         known = "http, https, s3, gs, abfs, memory and all others that fsspec has"
         return PreconditionError(f"{name} is no URL that fsspec knows", {"known": known})
-    status = getattr(error, "status", None)
+    status, kind = getattr(error, "status", None), type(error).__name__
     if isinstance(error, FileNotFoundError):
         return UntrustedFileError(f"there is no file {name}", None, "check the URL")
     if isinstance(error, TimeoutError):
         said, fix = "nothing in time", "try again, or pass a longer timeout in storage_options"
-    elif isinstance(error, asyncio.IncompleteReadError):
+    elif isinstance(error, asyncio.IncompleteReadError) or kind == "ClientPayloadError":
         said, fix = "less than it announced", "try again"
     elif isinstance(status, int) and status:
         said, fix = f"HTTP status {status}", "check the URL and who may read it"
     else:
         # The text may hold the whole URL.
         text = re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"]*", "", str(error)))
-        kind = "" if type(error).__name__ == "RangeError" else f"{type(error).__name__}: "
-        said, fix = printable(kind + text.split("\n")[0])[:200], "download it, and open the file"
+        text = text if kind == "RangeError" else f"{kind}: {text}"
+        said = printable(text.split("\n")[0])[:200]
+        network = isinstance(error, OSError)
+        fix = "check the URL and the network" if network else "download it, and open the file"
     return UntrustedFileError(f"cannot read {name}", {"its server says": said}, fix)
 
 
