@@ -24,7 +24,15 @@ from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import all_graphs, is_constant
 
-__all__ = ["RemoteFile", "is_url", "local_path", "open_remote", "settle_remote", "shown"]
+__all__ = [
+    "RemoteFile",
+    "is_url",
+    "list_remote",
+    "local_path",
+    "open_remote",
+    "settle_remote",
+    "shown",
+]
 
 T = TypeVar("T")
 
@@ -86,6 +94,7 @@ class RemoteFile:
         path: The file there.
 
     Attributes:
+        url: Its URL, with all that opens it.
         name: What messages call it.
         size: Bytes.
         stamp: What changes when the file does, as far as its file system tells.
@@ -95,7 +104,8 @@ class RemoteFile:
     def __init__(self, system: Any, path: str) -> None:
         self._system = system
         self._path = path
-        self.name = shown(system.unstrip_protocol(path))
+        self.url = str(system.unstrip_protocol(path))
+        self.name = shown(self.url)
         info = _asked(self.name, lambda: system.info(path))
         if info.get("type") == "directory":
             raise UntrustedFileError(f"{self.name} is a folder", None, "name an .onnx file in it")
@@ -214,10 +224,37 @@ def open_remote(url: str, options: Mapping[str, Any]) -> RemoteFile:
         PreconditionError: If there is no such kind of URL.
         UntrustedFileError: If there is no such file, or its server does not answer.
     """
+    return RemoteFile(*_system(url, options))
+
+
+def list_remote(url: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the URLs of the .onnx files in a folder and those below, in the order of their names.
+
+    Args:
+        url: The folder's URL; of a web server that lists its folders, for http.
+        options: What its file system needs, as fsspec's ``storage_options``.
+
+    Raises:
+        UntrustedFileError: If the folder is not there, or its server does not list it.
+        MissingDependencyError: As ``open_remote``.
+        PreconditionError: As ``open_remote``.
+    """
+    system, path = _system(url, options)
+    found = _asked(shown(url), lambda: list(system.find(path)))
+    return sorted(system.unstrip_protocol(each) for each in found if each.endswith(".onnx"))
+
+
+def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path there.
+
+    Raises:
+        MissingDependencyError: If what this kind of URL needs is not installed.
+        PreconditionError: If there is no such kind, or it is a file of this machine.
+    """
     try:
         if re.match("https?://", url, re.IGNORECASE) and "::" not in url:
             http = importlib.import_module("tieops.importers.http")
-            return RemoteFile(http.RangedHTTPFileSystem(**options), url)
+            return http.RangedHTTPFileSystem(**options), url
         core = importlib.import_module("fsspec.core")
         system, path = _asked(shown(url), lambda: core.url_to_fs(url, **options))
     except ImportError as error:
@@ -230,7 +267,7 @@ def open_remote(url: str, options: Mapping[str, Any]) -> RemoteFile:
         ) from error
     if "file" in system.protocol:
         raise PreconditionError(f"{shown(url)} is a file of this machine", None, "pass its path")
-    return RemoteFile(system, path)
+    return system, path
 
 
 def _asked(name: str, ask: Callable[[], T]) -> T:
