@@ -17,6 +17,9 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # many ask at once; who is turned away tries again a second later
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up: that is what they do to a server that misbehaves."""
+
 
 class Server:
     """What is served, how, and what was asked for.

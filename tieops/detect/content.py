@@ -247,17 +247,16 @@ class _Bucket:
         if not whole and _is_far(candidate):
             self.sets[0].append((candidate, symmetry))
             return True
-        array = candidate.array().transpose(symmetry)
         sets: Iterable[list[tuple[_Candidate, Shape]]] = self.sets
         if self._by_digest:
             # Many tensors that agree in the samples and nowhere else: one reading finds the one to
             # compare with, where comparing with each would be quadratic.
-            known = self._by_digest.get(_digest(array))
+            known = self._by_digest.get(_digest(candidate.array().transpose(symmetry)))
             sets = [] if known is None else [known]
         for members in sets:
             first = members[0][0]
             if same_range(first.parameter.tensor, candidate.parameter.tensor) or bit_equal(
-                first.array(), array
+                first.array(), candidate.array().transpose(symmetry)
             ):
                 members.append((candidate, symmetry))
                 return True

@@ -16,7 +16,7 @@ from tieops.errors import TieopsError, UnsupportedModelError
 from tieops.fleet.record import Failure, FileMark, FoundDuplicate, FoundTie, ScanRecord
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.onnx import from_onnx
-from tieops.importers.remote import RemoteFile, is_url, open_remote
+from tieops.importers.remote import SOURCE, RemoteFile, is_url, open_remote
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import stored_values
@@ -59,8 +59,9 @@ def _look(target: str, whole: bool, options: Mapping[str, Any] | None) -> ScanRe
             f"convert it first: tieops convert {printable(target)} OUT.onnx",
         )
     # Marked before it is read: what changes meanwhile is seen to have changed.
-    first = _mark(target, options)
+    first = None if is_url(target) else _mark(target, options)
     model = from_onnx(target, storage_options=options if is_url(target) else None)
+    remote = _remote_files(model)
     ties = tuple(
         FoundTie(tie.names, tuple(slot.name for slot in tie.slots), tie.saved_bytes)
         for tie in model.ties
@@ -74,10 +75,10 @@ def _look(target: str, whole: bool, options: Mapping[str, Any] | None) -> ScanRe
         )
         for found in find_duplicates(model.parameters, whole=whole)
     )
-    remote = _remote_files(model)
+    marks = [FileMark(file.url, file.size, file.stamp) for file in remote]
     return ScanRecord(
         target,
-        (first, *_data_marks(model, first.path)),
+        (*([] if first is None else [first]), *_data_marks(model, target), *marks),
         len(model.parameters),
         model.ledger.stored_bytes,
         ties,
@@ -116,13 +117,11 @@ def _data_marks(model: TiedModel, path: str) -> Iterator[FileMark]:
         if isinstance(tensor, onnx_ir.ExternalTensor) and tensor.path not in seen:
             seen.add(tensor.path)
             yield _mark(str(Path(tensor.path)), None)
-    for file in _remote_files(model):
-        if file.url not in seen:
-            seen.add(file.url)
-            yield FileMark(file.url, file.size, file.stamp)
 
 
 def _remote_files(model: TiedModel) -> list[RemoteFile]:
+    """Return what a remote model was read from: its own file first, then those of its tensors."""
     tensors = (value.const_value for value in stored_values(model.ir))
-    sources = {each.source: None for each in tensors if isinstance(each, RangedTensor)}
-    return [source for source in sources if isinstance(source, RemoteFile)]
+    sources = [each.source for each in tensors if isinstance(each, RangedTensor)]
+    files = dict.fromkeys([model.ir.meta.get(SOURCE), *sources])
+    return [file for file in files if isinstance(file, RemoteFile)]

@@ -87,7 +87,7 @@ def scan(
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     targets = list(dict.fromkeys(_targets(given, storage_options or {})))
     if not targets:
-        named = {"looked in": ", ".join(map(os.fspath, given))} if given else {}
+        named = {"looked in": ", ".join(str(each) for each in given) or "nothing"}
         raise PreconditionError(
             "there are no models to scan", named, "name .onnx files, or folders"
         )
@@ -175,14 +175,16 @@ def _scan(
         if journal is not None:
             stack.callback(journal.close)
         stack.enter_context(progress("scanning", len(targets), "steps"))
-        waiting: dict[int, ScanRecord] = {}
+        waiting: dict[int, tuple[ScanRecord, bool]] = {}
         following = 0
         while following < len(targets) or waiting:
             flight.fill(limit - len(waiting))
             waiting |= flight.landed()
             while waiting and (following in waiting or not ordered):
-                record = waiting.pop(following if ordered else next(iter(waiting)))
+                record, is_new = waiting.pop(following if ordered else next(iter(waiting)))
                 following += 1
+                if journal is not None and is_new:
+                    journal.add(record)
                 yield record
 
 
@@ -211,9 +213,9 @@ class _Flight:
             self._futures[self._runs.submit(work)] = self._next, work
             self._next += 1
 
-    def landed(self) -> dict[int, ScanRecord]:
-        """Wait for the next records; return them by the number of their model."""
-        records: dict[int, ScanRecord] = {}
+    def landed(self) -> dict[int, tuple[ScanRecord, bool]]:
+        """Wait for the next records; return them, and if they are new, by their model's number."""
+        records: dict[int, tuple[ScanRecord, bool]] = {}
         for future in wait(self._futures, return_when=FIRST_COMPLETED).done:
             number, work = self._futures.pop(future)
             try:
@@ -225,9 +227,7 @@ class _Flight:
             except Exception as error:  # the pool's, or the executor's, such as KilledWorker
                 record = ScanRecord(self._targets[number], error=Failure.of(error))
             advance(1)
-            if self._journal is not None and record != work.keywords["known"]:
-                self._journal.add(record)
-            records[number] = record
+            records[number] = record, record != work.keywords["known"]
         return records
 
     def cancel(self) -> None:

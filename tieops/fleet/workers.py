@@ -24,6 +24,7 @@ __all__ = ["WorkerPool", "serve"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+GRACE_S = 2.0
 ATTEMPTS = 2
 """A process may be killed for what another one took of the memory: its task gets a second one."""
 _START = (
@@ -99,7 +100,7 @@ class WorkerPool(Executor):
             try:
                 failed, result = process.ask(task, self._timeout_s)
             except EOFError as error:
-                process.kill()
+                process.kill(GRACE_S)
                 if attempt == ATTEMPTS or process.timed_out or self._closed:
                     raise self._died(process) from error
                 continue
@@ -142,16 +143,19 @@ class _Process:
             stderr=subprocess.DEVNULL,
         )
         self.timed_out = False
+        self._is_ready = False
 
     def ask(self, task: bytes, timeout_s: float | None) -> tuple[bool, Any]:
         """Return whether a task failed, and its result or error; EOFError if the process died."""
         timer = threading.Timer(timeout_s or 0, self._stop)
         timer.daemon = True
-        if timeout_s is not None:
-            timer.start()
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
+            if not self._is_ready:  # to start is not the task's time
+                self._is_ready = pickle.load(self._child.stdout)
+            if timeout_s is not None:
+                timer.start()
             self._child.stdin.write(task)
             self._child.stdin.flush()
             return pickle.load(self._child.stdout)
@@ -164,7 +168,10 @@ class _Process:
         self.timed_out = True
         self._child.kill()
 
-    def kill(self) -> None:
+    def kill(self, grace_s: float = 0.0) -> None:
+        """End the process; one that is dying by itself gets time, so that it is known of what."""
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(grace_s)
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
@@ -193,6 +200,8 @@ def serve(limit: int | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    answers.write(pickle.dumps(True))
+    answers.flush()
     tasks: BinaryIO = sys.stdin.buffer
     while True:
         try:

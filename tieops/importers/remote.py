@@ -25,6 +25,7 @@ from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import all_graphs, is_constant
 
 __all__ = [
+    "SOURCE",
     "RemoteFile",
     "is_url",
     "list_remote",
@@ -36,6 +37,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+SOURCE = "tieops.source"
+"""Under this key a graph's ``meta`` has the file that it was read from."""
 NEAR_BYTES = 1 << 10
 """Ranges this near are read as one: the head of a request is not much shorter."""
 MAX_JOINED_BYTES = 1 << 20
@@ -314,6 +317,7 @@ def settle_remote(model: onnx_ir.Model, file: RemoteFile) -> None:
         UntrustedFileError: If data is missing, too short, or outside of the model's folder.
     """
     _Settling(file).run(model)
+    model.meta[SOURCE] = file
 
 
 class _Settling:
