@@ -16,12 +16,14 @@ from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
+from tieops.ir.collector import collector_paused
 from tieops.ir.layers import Layer
 from tieops.ir.names import TORCH_KIND, aliases_of
+from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.storage import stored_bytes
 from tieops.ir.ties import Duplicate, Ledger, Tie
-from tieops.ir.view import Slice, share
+from tieops.ir.view import Slice
 
 __all__ = ["Listing", "TiedModel", "analyze", "check_model"]
 
@@ -86,6 +88,7 @@ class TiedModel:
         return self._ir
 
     @cached_property
+    @collector_paused()
     def trace(self) -> Trace:
         """Where every stored tensor goes."""
         return trace(self._ir)
@@ -96,16 +99,19 @@ class TiedModel:
         return Listing(tuple(parameters_of(self.trace).values()), "parameter")
 
     @cached_property
+    @collector_paused()
     def layers(self) -> Listing[Layer]:
         """Layers in the order of the graph: learnable ones and plain operators."""
         return Listing(find_layers(self._ir, self.trace), "layer")
 
     @cached_property
+    @collector_paused()
     def slots(self) -> Listing[Slot]:
         """Every place where a layer reads a parameter."""
         return Listing([slot for layer in self.layers for slot in layer.slots], "slot")
 
     @cached_property
+    @collector_paused()
     def ties(self) -> Listing[Tie]:
         """Parameters that two or more slots share elements of, the largest saving first.
 
@@ -131,6 +137,7 @@ class TiedModel:
         return Listing(find_duplicates(self.parameters), "duplicate")
 
     @cached_property
+    @collector_paused()
     def ledger(self) -> Ledger:
         """Where the bytes are: read by the slots, and stored."""
         logical = sum(slot.logical_bytes for slot in self.slots)
@@ -142,6 +149,7 @@ class TiedModel:
         return Listing([str(each) for each in quantizer_problems(self.ties)], "warning")
 
     @cached_property
+    @collector_paused()
     def analysis(self) -> Analysis:
         """All of the above in one value, with shapes and problems; see ``tieops.analyze``."""
         return analysis_of(
@@ -153,6 +161,7 @@ class TiedModel:
         """The graph's inputs that a caller must feed: those without a stored value."""
         return tuple(v for v in self._ir.graph.inputs if not v.is_initializer())
 
+    @collector_paused()
     def clone(self) -> onnx_ir.Model:
         """Return a copy of the graph that shares the weights: it costs the graph alone."""
         return self._ir.clone()
@@ -239,16 +248,7 @@ def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[
             yield tuple(slots)  # the usual case, without comparing pairs
         return
     ground = np.empty(parameter.shape, np.uint8)
-    prints = {slot: [view.footprint(ground) for view in views[slot]] for slot in slots}
-    groups: list[list[Slot]] = []
-    for slot in slots:
-        mine = [
-            group
-            for group in groups
-            if any(share(a, b) for other in group for a in prints[other] for b in prints[slot])
-        ]
-        merged = [each for group in mine for each in group] + [slot]
-        groups = [group for group in groups if group not in mine] + [merged]
-    for group in groups:
+    prints = [[view.footprint(ground) for view in views[slot]] for slot in slots]
+    for group in sharing_groups(prints, ground):
         if len(group) > 1:
-            yield tuple(sorted(group, key=slots.index))
+            yield tuple(slots[index] for index in group)

@@ -30,8 +30,8 @@ def quantizer_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
     """
     for tie in ties:
         reading = [slot for slot in tie.slots if _is_transposed_in_place(slot)]
-        readers = {usage for slot in tie.slots for usage in slot.parameter.value.uses()}
-        if reading and len(readers) > 1:
+        values = dict.fromkeys(slot.parameter.value for slot in tie.slots)
+        if reading and sum(len(value.uses()) for value in values) > 1:
             # Named as a whole, the first reader keeps the tensor and all others leave.
             alike = len(reading) == len(tie.slots)
             targets = [tie.parameter.name] if alike else [slot.name for slot in reading]

@@ -16,6 +16,7 @@ from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFil
 from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
 from tieops.importers.remote import RemoteFile, is_url, local_path, open_remote, settle_remote
 from tieops.importers.wire import read_graph
+from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
 from tieops.tied_model import TiedModel
 
@@ -27,6 +28,7 @@ WHOLE_BYTES = 1 << 20
 """A remote graph up to this size is read in one go."""
 
 
+@collector_paused()
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     *,

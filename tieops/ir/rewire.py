@@ -5,7 +5,7 @@ These are the edits that every pass is made of. They change the graph in place a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir
 
@@ -13,6 +13,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.view import Shape
 
 __all__ = [
+    "Turned",
     "drop_unread",
     "hoist",
     "is_view",
@@ -23,7 +24,13 @@ __all__ = [
 ]
 
 
-def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Value:
+Turned = dict[tuple[onnx_ir.Value, Shape], onnx_ir.Node]
+"""The Transpose that gives a value in some order, where one was found or made."""
+
+
+def permute(
+    keep: onnx_ir.Value, perm: Shape, names: FreshNames, turned: Turned | None = None
+) -> onnx_ir.Value:
     """Return a value that is ``keep`` with its axes in the order ``perm``; adds a node if needed.
 
     An existing Transpose of ``keep`` with the same order is used again, moved to where every reader
@@ -33,15 +40,19 @@ def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Valu
         keep: An initializer.
         perm: Axis ``i`` of the result is axis ``perm[i]`` of ``keep``.
         names: Where a new value gets its name.
+        turned: Where what is found is remembered for the next time, so that the readers of
+            ``keep``, who may be many, are gone through once.
     """
     if perm == tuple(range(len(perm))):
         return keep
     graph = keep.graph
     assert isinstance(graph, onnx_ir.Graph), f"{keep.name} belongs to no graph"
-    for node, index in keep.uses():
-        if index == 0 and node.graph is graph and transposes(node, len(perm)) == perm:
-            graph.remove(node)
-            break
+    turned = {} if turned is None else turned
+    node = turned.get((keep, perm))
+    if node is None or node.graph is not graph or node.inputs[0] is not keep:
+        node = next((use for use in _transposing(keep, perm) if use.graph is graph), None)
+    if node is not None:
+        graph.remove(node)
     else:
         node = onnx_ir.node("Transpose", [keep], {"perm": list(perm)})
         out = node.outputs[0]
@@ -50,12 +61,19 @@ def permute(keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> onnx_ir.Valu
         out.type = keep.type
         if keep.shape is not None:
             out.shape = onnx_ir.Shape([keep.shape[axis] for axis in perm])
+    turned[keep, perm] = node
     first = next(iter(graph), None)
     if first is None:
         graph.append(node)
     else:
         graph.insert_before(first, node)
     return node.outputs[0]
+
+
+def _transposing(value: onnx_ir.Value, perm: Shape) -> Iterator[onnx_ir.Node]:
+    for node, index in value.uses():
+        if index == 0 and transposes(node, len(perm)) == perm:
+            yield node
 
 
 def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
@@ -68,7 +86,13 @@ def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
     return None if attr.is_ref() else tuple(attr.as_ints())
 
 
-def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape, names: FreshNames) -> None:
+def substitute(
+    old: onnx_ir.Value,
+    keep: onnx_ir.Value,
+    perm: Shape,
+    names: FreshNames,
+    turned: Turned | None = None,
+) -> None:
     """Make every reader of ``old`` read ``keep`` with its axes in the order ``perm``.
 
     A reader that transposes what it reads gets the two orders composed, and none at all where they
@@ -79,14 +103,16 @@ def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape, names: Fres
         keep: A value that is visible wherever ``old`` is.
         perm: The order of ``keep``'s axes in which it equals ``old``.
         names: Where new values get their names.
+        turned: Shared by calls for one ``keep``; see ``permute``.
     """
     rank = len(perm)
+    turned = {} if turned is None else turned
     for node, _ in old.uses():
         inner = transposes(node, rank)
         if inner is None or node.outputs[0].is_graph_output():
             continue
         both = tuple(perm[axis] for axis in inner)
-        source = permute(keep, both, names)
+        source = permute(keep, both, names, turned)
         if source is not node.outputs[0]:
             node.outputs[0].replace_all_uses_with(source)
             owner = node.graph
@@ -94,7 +120,7 @@ def substitute(old: onnx_ir.Value, keep: onnx_ir.Value, perm: Shape, names: Fres
             owner.remove(node, safe=True)
     if not old.uses() and not old.is_graph_output():
         return
-    source = permute(keep, perm, names)
+    source = permute(keep, perm, names, turned)
     for node, index in old.uses():
         node.replace_input_with(index, source)
     _keep_outputs(old, source, names)
@@ -169,6 +195,7 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
         values: Stored tensors whose readers may be equal, since they were made one.
     """
     pending = list(values)
+    order = _Order()
     while pending:
         value = pending.pop()
         seen: dict[object, onnx_ir.Node] = {}
@@ -180,29 +207,34 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
             key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))
             first = seen.setdefault(key, node)
             if first is not node and not any(o.is_graph_output() for o in node.outputs):
-                seen[key] = left = _merge(first, node)
+                seen[key] = left = _merge(*order.sorted(first, node))
                 pending += left.outputs
 
 
+class _Order:
+    """Tells which of two nodes comes first; nodes may go meanwhile, and none may come."""
+
+    def __init__(self) -> None:
+        self._places: dict[onnx_ir.Node, int] = {}
+
+    def sorted(self, *nodes: onnx_ir.Node) -> list[onnx_ir.Node]:
+        graph = nodes[0].graph
+        assert graph is not None
+        if nodes[0] not in self._places:
+            self._places.update((node, place) for place, node in enumerate(graph))
+        return sorted(nodes, key=self._places.__getitem__)
+
+
 def _merge(first: onnx_ir.Node, other: onnx_ir.Node) -> onnx_ir.Node:
-    """Make one node of two equal ones; return the one that is left, the earlier."""
+    """Make one node of two equal ones, the earlier one first; return the one that is left."""
+    if any(output.is_graph_output() for output in other.outputs):
+        return first
     graph = first.graph
     assert graph is not None
-    if any(node is other for node in _until(graph, first)):
-        first, other = other, first
-        if any(output.is_graph_output() for output in other.outputs):
-            return first
     for mine, theirs in zip(first.outputs, other.outputs, strict=True):
         theirs.replace_all_uses_with(mine)
     graph.remove(other, safe=True)
     return first
-
-
-def _until(graph: onnx_ir.Graph | onnx_ir.Function, last: onnx_ir.Node) -> Iterable[onnx_ir.Node]:
-    for node in graph:
-        if node is last:
-            return
-        yield node
 
 
 def drop_unread(values: Iterable[onnx_ir.Value]) -> list[str]:

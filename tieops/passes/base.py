@@ -11,6 +11,7 @@ import onnx_ir
 
 from tieops.errors import PostconditionError
 from tieops.ir.brief import printable
+from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import all_nodes
 from tieops.tied_model import TiedModel, check_model
 
@@ -117,6 +118,7 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
                 )
 
 
+@collector_paused()
 def run(surgery: SurgeryPass, model: TiedModel) -> tuple[TiedModel, SurgeryResult]:
     """Run a pass on a copy of a model; the weights are shared, not copied.
 

@@ -109,10 +109,11 @@ class Leaver:
         groups = [list(handles.values())] if together else [[group] for group in handles.values()]
         changes: list[Change] = []
         gone: set[str] = set()
+        names = set(known)
         for group in groups:
             members = [slot for each in group for slot in each]
             firsts = [each[0] for each in group]
-            mine = [slot.name for slot in members if slot.name in known]
+            mine = [slot.name for slot in members if slot.name in names]
             gone.update(mine)
             value = self._own(parameter, firsts, members[0].name)
             set_origin(value, origin)

@@ -14,7 +14,7 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.rewire import drop_unread, hoist, merge_views, substitute
+from tieops.ir.rewire import Turned, drop_unread, hoist, merge_views, substitute
 from tieops.ir.scopes import function_graphs, scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -138,6 +138,7 @@ class _Joiner:
         self.kept: list[onnx_ir.Value] = []
         self._model = model
         self._fresh = FreshNames(model)
+        self._turned: Turned = {}
         self._in_functions = function_graphs(model)
         self._readers: dict[Parameter, list[Slot]] = {}
         for slot in slots:
@@ -167,7 +168,7 @@ class _Joiner:
         for other, perm in able[1:]:
             names += self._names(other)
             order = relative(base, perm)
-            substitute(other.value, value, order, self._fresh)
+            substitute(other.value, value, order, self._fresh, self._turned)
             drop_unread([other.value])
             how = "" if order == tuple(range(len(order))) else " transposed"
             saved = 0 if group.evidence is Evidence.STORAGE else other.nbytes

@@ -102,7 +102,8 @@ def untie_in_place(
     for tie, leaving in _leaving(tied, ways, targets, together=together):
         stuck = _stuck(tie, leaving, ways)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
-        slots, parameter = [slot for slot in leaving if slot not in stuck], tie.parameter
+        held = set(stuck)
+        slots, parameter = [slot for slot in leaving if slot not in held], tie.parameter
         if any(slot.is_joined for slot in leaving):
             # A slot that joins several parameters has been rewired if it left another tie already.
             slots = _again(TiedModel(model), slots)
@@ -138,8 +139,9 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
     parted: dict[tuple[onnx_ir.Node, int], None] = {}
     for tie, leaving in _leaving(model, ways, targets, together=together):
         company: dict[object, set[bool | Slot]] = {}
+        gone = set(leaving)
         for slot in tie.slots:
-            own = slot in leaving
+            own = slot in gone
             for handle in ways.handles_of(slot):
                 company.setdefault(handle, set()).add(slot if own and not together else own)
         for slot in leaving:
@@ -152,7 +154,8 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
 
 def _stuck(tie: Tie, leaving: Sequence[Slot], ways: Ways) -> list[Slot]:
     """Return the slots that cannot be given another weight without a slot that stays."""
-    staying = {h for slot in tie.slots if slot not in leaving for h in ways.handles_of(slot)}
+    gone = set(leaving)
+    staying = {h for slot in tie.slots if slot not in gone for h in ways.handles_of(slot)}
     return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
 
 

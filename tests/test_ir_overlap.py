@@ -1,0 +1,83 @@
+"""Parts of one tensor that share elements: the same groups as comparing each with each."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tieops.ir import overlap
+from tieops.ir.overlap import sharing_groups
+
+
+def compared(parts: list[list[np.ndarray]]) -> list[list[int]]:
+    """Return the groups by comparing each with each."""
+    groups = [{index} for index in range(len(parts))]
+    for one in range(len(parts)):
+        for other in range(one):
+            if any(np.shares_memory(a, b) for a in parts[one] for b in parts[other]):
+                mine, theirs = (next(g for g in groups if i in g) for i in (one, other))
+                if mine is not theirs:
+                    mine |= theirs
+                    groups.remove(theirs)
+    return sorted(sorted(group) for group in groups)
+
+
+@st.composite
+def cuts(draw: st.DrawFn, ground: np.ndarray) -> np.ndarray:
+    def cut(size: int) -> slice:
+        start = draw(st.integers(0, size))
+        return slice(start, draw(st.integers(start, size)), draw(st.integers(1, 3)))
+
+    part = ground.reshape(-1) if draw(st.booleans()) else ground
+    part = part[tuple(cut(size) for size in part.shape)]
+    return part.T[::-1] if draw(st.booleans()) else part
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_groups_are_those_of_comparing_each_with_each(data: st.DataObject) -> None:
+    ground = np.empty(data.draw(st.sampled_from([(12,), (6, 5), (3, 4, 2), (1, 7)])), np.uint8)
+    part = cuts(ground)
+    parts = data.draw(st.lists(st.lists(part, min_size=1, max_size=2), min_size=1, max_size=8))
+    assert sharing_groups(parts, ground) == compared(parts)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_hundred_thousand_slices_are_sorted_and_not_compared(axis: int) -> None:
+    ground = np.empty((100_000, 2) if axis == 0 else (2, 100_000), np.uint8)
+    slices = [[np.take(ground, [0], axis=axis)[:0]]]
+    slices += [[ground[i : i + 1] if axis == 0 else ground[:, i : i + 1]] for i in range(100_000)]
+    started = time.process_time()
+    groups = sharing_groups(slices, ground)
+    assert time.process_time() - started < 20
+    assert [len(group) for group in groups] == [1] * 100_001
+
+
+def test_a_grid_is_told_apart_by_both_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "MAX_COMPARED", 0)
+    ground = np.empty((40, 40), np.uint8)
+    cells = [[ground[i : i + 2, j : j + 2]] for i in range(0, 40, 2) for j in range(0, 40, 2)]
+    assert len(sharing_groups(cells, ground)) == 400
+
+
+def test_what_is_not_settled_counts_as_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = np.empty(64, np.uint8)
+    combs = [[ground[i::4]] for i in range(4)]
+    assert sharing_groups(combs, ground) == [[0], [1], [2], [3]]
+    monkeypatch.setattr(overlap, "MAX_COMPARED", 1)
+    assert sharing_groups(combs, ground) == [[0, 1, 2, 3]]
+
+
+def test_a_part_that_cannot_be_told_shares_with_all() -> None:
+    ground = np.empty(8, np.uint8)
+    assert sharing_groups([[ground[:2]], [None], [ground[4:]]], ground) == [[0, 1, 2]]
+
+
+def test_empty_parts_share_nothing() -> None:
+    ground = np.empty((4, 4), np.uint8)
+    assert sharing_groups([[ground[2:2]], [ground], [ground[2:2]]], ground) == [[0], [1], [2]]
+    assert sharing_groups([], ground) == []

@@ -1,0 +1,46 @@
+"""Python's cycle collector, which stands still while large graphs are built.
+
+A graph is millions of small objects that all stay. The collector looks at all of them again and
+again while they are made, and finds nothing: reading 100,000 nodes takes twice as long with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+__all__ = ["collector_paused"]
+
+_lock = threading.Lock()
+_pauses = 0
+_was_on = False
+
+
+@contextmanager
+def collector_paused() -> Generator[None]:
+    """Switch the cycle collector off for a while; it is as it was when the last pause ends.
+
+    Pauses may nest and overlap in several threads. What has no cycles is freed at once, as always.
+
+    Example:
+        >>> with collector_paused():
+        ...     gc.isenabled()
+        False
+        >>> gc.isenabled()
+        True
+    """
+    global _pauses, _was_on  # the collector is the process's: so is what we know about it
+    with _lock:
+        if _pauses == 0:
+            _was_on = gc.isenabled()
+            gc.disable()
+        _pauses += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _pauses -= 1
+            if _pauses == 0 and _was_on:
+                gc.enable()
