@@ -1,6 +1,6 @@
 """Saving over a model while disks fill up and processes die: the old file or the new one, whole.
 
-Each test prints its figures, which ``docs/security.md`` carries: ``pytest -s tests/test_faults.py``.
+Each prints its figures, which ``docs/security.md`` carries: ``pytest -s tests/test_faults.py``.
 """
 
 from __future__ import annotations

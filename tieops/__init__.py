@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tieops.changes.diff import diff
     from tieops.exporters import to_torch
     from tieops.exporters.onnx import to_onnx
+    from tieops.fleet.scan import scan
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
     from tieops.passes.dead_branches import remove_dead_branches
@@ -55,6 +56,7 @@ __all__ = [
     "render",
     "replace_head",
     "resident_bytes",
+    "scan",
     "session",
     "sessions",
     "tie",
@@ -74,6 +76,7 @@ _HOMES = {
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
     "replace_head": "tieops.passes.replace_head",
     "resident_bytes": "tieops.runtime",
+    "scan": "tieops.fleet.scan",
     "session": "tieops.runtime",
     "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",

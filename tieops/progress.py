@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["advance", "progress"]
+__all__ = ["advance", "progress", "silent"]
 
 DELAY_S = 0.5
 """What is done by then has nothing to say."""
@@ -43,6 +43,16 @@ def progress(what: str, total: int | None = None, unit: _Unit = "") -> Generator
     finally:
         _displays.pop()
         display.close()
+
+
+@contextmanager
+def silent() -> Generator[None]:
+    """Show nothing of what runs in here: someone else tells about it."""
+    _displays.append(None)
+    try:
+        yield
+    finally:
+        _displays.pop()
 
 
 def advance(amount: int) -> None:

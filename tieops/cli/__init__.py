@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli import check, convert, demo, diff, inspect, render, run, surgery, verify
+from tieops.cli import check, convert, demo, diff, inspect, render, run, scan, surgery, verify
 from tieops.cli.common import print_json, refuse_unused
 from tieops.errors import (
     ExportError,
@@ -43,6 +43,7 @@ app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("diff")(diff.diff)
 app.command("check")(check.check)
+app.command("scan")(scan.scan)
 app.command("render")(render.render)
 app.command("demo")(demo.demo)
 

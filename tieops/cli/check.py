@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from tieops.cli.common import Json, print_json, read_model, refuse_unused
 from tieops.cli.streams import is_stream
 from tieops.errors import PreconditionError
+from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime import Held, ledger_of
 from tieops.runtime.recipe import Recipe
@@ -36,7 +36,7 @@ class Finding:
 
 def check(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="The .onnx file to check; - for stdin.")],
+    model: Annotated[str, typer.Argument(help="The .onnx file to check, or its URL; - for stdin.")],
     runtime: Annotated[
         bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
     ] = False,
@@ -73,10 +73,10 @@ def check(
         )
     if not runtime:
         refuse_unused(context, ("memory",), "without --runtime")
-    if runtime and is_stream(model):
+    if runtime and (is_stream(model) or is_url(model)):
         raise PreconditionError(
-            "--runtime opens the file in a process of its own, and stdin is none",
-            None,
+            "--runtime opens the file in a process of its own, and this is no file here",
+            {"model": "stdin" if is_stream(model) else shown(model)},
             "name the file",
         )
     tied = read_model(model)
@@ -96,7 +96,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _untied(model: TiedModel, text: str, path: Path) -> Iterator[Finding]:
+def _untied(model: TiedModel, text: str, path: str) -> Iterator[Finding]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(names) < 2:
         raise PreconditionError(
@@ -112,7 +112,7 @@ def _untied(model: TiedModel, text: str, path: Path) -> Iterator[Finding]:
     yield Finding("expect-tie", f"{shown}: not tied", f"tieops tie {path} OUT {targets}")
 
 
-def _duplicates(model: TiedModel, limit: int, path: Path) -> Iterator[Finding]:
+def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:
     wasted = sum(duplicate.wasted_bytes for duplicate in model.duplicates)
     if wasted > limit:
         first = printable(model.duplicates[0].parameters[0].name)
@@ -120,8 +120,8 @@ def _duplicates(model: TiedModel, limit: int, path: Path) -> Iterator[Finding]:
         yield Finding("max-duplicate-bytes", what, f"tieops tie {path} OUT")
 
 
-def _undone(path: Path, memory: Memory) -> Iterator[Finding]:
-    for held in ledger_of(Recipe(str(path), "cpu", memory)).undone:
+def _undone(path: str, memory: Memory) -> Iterator[Finding]:
+    for held in ledger_of(Recipe(path, "cpu", memory)).undone:
         if held.nbytes < MIN_BYTES:
             continue  # nothing is arranged for these, and little is lost
         names = " = ".join(map(printable, held.names))
@@ -129,7 +129,7 @@ def _undone(path: Path, memory: Memory) -> Iterator[Finding]:
         yield Finding("runtime", what + brief_bytes(held.nbytes), _fix(held, memory, path))
 
 
-def _fix(held: Held, memory: Memory, path: Path) -> str:
+def _fix(held: Held, memory: Memory, path: str) -> str:
     """Return the command or option that makes this weight one copy."""
     if any("cast" in copy.view for copy in held.copies):
         return "store it as float32: the CPU computes in that and keeps a copy in it"

@@ -14,6 +14,7 @@ import tieops
 from tieops.cli.streams import is_stream, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import printable
 from tieops.progress import progress
 from tieops.runtime import Provider
@@ -41,11 +42,13 @@ __all__ = [
 ]
 
 ModelPath = Annotated[
-    Path,
+    str,
     typer.Argument(
-        help="An .onnx file, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX on stdin."
+        help="An .onnx file or its URL, a .pt2 of torch.export.save, a TorchScript .pt; - for ONNX "
+        "on stdin."
     ),
 ]
+"""Text, because a Path makes https:/ of https://."""
 OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write; - for stdout.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
@@ -77,7 +80,7 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64",
 
 
 def read_model(
-    path: Path, examples: Sequence[str] | None = None, *, trust: bool = False
+    model: str, examples: Sequence[str] | None = None, *, trust: bool = False
 ) -> TiedModel:
     """Import a model by its suffix; ``-`` is ONNX on stdin, its data file in the current folder.
 
@@ -85,18 +88,19 @@ def read_model(
         PreconditionError: If a TorchScript file comes without an example of its inputs, or another
             one with it.
     """
+    path = Path(shown(model) if is_url(model) else model)
     suffix = path.suffix.lower()
-    if examples and (is_stream(path) or suffix not in _TORCHSCRIPT_SUFFIXES):
+    if examples and (is_stream(model) or is_url(model) or suffix not in _TORCHSCRIPT_SUFFIXES):
         raise PreconditionError(
             f"--example is for TorchScript files, and {printable(str(path))} is none",
             {"given": ", ".join(map(printable, examples))},
             "leave --example out: the file says what its inputs are",
         )
-    if is_stream(path):
+    if is_stream(model):
         return tieops.from_onnx(read_stdin(), base_dir=Path.cwd())
-    if suffix not in TORCH_SUFFIXES:
+    if suffix not in TORCH_SUFFIXES or is_url(model):
         with progress(f"reading {printable(path.name)}"):
-            return tieops.from_onnx(path)
+            return tieops.from_onnx(model)
     found = [_example(text) for text in examples or ()]
     shapes = [axes for _, axes in found]
     tensors = tuple(tensor for tensor, _ in found)
@@ -158,7 +162,7 @@ def refuse_unused(context: typer.Context, names: Sequence[str], why: str) -> Non
         )
 
 
-def refuse_two_streams(first: Path, second: Path) -> None:
+def refuse_two_streams(first: str | Path, second: str | Path) -> None:
     """Refuse to read two models from one stdin.
 
     Raises:

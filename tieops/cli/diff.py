@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,8 @@ __all__ = ["diff"]
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(help="The first .onnx file; - for stdin.")],
-    after: Annotated[Path, typer.Argument(help="The second one.")],
+    before: Annotated[str, typer.Argument(help="The first .onnx file or its URL; - for stdin.")],
+    after: Annotated[str, typer.Argument(help="The second one.")],
     everything: Annotated[
         bool, typer.Option("--all", help="Every difference; else the first of many.")
     ] = False,

@@ -34,4 +34,4 @@ def inspect(
     if as_json:
         print_json(found.to_dict())
     else:
-        print_to(terminal(), found, path=str(model), everything=everything)
+        print_to(terminal(), found, path=model, everything=everything)

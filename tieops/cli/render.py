@@ -19,7 +19,7 @@ def render(
         Path, typer.Argument(help="The file to write: .html, .svg, .png or .txt tells the format.")
     ],
     before: Annotated[
-        Path | None, typer.Option(help="The model before a surgery, to draw beside the other one.")
+        str | None, typer.Option(help="The model before a surgery, to draw beside the other one.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="What to call it; the file's name.")] = None,
     example: Examples = None,
@@ -35,7 +35,7 @@ def render(
         read_model(model, example, trust=trust),
         out,
         before=None if before is None else read_model(before, example, trust=trust),
-        title=model.name if title is None else title,
+        title=Path(model).name if title is None else title,
     )
     if as_json:
         print_json({"path": str(path), "bytes": path.stat().st_size})

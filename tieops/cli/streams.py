@@ -17,7 +17,7 @@ from tieops.tied_model import TiedModel
 __all__ = ["check_out", "echo", "is_stream", "read_stdin", "source_of", "write_model"]
 
 
-def is_stream(path: Path) -> bool:
+def is_stream(path: Path | str) -> bool:
     """Tell whether a path stands for stdin or stdout."""
     return str(path) == "-"
 

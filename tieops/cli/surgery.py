@@ -31,7 +31,7 @@ Reuse = Annotated[
 
 
 def _apply(
-    surgery: SurgeryPass, model: Path, out: Path, *, reuse: bool, dry_run: bool, as_json: bool
+    surgery: SurgeryPass, model: str, out: Path, *, reuse: bool, dry_run: bool, as_json: bool
 ) -> None:
     if not dry_run:
         check_out(out, as_json=as_json, reuse=reuse)

@@ -21,6 +21,7 @@ import onnx_ir
 from tieops.ir.evidence import Evidence
 from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
+from tieops.ir.ranged import RangedTensor, elements_at, prefetch
 from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape
@@ -30,6 +31,7 @@ __all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
 
 Array = np.ndarray[Any, Any]
 SAMPLES = 16
+FIRST_SAMPLES = 4
 BLOCK_BYTES = 1 << 20
 """Comparison goes block by block: large enough to be fast, small enough to stay in the cache."""
 MAX_RANK_PERMUTED = 5
@@ -130,12 +132,24 @@ class _Candidate:
     def array(self) -> Array:
         return self.parameter.numpy().transpose(self.order)
 
+    def index(self, symmetry: Shape, places: Sequence[Array]) -> tuple[Array, ...]:
+        """Return places of the sorted form, its axes in another order, along the stored axes."""
+        index = dict(zip((self.order[axis] for axis in symmetry), places, strict=True))
+        return tuple(index[axis] for axis in range(len(self.order)))
 
-def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
+    def sample(self, symmetry: Shape, places: Sequence[Array]) -> bytes:
+        return elements_at(self.parameter.tensor, self.index(symmetry, places)).tobytes()
+
+
+def find_duplicates(
+    parameters: Iterable[Parameter], *, whole: bool = True
+) -> tuple[Duplicate, ...]:
     """Find stored tensors of equal content, as they are or with permuted axes.
 
     Args:
         parameters: The stored tensors to look at.
+        whole: Read what agrees in all samples whole, and be sure. Otherwise large tensors of remote
+            files are not, and the evidence is ``samples``.
 
     Returns:
         One ``Duplicate`` for each set of equal tensors, the largest waste first. The first of each
@@ -150,11 +164,43 @@ def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
         candidate = _Candidate(parameter, order)
         groups[parameter.dtype, candidate.shape].append(candidate)
     with progress("comparing weights", unit="bytes"):
-        found = [d for group in groups.values() if len(group) > 1 for d in _equal_sets(group)]
+        several = _sampled([group for group in groups.values() if len(group) > 1])
+        found = [duplicate for group in several for duplicate in _equal_sets(group, whole)]
     return tuple(sorted(found, key=lambda duplicate: -duplicate.wasted_bytes))
 
 
-def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
+def _sampled(groups: list[list[_Candidate]]) -> list[list[_Candidate]]:
+    """Fetch samples of remote tensors, many in one go, and drop those that differ from all others.
+
+    The first few samples tell most tensors apart; only those that agree are asked for the rest.
+    """
+    near = [group for group in groups if not any(map(_is_ranged, group))]
+    far: list[list[_Candidate]] = []
+    rest = [group for group in groups if any(map(_is_ranged, group))]
+    _fetch(rest, FIRST_SAMPLES)
+    for group in rest:
+        places = _places(group[0].shape, FIRST_SAMPLES)
+        seen: defaultdict[bytes, set[_Candidate]] = defaultdict(set)
+        for symmetry in _symmetries(group[0].shape):
+            for candidate in group:
+                seen[candidate.sample(symmetry, places)].add(candidate)
+        alike = {each for some in seen.values() if len(some) > 1 for each in some}
+        far.append([candidate for candidate in group if candidate in alike])
+    _fetch(far, None)
+    return near + [group for group in far if group]
+
+
+def _fetch(groups: Iterable[Sequence[_Candidate]], count: int | None) -> None:
+    prefetch(
+        (candidate.parameter.tensor, candidate.index(symmetry, places))
+        for group in groups
+        for candidate in group
+        for places in [_places(candidate.shape, count)]
+        for symmetry in _symmetries(candidate.shape)
+    )
+
+
+def _equal_sets(group: Sequence[_Candidate], whole: bool) -> Iterator[Duplicate]:
     """Split tensors of one dtype and one sorted shape into sets of equal content."""
     shape = group[0].shape
     places = _places(shape)
@@ -162,18 +208,17 @@ def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
     ranked = sorted(group, key=lambda candidate: _rank(candidate.parameter))
     buckets: dict[bytes, _Bucket] = {}
     for candidate in ranked:
-        array = candidate.array()
-        fingerprints = [(_sample(array.transpose(sym), places), sym) for sym in symmetries]
+        fingerprints = [(candidate.sample(sym, places), sym) for sym in symmetries]
         for fingerprint, symmetry in fingerprints:
             bucket = buckets.get(fingerprint)
-            if bucket is not None and bucket.admit(candidate, symmetry):
+            if bucket is not None and bucket.admit(candidate, symmetry, whole):
                 break
         else:
             buckets.setdefault(fingerprints[0][0], _Bucket()).found(candidate)
     for bucket in buckets.values():
         for members in bucket.sets:
             if len(members) > 1:
-                yield _duplicate(members)
+                yield _duplicate(members, whole)
 
 
 def _rank(parameter: Parameter) -> int:
@@ -198,25 +243,37 @@ class _Bucket:
                 self._by_digest = {_digest(known[0][0].array()): known for known in self.sets}
             self._by_digest[_digest(candidate.array())] = members
 
-    def admit(self, candidate: _Candidate, symmetry: Shape) -> bool:
-        array = candidate.array().transpose(symmetry)
+    def admit(self, candidate: _Candidate, symmetry: Shape, whole: bool) -> bool:
+        if not whole and _is_far(candidate):
+            self.sets[0].append((candidate, symmetry))
+            return True
         sets: Iterable[list[tuple[_Candidate, Shape]]] = self.sets
         if self._by_digest:
             # Many tensors that agree in the samples and nowhere else: one reading finds the one to
             # compare with, where comparing with each would be quadratic.
-            known = self._by_digest.get(_digest(array))
+            known = self._by_digest.get(_digest(candidate.array().transpose(symmetry)))
             sets = [] if known is None else [known]
         for members in sets:
             first = members[0][0]
             if same_range(first.parameter.tensor, candidate.parameter.tensor) or bit_equal(
-                first.array(), array
+                first.array(), candidate.array().transpose(symmetry)
             ):
                 members.append((candidate, symmetry))
                 return True
         return False
 
 
-def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
+def _is_ranged(candidate: _Candidate) -> bool:
+    return isinstance(candidate.parameter.tensor, RangedTensor)
+
+
+def _is_far(candidate: _Candidate) -> bool:
+    """Tell whether reading it whole means to fetch a large tensor from a remote file."""
+    tensor = candidate.parameter.tensor
+    return isinstance(tensor, RangedTensor) and not tensor.is_read
+
+
+def _duplicate(members: Sequence[tuple[_Candidate, Shape]], whole: bool) -> Duplicate:
     keep = members[0][0]
     perms: list[Shape] = []
     for candidate, symmetry in members:
@@ -229,12 +286,12 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
         perms.append(tuple(perm))
     tensors = [candidate.parameter.tensor for candidate, _ in members]
     storage = all(same_range(tensors[0], tensor) for tensor in tensors[1:])
-    return Duplicate(
-        tuple(candidate.parameter for candidate, _ in members),
-        tuple(perms),
-        Evidence.STORAGE if storage else Evidence.CONTENT,
-        "" if storage or _were_one(members) else _held_back(keep.parameter),
-    )
+    parameters = tuple(candidate.parameter for candidate, _ in members)
+    if not (whole or storage) and any(_is_far(candidate) for candidate, _ in members):
+        return Duplicate(parameters, tuple(perms), Evidence.SAMPLES, "not read whole")
+    held_back = "" if storage or _were_one(members) else _held_back(keep.parameter)
+    evidence = Evidence.STORAGE if storage else Evidence.CONTENT
+    return Duplicate(parameters, tuple(perms), evidence, held_back)
 
 
 def _were_one(members: Sequence[tuple[_Candidate, Shape]]) -> bool:
@@ -251,10 +308,12 @@ def _held_back(parameter: Parameter) -> str:
     return "constant" if bit_equal(np.asarray(flat), array) else ""
 
 
-def _places(shape: Shape) -> tuple[Array, ...]:
+def _places(shape: Shape, count: int | None = None) -> tuple[Array, ...]:
     """Return coordinates spread over a tensor of this shape, the same ones for every tensor."""
     rng = np.random.default_rng([len(shape), *shape])
-    return tuple(np.concatenate(([0, size - 1], rng.integers(0, size, SAMPLES))) for size in shape)
+    ends = [[0, size - 1] for size in shape]
+    drawn = [rng.integers(0, size, SAMPLES) for size in shape]
+    return tuple(np.concatenate(each)[:count] for each in zip(ends, drawn, strict=True))
 
 
 def _symmetries(shape: Shape) -> list[Shape]:
@@ -264,10 +323,6 @@ def _symmetries(shape: Shape) -> list[Shape]:
         return [tuple(range(rank))]
     orders = itertools.permutations(range(rank))
     return [order for order in orders if tuple(shape[axis] for axis in order) == shape]
-
-
-def _sample(array: Array, places: tuple[Array, ...]) -> bytes:
-    return np.ascontiguousarray(array[places]).tobytes()
 
 
 def _digest(array: Array) -> bytes:

@@ -16,7 +16,7 @@ from tieops.ir.brief import brief, printable
 from tieops.ir.external import CheckedTensor, DataFile, open_regular
 from tieops.ir.scopes import all_graphs, is_constant
 
-__all__ = ["DataFolder", "settle_external"]
+__all__ = ["DataFolder", "check_range", "settle_external"]
 
 
 def settle_external(
@@ -99,7 +99,12 @@ class DataFolder:
         self._files: dict[tuple[str, str], DataFile] = {}
 
     def checked(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
-        """Return the tensor, bound to its file if that is external."""
+        """Return the tensor, bound to its file if that is external.
+
+        Raises:
+            PreconditionError: If nobody said in which folder it is.
+            UntrustedFileError: With the tensor, the file and what is wrong with it.
+        """
         if not isinstance(tensor, onnx_ir.ExternalTensor):
             return tensor
         if isinstance(tensor, CheckedTensor) and self._base_dir is None:
@@ -119,7 +124,7 @@ class DataFolder:
         if key not in self._files:
             self._files[key] = self._file(name, base, location)
         data = self._files[key]
-        _check_range(tensor, name, data)
+        check_range(tensor, name, printable(data.path), data.size)
         bound = CheckedTensor(tensor, data)
         bound.base_dir = base
         return bound
@@ -211,7 +216,18 @@ def _open_below(root: str, real: str) -> int:
         os.close(at)
 
 
-def _check_range(tensor: onnx_ir.ExternalTensor, name: str, data: DataFile) -> None:
+def check_range(tensor: onnx_ir.ExternalTensor, name: str, file: str, size: int) -> None:
+    """Refuse a tensor whose bytes are not where it says, or not as many.
+
+    Args:
+        tensor: The tensor.
+        name: What it is called, to be shown.
+        file: What its file is called, to be shown.
+        size: The file's bytes.
+
+    Raises:
+        UntrustedFileError: With both sizes.
+    """
     need, offset = int(tensor.nbytes), tensor.offset or 0
     if tensor.length is not None and tensor.length != need:
         raise UntrustedFileError(
@@ -219,12 +235,12 @@ def _check_range(tensor: onnx_ir.ExternalTensor, name: str, data: DataFile) -> N
             {"length": tensor.length, name: f"{brief(tensor.dtype, tensor.shape)}, {need} bytes"},
             "export the model again",
         )
-    if offset < 0 or offset + need > data.size:
+    if offset < 0 or offset + need > size:
         raise UntrustedFileError(
             f"{name} lies past the end of its external data",
             {
                 "range": f"{offset}..{offset + need}",
-                "file": f"{printable(data.path)}, {data.size} bytes",
+                "file": f"{file}, {size} bytes",
             },
             "copy the data file again",
         )

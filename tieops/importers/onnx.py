@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from tieops.errors import TieopsError, UnsupportedModelError, UntrustedFileError
+from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
-from tieops.importers.onnx_file import MAX_PROTO_BYTES, read_file, refuse_other_formats
+from tieops.importers.onnx_file import (
+    MAX_PROTO_BYTES,
+    check_size,
+    read_file,
+    refuse_other_formats,
+)
 from tieops.importers.onnx_wire import check_wire, damaged
+from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
+from tieops.importers.wire import read_graph
 from tieops.ir.brief import printable
 from tieops.ir.collector import collector_paused
 from tieops.ir.logs import silenced
@@ -29,6 +37,10 @@ __all__ = ["MAX_PROTO_BYTES", "from_onnx", "innermost", "read_proto"]
 
 MOST_ELEMENTS = 1 << 24
 """Of a ModelProto in memory that is written out to look at its wire format."""
+WHOLE_BYTES = 1 << 20
+"""A remote graph up to this size is read in one go."""
+FORMAT_BYTES = 512
+"""The beginning of a remote file, which tells other formats."""
 
 
 @collector_paused()
@@ -37,14 +49,19 @@ def from_onnx(
     *,
     base_dir: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> TiedModel:
     """Import an ONNX model. External data stays on disk, mapped when it is looked at.
 
+    Of a model behind a URL (https, s3, any that fsspec knows) the graph is read, by ranges, and of
+    the weights what is looked at.
+
     Args:
-        source: A path, the bytes of a model, a ``ModelProto`` or an ``onnx_ir.Model``.
+        source: A path, a URL, the bytes of a model, a ``ModelProto`` or an ``onnx_ir.Model``.
         base_dir: Where external data lies; by default the folder of the path. Needed for bytes and
             protos that have external data.
         limits: What a file may ask for: sizes, counts, nesting, hard links.
+        storage_options: What the URL's file system needs (keys, timeouts), for fsspec.
 
     Returns:
         The imported model; an ``onnx_ir.Model`` is cloned, so later edits of it do not show here.
@@ -55,7 +72,9 @@ def from_onnx(
         UnsupportedModelError: If the model holds what ``onnx_ir`` would drop or read differently
             than others (sparse initializers, training info, two tensors of one name…), functions
             that call each other in a circle, or more of anything than a limit.
-        PreconditionError: If external data is there and nobody said where.
+        PreconditionError: If external data is there and nobody said where; if an option is given
+            that this source has no use for.
+        MissingDependencyError: If reading the URL needs a package that is not installed.
 
     Example:
         >>> from onnx import parser
@@ -65,6 +84,13 @@ def from_onnx(
         <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
     limits = Limits() if limits is None else limits
+    if isinstance(source, str) and is_url(source):
+        local = local_path(source)
+        if local is None:
+            return _from_url(source, base_dir, storage_options or {}, limits)
+        source = local
+    elif storage_options is not None:
+        raise PreconditionError("storage_options are for URLs", None, "leave them out")
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     with _told_by_name(None if path is None else path.name):
         file = None if path is None else read_file(path, limits)
@@ -86,12 +112,32 @@ def from_onnx(
                     {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
                     "use from_torch for PyTorch",
                 )
-            check_model(proto, limits)
-            model = _converted(proto)
-        put_in_order(model)
-        _take_metadata(model)
+            model = _converted(proto, limits)
+        _settle(model)
         keep = isinstance(source, onnx_ir.Model)
         settle_external(model, base_dir, file, limits, keep=keep)
+        call_paths(model)
+    return TiedModel(model)
+
+
+def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Limits) -> TiedModel:
+    if base_dir is not None:
+        raise PreconditionError(
+            "the data of a model behind a URL lies beside it",
+            {"base_dir": base_dir},
+            "leave base_dir out",
+        )
+    remote = open_remote(url, options)
+    with _told_by_name(remote.name):
+        check_size(remote.size, remote.name, limits)
+        if remote.size <= WHOLE_BYTES:
+            (data,) = remote.read([(0, remote.size)])
+        else:
+            refuse_other_formats(remote.read([(0, FORMAT_BYTES)])[0], remote.name)
+            data = read_graph(remote, remote.location)
+        model = _converted(_parse(data, remote.name, limits), limits)
+        _settle(model)
+        settle_remote(model, remote)
         call_paths(model)
     return TiedModel(model)
 
@@ -176,7 +222,8 @@ def _check_in_memory(proto: onnx.ModelProto, limits: Limits) -> None:
             check_wire(proto.SerializeToString(), "the model", limits)
 
 
-def _converted(proto: onnx.ModelProto) -> onnx_ir.Model:
+def _converted(proto: onnx.ModelProto, limits: Limits) -> onnx_ir.Model:
+    check_model(proto, limits)
     try:
         with warnings.catch_warnings(), silenced("onnx_ir.serde"):
             # The packed copies that ONNX Runtime keeps beside a weight are not needed.
@@ -197,8 +244,9 @@ def innermost(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _take_metadata(model: onnx_ir.Model) -> None:
-    """Take what ``to_onnx`` left on initializers, in the file, to their values."""
+def _settle(model: onnx_ir.Model) -> None:
+    """Put nodes in order, and take to values what ``to_onnx`` left on their initializers."""
+    put_in_order(model)
     for graph in all_graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:

@@ -11,7 +11,7 @@ from tieops.errors import UntrustedFileError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import printable
 
-__all__ = ["ModelFile", "read_file", "refuse_other_formats"]
+__all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
 
 MAX_PROTO_BYTES = 2**31 - 1
 """protobuf's own limit for one message."""
@@ -58,7 +58,7 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)  # again: it may have been swapped in between
         _refuse_others(status, name)
-        _check_size(status.st_size, name, limits)
+        check_size(status.st_size, name, limits)
         data = file.read(status.st_size + 1)
     real = os.path.realpath(path)
     if len(data) != status.st_size or not _is_at(real, status):
@@ -77,7 +77,12 @@ def _refuse_others(status: os.stat_result, name: str) -> None:
         raise UntrustedFileError(f"{name} is not a regular file", None, "pass an .onnx file")
 
 
-def _check_size(size: int, name: str, limits: Limits) -> None:
+def check_size(size: int, name: str, limits: Limits) -> None:
+    """Refuse a size that no .onnx file has, or that is above the limit.
+
+    Raises:
+        UntrustedFileError: With both sizes.
+    """
     if size == 0:
         raise UntrustedFileError(f"{name} is empty", None, "write or copy it again")
     if size > MAX_PROTO_BYTES:

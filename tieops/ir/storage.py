@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 import onnx_ir
 
+from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import stored_values
 
 __all__ = ["storage_key", "stored_bytes"]
@@ -16,6 +17,8 @@ def storage_key(tensor: onnx_ir.TensorProtocol) -> Hashable:
     """Return what two tensors have in common if, and only if, they are one range of bytes."""
     if isinstance(tensor, onnx_ir.ExternalTensor):
         return os.path.realpath(tensor.path), tensor.offset or 0, int(tensor.nbytes)
+    if isinstance(tensor, RangedTensor):
+        return id(tensor.source), tensor.offset, int(tensor.nbytes)
     return id(tensor)
 
 

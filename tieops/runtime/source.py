@@ -13,6 +13,7 @@ import onnx
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.importers.remote import is_url, shown
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
@@ -64,6 +65,12 @@ def _as_file(
     model: TiedModel | str | os.PathLike[str] | onnx_ir.Model, folder: Path, apart: bool
 ) -> Path:
     """Return the model as a file: its own, or one written into the folder."""
+    if isinstance(model, str) and is_url(model):
+        raise PreconditionError(
+            f"ONNX Runtime opens files, and {shown(model)} is none of this machine",
+            None,
+            "pass tieops.from_onnx(url): it is copied to a temporary file",
+        )
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if not path.is_file():

@@ -1,0 +1,153 @@
+"""A web server for tests: it serves ranges of a folder's files, counts bytes, and misbehaves."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+__all__ = ["Server", "serving"]
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # many ask at once; who is turned away tries again a second later
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up: that is what they do to a server that misbehaves."""
+
+
+class Server:
+    """What is served, how, and what was asked for.
+
+    Attributes:
+        url: The folder's URL, with a slash at its end.
+        sent: Bytes of all bodies.
+        asked: The path of every request, with its query.
+        fault: How it misbehaves: "no ranges", "long" (says that files are 1000 bytes longer),
+            "truncates", "redirects", "slow", "forbids", "other range", "endless".
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sent = 0
+        self.asked: list[str] = []
+        self.fault = ""
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+        self.http = _Http(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/"
+
+    def count(self, nbytes: int) -> None:
+        with self._lock:
+            self.sent += nbytes
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                server.asked.append(self.path)
+                if not self._refused():
+                    self._serve(server.folder / unquote(urlsplit(self.path).path).lstrip("/"))
+
+            def _refused(self) -> bool:
+                if server.fault == "forbids":
+                    self.send_error(403)
+                elif server.fault == "redirects" and not self.path.startswith("/moved/"):
+                    self.send_response(302)
+                    self.send_header("Location", "/moved" + self.path)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                elif server.fault == "slow":
+                    server.stopped.wait(20)
+                    self.close_connection = True
+                else:
+                    return False
+                return True
+
+            def _serve(self, path: Path) -> None:
+                if server.fault == "redirects":
+                    path = server.folder / path.relative_to(server.folder / "moved")
+                if path.is_dir():
+                    self._send(200, self._listing(path), {"Content-Type": "text/html"})
+                    return
+                if not path.is_file():
+                    self.send_error(404)
+                    return
+                real = path.stat().st_size
+                size = real + 1000 * (server.fault == "long")
+                tag = {"ETag": f'"{path.stat().st_mtime_ns}"'}
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if asked is None or server.fault == "no ranges":
+                    self._stream(path, size, tag)
+                    return
+                start, stop = int(asked[1]), min(int(asked[2]) + 1, size)
+                if start >= size:
+                    self._send(416, b"", {"Content-Range": f"bytes */{size}"})
+                    return
+                with path.open("rb") as file:
+                    file.seek(start)
+                    data = file.read(stop - start)
+                at = start + (server.fault == "other range")
+                self._send(206, data, {"Content-Range": f"bytes {at}-{stop - 1}/{size}", **tag})
+
+            def _listing(self, path: Path) -> bytes:
+                names = sorted(each.name + "/" * each.is_dir() for each in path.iterdir())
+                return "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()
+
+            def _stream(self, path: Path, size: int, headers: dict[str, str]) -> None:
+                self.send_response(200)
+                for key, value in ({"Content-Length": str(size)} | headers).items():
+                    self.send_header(key, value)
+                self.end_headers()
+                with path.open("rb") as file:
+                    while block := file.read(1 << 16):
+                        try:
+                            self.wfile.write(block)
+                        except OSError:  # who asked has heard enough
+                            self.close_connection = True
+                            return
+                        server.count(len(block))
+
+            def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+                self.send_response(status)
+                for key, value in ({"Content-Length": str(len(data))} | headers).items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if server.fault == "truncates" and len(data) > 1:
+                    data = data[: len(data) // 2]
+                    self.close_connection = True
+                if server.fault == "endless" and len(data) > 1:
+                    data += bytes(50_000_000)
+                try:
+                    self.wfile.write(data)
+                except OSError:
+                    self.close_connection = True
+                server.count(len(data))
+
+        return Handler
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Serve a folder on a free port of this machine."""
+    server = Server(folder)
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopped.set()
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()

@@ -1,0 +1,69 @@
+"""``tieops scan``: what many models tie and waste, as lines of JSON and a summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tieops
+from tieops.fleet.summary import Summary
+
+__all__ = ["scan"]
+
+
+def scan(
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, URLs of .onnx files; a URL of a folder ends with /."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the JSON lines here; if it is there, go on where it ends."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one a processor.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that one model may take.")
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="MB of memory that one process may take.")
+    ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="Read remote weights whole where samples are equal."),
+    ] = False,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="Lines in the order of the names.")
+    ] = False,
+) -> None:
+    """Look at many models: a line of JSON for each, then a summary; exit 1 if one cannot be read.
+
+    The lines go to stdout and the summary to stderr; with -o the lines go to the file, and the
+    summary to stdout. A model that cannot be read has the error in its line and stops nothing. Of
+    remote models the graph is read, and samples.
+
+        tieops scan models/ -o found.jsonl
+        tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60
+    """
+    summary = Summary()
+    for record in tieops.scan(
+        paths,
+        workers=jobs,
+        out=out,
+        whole=whole,
+        ordered=ordered,
+        timeout_s=timeout,
+        max_memory_bytes=None if memory is None else memory * 1_000_000,
+    ):
+        summary.add(record)
+        if out is None:
+            typer.echo(json.dumps(record.to_dict()))
+    typer.echo(str(summary), err=out is None)
+    if summary.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Looking at many models: what each ties and wastes, through any executor, and resumable."""
