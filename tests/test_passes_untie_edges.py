@@ -23,6 +23,7 @@ from tests.test_passes_untie import (
     rows,
     unread,
 )
+from tieops.ir.names import TORCH_KIND, TORCH_PERSISTENT
 
 # -- node names -----------------------------------------------------------------------------------
 
@@ -323,3 +324,25 @@ def test_a_reshape_that_changes_nothing_before_a_transpose():
         sizes=np.array([8, 8]),
     )
     all_freed(model, {"x": X})
+
+
+def test_a_buffer_that_leaves_is_still_a_buffer():
+    """GPT-Neo has one mask for each layer: equal, no float, and a parameter by torch's word."""
+    model = made(
+        """g (bool[1, 70] x) => (bool[64, 70] y, bool[64, 70] z) {
+             y = And(x, first_mask)
+             z = And(x, second_mask)
+        }""",
+        **{name: rows(64, 70) > 0 for name in ("first_mask", "second_mask")},
+    )
+    for value in model.ir.graph.initializers.values():
+        value.metadata_props.update({TORCH_KIND: "BUFFER", TORCH_PERSISTENT: "False"})
+    tied = tieops.tie(model)
+    (left,) = tied.parameters
+    free = tieops.untie(tied)
+    assert [each.name for each in free.parameters] == ["first_mask", "And_z.b"]
+    kinds = [each.value.metadata_props[TORCH_PERSISTENT] for each in free.parameters]
+    assert kinds == ["False", "False"]
+    (again,) = tieops.tie(free).parameters
+    assert again.names == left.names
+    assert [*tieops.to_torch(free).parameters()] == []

@@ -21,6 +21,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.names import (
     PACKED,
     aliases_of,
+    copy_kind,
     forget_evidence,
     lr_factor_of,
     origin_of,
@@ -116,6 +117,7 @@ class Leaver:
             gone.update(mine)
             value = self._own(parameter, firsts, members[0].name)
             set_origin(value, origin)
+            copy_kind(value, parameter.value)
             set_names(value, mine)
             if (factor := lr_factor_of(parameter.value)) != 1.0:
                 set_lr_factor(value, factor)
