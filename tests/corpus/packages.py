@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -64,4 +64,46 @@ def files(name: str, cache: Path) -> dict[str, Path]:
 
 def feeds(name: str, member: str) -> list[Arrays] | None:
     """Return what a file is run on, where arrays made from its signature will not do."""
+    file = PurePosixPath(member).name
+    if name == "magika":
+        return [{"bytes": _texts()}]
+    if name == "onnx-asr" and "resample" not in file:
+        return [_waves(2, 16000), _waves(1, 4800)]
+    if name == "silero-vad" and file in _RATES:
+        return [_speech(batch, samples, rate, file) for batch, samples, rate in _RATES[file]]
     return None
+
+
+_BOTH = [(1, 576, 16000), (3, 576, 16000), (1, 288, 8000), (2, 288, 8000)]
+_RATES = {
+    "silero_vad.onnx": _BOTH,
+    "silero_vad_op18_ifless.onnx": _BOTH,
+    "silero_vad_16k_op15.onnx": _BOTH[:2],
+    "silero_vad_half.onnx": _BOTH[:2],
+}
+"""What silero-vad listens to: batch, 32 ms and what was before, and the rate."""
+
+
+def _speech(batch: int, samples: int, rate: int, file: str) -> Arrays:
+    rng = np.random.default_rng(rate + batch)
+    made = {
+        "input": rng.standard_normal((batch, samples)).astype(np.float32),
+        "state": rng.standard_normal((2, batch, 128)).astype(np.float32),
+        "sr": np.array(rate),
+    }
+    return {key: made[key] for key in made if key != "sr" or "half" not in file}
+
+
+def _waves(batch: int, samples: int) -> Arrays:
+    """Return a second of noise, or less; the lengths that count go down from there."""
+    waves = np.random.default_rng(samples).standard_normal((batch, samples)) * 0.1
+    lengths = np.array([samples - 800 * row for row in range(batch)])
+    return {"waveforms": waves.astype(np.float32), "waveforms_lens": lengths}
+
+
+def _texts() -> np.ndarray:
+    """Return the beginnings of files: random bytes are of no kind, and hang on rounding."""
+    root = Path(__file__).parents[2]
+    found = [root / "README.md", root / "LICENSE", Path(__file__)]
+    rows = [np.frombuffer(path.read_bytes()[:2048], np.uint8) for path in found]
+    return np.stack([np.pad(row, (0, 2048 - len(row))) for row in rows]).astype(np.int32)
