@@ -69,9 +69,33 @@ def feeds(name: str, member: str) -> list[Arrays] | None:
         return [{"bytes": _texts()}]
     if name == "onnx-asr" and "resample" not in file:
         return [_waves(2, 16000), _waves(1, 4800)]
-    if name == "silero-vad" and file in _RATES:
+    if name in ("silero-vad", "livekit-plugins-silero") and file in _RATES:
         return [_speech(batch, samples, rate, file) for batch, samples, rate in _RATES[file]]
-    return None
+    if file == "nakdimon.onnx":  # letters, as floats
+        return [{"input_1": np.arange(86, dtype=np.float32).reshape(2, 43) % 43}]
+    if name == "piper-tts":
+        letters, marks = np.arange(108).reshape(2, 54), np.arange(108).reshape(2, 54)
+        lengths = np.array([54, 40])
+        return [{"char_inputs": letters % 54, "diac_inputs": marks % 16, "input_lengths": lengths}]
+    rng = np.random.default_rng(0)
+    return [
+        {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+        for shapes in _SHAPES.get(file, ())
+    ] or None
+
+
+_SHAPES: dict[str, list[dict[str, tuple[int, ...]]]] = {
+    "Run_1663829550_Stage_0.onnx": [{"input": (1, 3, 100, 160), "h0": (4, 1, 64)}],
+    "Run_1663915512_Stage_0.onnx": [{"input": (1, 3, 100, 160), "h0": (4, 1, 64)}],
+    "Run_1668423760_Stage_0.onnx": [{"input": (1, 3, 100, 160), "h0": (4, 1, 96)}],
+    "plcmos_v2.onnx": [{"degraded_audio": (1, 1, 60, 257), "rater_embed": (1, 64)}],
+    "common.onnx": [{"input1": (1, 1, 64, 160)}, {"input1": (1, 1, 64, 96)}],
+    "common_old.onnx": [{"input1": (1, 1, 64, 160)}, {"input1": (1, 1, 64, 96)}],
+    "ch_PP-OCRv4_det_infer.onnx": [{"x": (1, 3, 64, 96)}],
+    "ch_PP-OCRv4_rec_infer.onnx": [{"x": (1, 3, 48, 96)}, {"x": (2, 3, 48, 160)}],
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": [{"x": (1, 3, 48, 192)}],
+}
+"""Shapes of pictures and frames that are too small if they are made from the signature."""
 
 
 _BOTH = [(1, 576, 16000), (3, 576, 16000), (1, 288, 8000), (2, 288, 8000)]
