@@ -20,6 +20,7 @@ from tests.test_passes_untie import (
     freed,
     homes,
     made,
+    outputs,
     rows,
     unread,
 )
@@ -346,3 +347,22 @@ def test_a_buffer_that_leaves_is_still_a_buffer():
     (again,) = tieops.tie(free).parameters
     assert again.names == left.names
     assert [*tieops.to_torch(free).parameters()] == []
+
+
+@pytest.mark.parametrize("include_small", [False, True])
+def test_small_ones_that_were_one_are_one_again_beside_equal_strangers(include_small):
+    """Found by chains of onnx's node cases."""
+    small = rows(3, 4)
+    model = made(
+        """g (float[3, 4] x) => (float[3, 4] y) {
+             a = Add(x, first)  b = Mul(a, first)
+             c = Add(b, second)  d = Mul(c, second)
+             y = Sub(d, third)
+        }""",
+        **dict.fromkeys(("first", "second", "third"), small),
+    )
+    again = tieops.tie(tieops.untie(model), include_small=include_small)
+    assert facts(tieops.tie(model, include_small=include_small)) == facts(again)
+    assert len(again.parameters) == (1 if include_small else 3)
+    feeds = {"x": rows(3, 4, seed=2)}
+    assert outputs(again, feeds)["y"].tobytes() == outputs(model, feeds)["y"].tobytes()

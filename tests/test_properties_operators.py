@@ -50,7 +50,7 @@ def step_of(case: Any) -> Step | None:
     (node,) = graph.node
     schema = onnx.defs.get_schema(node.op_type, opsets[0].version, node.domain)
     at_ours = onnx.defs.has(node.op_type, node.domain) and _version(node.op_type)
-    if node.op_type in RANDOM or schema.since_version != at_ours:
+    if node.op_type in RANDOM or _trains(node) or schema.since_version != at_ours:
         return None
     read, written = case.data_sets[0]
     if not all(isinstance(each, np.ndarray) for each in (*read, *written)):
@@ -64,6 +64,11 @@ def step_of(case: Any) -> Step | None:
         tuple(arrays.get(name) for name in node.input),
         tuple(arrays.get(name) for name in node.output),
     )
+
+
+def _trains(node: onnx.NodeProto) -> bool:
+    # ONNX Runtime updates running statistics in place: two that are one value are not defined.
+    return any(attr.name == "training_mode" and attr.i for attr in node.attribute)
 
 
 def _version(op_type: str) -> int | None:
@@ -134,7 +139,7 @@ class Chain:
             return name
         other = self.choice.choice(alike)
         known = self.stored[other]
-        how = self.choice.choice(["share", "copy", "transpose", "own"])
+        how = self.choice.choice(["share", "copy", "transpose"])
         if how == "share" and known.shape == array.shape:
             return other
         if how == "copy" and known.shape == array.shape:
@@ -213,10 +218,14 @@ def case(request: pytest.FixtureRequest, plain_runtime: PlainRuntime) -> Drawn:
 def test_the_graphs_are_of_all_sorts_and_share_weights(plain_runtime):
     every = [drawn(seed, plain_runtime).model for seed in SEEDS]
     kinds = {node.op_type for model in every for node in model.ir.graph}
-    assert len(kinds) > 80
-    assert sum(len(model.duplicates) for model in every) > 10
+    assert len(kinds) > 60
+    assert sum(len(model.duplicates) for model in every) > 5
     assert sum(len(tie.slots) > 1 for model in every for tie in model.ties) > 10
-    assert any(len(n.inputs) for m in every for n in m.ir.graph if n.inputs[0].producer())
+    chained = [
+        node for model in every for node in model.ir.graph for value in node.inputs
+        if value is not None and value.producer() and value.is_graph_output()
+    ]  # fmt: skip
+    assert len(chained) > 20
 
 
 def test_tied_untied_and_tied_again(case, plain_runtime):

@@ -23,7 +23,7 @@ from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
 from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
-from tieops.ir.view import Shape
+from tieops.ir.view import Shape, relative
 from tieops.progress import advance, progress
 
 __all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
@@ -173,7 +173,7 @@ def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
     for bucket in buckets.values():
         for members in bucket.sets:
             if len(members) > 1:
-                yield _duplicate(members)
+                yield from _by_origin(_duplicate(members))
 
 
 def _rank(parameter: Parameter) -> int:
@@ -234,6 +234,29 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
         tuple(perms),
         Evidence.STORAGE if storage else Evidence.CONTENT,
         "" if storage or _were_one(members) else _held_back(keep.parameter),
+    )
+
+
+def _by_origin(whole: Duplicate) -> Iterator[Duplicate]:
+    """Split a set that is held back: those that were one tensor before may be one again."""
+    if not whole.held_back:
+        yield whole
+        return
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for place, parameter in enumerate(whole.parameters):
+        groups[origin_of(parameter.value) or place].append(place)
+    yield from (_part(whole, places, "") for places in groups.values() if len(places) > 1)
+    firsts = [places[0] for places in groups.values()]
+    yield _part(whole, firsts, whole.held_back)
+
+
+def _part(whole: Duplicate, places: Sequence[int], held_back: str) -> Duplicate:
+    base = whole.perms[places[0]]
+    return Duplicate(
+        tuple(whole.parameters[place] for place in places),
+        tuple(relative(base, whole.perms[place]) for place in places),
+        whole.evidence,
+        held_back,
     )
 
 
