@@ -366,3 +366,25 @@ def test_small_ones_that_were_one_are_one_again_beside_equal_strangers(include_s
     assert len(again.parameters) == (1 if include_small else 3)
     feeds = {"x": rows(3, 4, seed=2)}
     assert outputs(again, feeds)["y"].tobytes() == outputs(model, feeds)["y"].tobytes()
+
+
+@pytest.mark.parametrize("joined", ["turned, extra", "extra, turned"])
+def test_a_head_that_joins_the_shared_tensor_to_one_of_its_own(joined):
+    """MobileBERT: the embedding transposed, and more rows, are one matrix of the head."""
+    model = made(
+        f"""g (int64[4] ids, float[4, 12] x) => (float[4, 8] h, float[4, 20] y) {{
+             h = Gather(table, ids)
+             turned = Transpose<perm = [1, 0]>(table)
+             both = Concat<axis = 0>({joined})
+             y = MatMul(x, both)
+        }}""",
+        table=(20, 8),
+        extra=(4, 20),
+    )
+    free = tieops.untie(model)
+    assert not free.ties
+    assert sorted(each.shape for each in free.parameters) == [(4, 20), (20, 8), (20, 8)]
+    feeds = {"ids": IDS, "x": rows(4, 12)}
+    for name, array in outputs(model, feeds).items():
+        assert outputs(free, feeds)[name].tobytes() == array.tobytes()
+    assert facts(tieops.tie(free)) == facts(model)

@@ -220,7 +220,7 @@ def test_the_graphs_are_of_all_sorts_and_share_weights(plain_runtime):
     kinds = {node.op_type for model in every for node in model.ir.graph}
     assert len(kinds) > 60
     assert sum(len(model.duplicates) for model in every) > 5
-    assert sum(len(tie.slots) > 1 for model in every for tie in model.ties) > 10
+    assert sum(len(tie.slots) > 1 for model in every for tie in model.ties) > 5
     chained = [
         node for model in every for node in model.ir.graph for value in node.inputs
         if value is not None and value.producer() and value.is_graph_output()

@@ -69,9 +69,14 @@ def _speech(channels: int, frames: int, *, last: bool = False) -> Callable[[int]
     return made
 
 
-def _static(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Return the same inputs with sizes that do not vary."""
-    return lambda vocab: (inputs(vocab)[0], None)
+def _fixed(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Return the same inputs with lengths that do not vary: code that asks for them."""
+
+    def made(vocab: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, axes = inputs(vocab)
+        return tensors, {name: {0: sizes[0]} for name, sizes in axes.items()}
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -202,8 +207,11 @@ FAMILIES: dict[str, Family] = {
     "funnel": Family(
         "FunnelForMaskedLM",
         {"block_sizes": [1, 1], "d_model": WIDTH, "n_head": 2, "d_head": 16, "d_inner": 2 * WIDTH},
+        _fixed(_text),
     ),
-    "longformer": Family("LongformerForMaskedLM", _SIZES | {"attention_window": 4}),
+    "longformer": Family(
+        "LongformerForMaskedLM", _SIZES | {"attention_window": 4}, _fixed(_text)
+    ),
     "big_bird": Family("BigBirdForMaskedLM", _SIZES | {"attention_type": "original_full"}),
     "fnet": Family("FNetForMaskedLM", _SIZES),
     "nystromformer": Family("NystromformerForMaskedLM", _SIZES | {"segment_means_seq_len": 64}),
@@ -226,7 +234,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "mt5": Family("MT5ForConditionalGeneration", _T5, _text_to_text),
     "umt5": Family("UMT5ForConditionalGeneration", _T5, _text_to_text),
-    "longt5": Family("LongT5ForConditionalGeneration", _T5, _text_to_text),
+    "longt5": Family("LongT5ForConditionalGeneration", _T5, _fixed(_text_to_text)),
     "switch_transformers": Family(
         "SwitchTransformersForConditionalGeneration", _T5 | {"num_experts": 4}, _text_to_text
     ),
