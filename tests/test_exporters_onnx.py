@@ -504,3 +504,15 @@ def test_a_small_model_with_external_data_runs_and_verifies(tmp_path):
     tieops.to_onnx(tied_head(), tmp_path / "m.onnx", external_data=True)
     model = tieops.from_onnx(tmp_path / "m.onnx")
     assert tieops.verify(model, against=tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("inputs", "version"), [("float[2] x", 4), ("float[2] x, float[2] w", 3)])
+def test_an_initializer_that_is_no_input_needs_a_newer_version(inputs, version, tmp_path):
+    """An example of ONNX Runtime's own says 3 without the inputs that 3 asks for."""
+    proto = parser.parse_model(
+        f'<ir_version: 3, opset_import: ["" : 7]> g ({inputs}) => (float[2] y) {{ y = Mul(x, w) }}'
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "w"))
+    written = tieops.to_onnx(tieops.from_onnx(proto), tmp_path / "m.onnx")
+    onnx.checker.check_model(str(written.path))
+    assert onnx.load(written.path).ir_version == version

@@ -202,6 +202,20 @@ def test_an_operator_without_cases_equals_onnx_runtime(name, plain_runtime):
     torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-5, atol=1e-6)
 
 
+def test_a_real_signal_may_come_without_an_axis_for_its_parts(plain_runtime):
+    """So onnxscript writes it, and ONNX Runtime reads it; the cases have the axis."""
+    graph = onnx_ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2, 40] x) => (float[2, t, f, 2] y)
+        <int64 step = {4}, float[8] window = {1, 2, 3, 4, 4, 3, 2, 1}>
+        { y = STFT(x, step, window) }"""
+    )
+    x = np.random.default_rng(0).standard_normal((2, 40), np.float32)
+    (wanted,) = plain_runtime.run(graph, {"x": x})
+    found = tieops.to_torch(tieops.from_onnx(graph))(torch.from_numpy(x))
+    torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", RANDOM_PROGRAMS)
 def test_random_numbers_have_the_distribution_asked_for(name):
     torch.manual_seed(0)

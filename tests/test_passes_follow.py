@@ -69,6 +69,10 @@ FOLLOWS: dict[str, tuple[str, str, int, dict[str, Any], dict[str, int]]] = {
     ),
     "a squeeze in front": ("y = Squeeze(x, at)", "1,n,10", 2, {"at": [0]}, {"x": 2, "y": 1}),
     "a squeeze behind": ("y = Squeeze(x, at)", "n,10,1", 1, {"at": [-1]}, {"x": 1, "y": 1}),
+    "a squeeze of whatever is 1": ("y = Squeeze(x)", "2,1,10", 2, {}, {"x": 2, "y": 1}),
+    "a sum over no axes": (
+        "y = ReduceSum<keepdims = 0, noop_with_empty_axes = 1>(x)", "n,10", 1, {}, {"x": 1, "y": 1},
+    ),
     "a maximum over it": ("y = ReduceMax<keepdims = 0>(x, at)", "n,10", 1, {"at": [1]}, {"x": 1}),
     "a mean over another axis": (
         "y = ReduceMean<keepdims = 0>(x, at)",
@@ -192,3 +196,26 @@ def test_a_node_that_cannot_follow_is_named(name: str) -> None:
     assert "cannot change the size 10 of" in str(caught.value)
     assert model.graph.outputs[0].producer().op_type in str(caught.value)
     assert serialized(model) == before
+
+
+ONE: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "a squeeze": ("y = Squeeze(x, at)", "n,1", {"at": [1]}, "it drops the axis"),
+    "a squeeze of whatever is 1": ("y = Squeeze(x)", "2,1", {}, "it drops the axis"),
+    "a squeeze that nobody knows": ("y = Squeeze(x)", "n,1", {}, "which axes it drops"),
+    "a vector that it is spread over": (
+        "y = Mul(x, s)", "n,1", {"s": np.ones(5, np.float32)}, "spread over s, which has 5",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_a_size_of_one_that_a_node_counts_on(name: str) -> None:
+    """Found by the corpus: a probability of silero-vad, whose axis is squeezed away."""
+    body, shape, tensors, words = ONE[name]
+    with pytest.raises(PreconditionError, match=words):
+        follow(graph(body, shape, **tensors).graph.inputs[0], 1, 1, NEW)
+
+
+def test_a_size_of_one_meets_other_ones() -> None:
+    model = graph("y = Mul(x, s)", "n,1", s=np.ones((1, 1), np.float32))
+    assert axes(follow(model.graph.inputs[0], 1, 1, NEW)) == {"x": 1, "y": 1}

@@ -20,9 +20,11 @@ from tests.test_passes_untie import (
     freed,
     homes,
     made,
+    outputs,
     rows,
     unread,
 )
+from tieops.ir.names import TORCH_KIND, TORCH_PERSISTENT
 
 # -- node names -----------------------------------------------------------------------------------
 
@@ -323,3 +325,66 @@ def test_a_reshape_that_changes_nothing_before_a_transpose():
         sizes=np.array([8, 8]),
     )
     all_freed(model, {"x": X})
+
+
+def test_a_buffer_that_leaves_is_still_a_buffer():
+    """GPT-Neo has one mask for each layer: equal, no float, and a parameter by torch's word."""
+    model = made(
+        """g (bool[1, 70] x) => (bool[64, 70] y, bool[64, 70] z) {
+             y = And(x, first_mask)
+             z = And(x, second_mask)
+        }""",
+        **{name: rows(64, 70) > 0 for name in ("first_mask", "second_mask")},
+    )
+    for value in model.ir.graph.initializers.values():
+        value.metadata_props.update({TORCH_KIND: "BUFFER", TORCH_PERSISTENT: "False"})
+    tied = tieops.tie(model)
+    (left,) = tied.parameters
+    free = tieops.untie(tied)
+    assert [each.name for each in free.parameters] == ["first_mask", "And_z.b"]
+    kinds = [each.value.metadata_props[TORCH_PERSISTENT] for each in free.parameters]
+    assert kinds == ["False", "False"]
+    (again,) = tieops.tie(free).parameters
+    assert again.names == left.names
+    assert [*tieops.to_torch(free).parameters()] == []
+
+
+@pytest.mark.parametrize("include_small", [False, True])
+def test_small_ones_that_were_one_are_one_again_beside_equal_strangers(include_small):
+    """Found by chains of onnx's node cases."""
+    small = rows(3, 4)
+    model = made(
+        """g (float[3, 4] x) => (float[3, 4] y) {
+             a = Add(x, first)  b = Mul(a, first)
+             c = Add(b, second)  d = Mul(c, second)
+             y = Sub(d, third)
+        }""",
+        **dict.fromkeys(("first", "second", "third"), small),
+    )
+    again = tieops.tie(tieops.untie(model), include_small=include_small)
+    assert facts(tieops.tie(model, include_small=include_small)) == facts(again)
+    assert len(again.parameters) == (1 if include_small else 3)
+    feeds = {"x": rows(3, 4, seed=2)}
+    assert outputs(again, feeds)["y"].tobytes() == outputs(model, feeds)["y"].tobytes()
+
+
+@pytest.mark.parametrize("joined", ["turned, extra", "extra, turned"])
+def test_a_head_that_joins_the_shared_tensor_to_one_of_its_own(joined):
+    """MobileBERT: the embedding transposed, and more rows, are one matrix of the head."""
+    model = made(
+        f"""g (int64[4] ids, float[4, 12] x) => (float[4, 8] h, float[4, 20] y) {{
+             h = Gather(table, ids)
+             turned = Transpose<perm = [1, 0]>(table)
+             both = Concat<axis = 0>({joined})
+             y = MatMul(x, both)
+        }}""",
+        table=(20, 8),
+        extra=(4, 20),
+    )
+    free = tieops.untie(model)
+    assert not free.ties
+    assert sorted(each.shape for each in free.parameters) == [(4, 20), (20, 8), (20, 8)]
+    feeds = {"ids": IDS, "x": rows(4, 12)}
+    for name, array in outputs(model, feeds).items():
+        assert outputs(free, feeds)[name].tobytes() == array.tobytes()
+    assert facts(tieops.tie(free)) == facts(model)

@@ -24,7 +24,7 @@ from tieops.ir.parameter import Parameter
 from tieops.ir.ranged import RangedTensor, elements_at, prefetch
 from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
-from tieops.ir.view import Shape
+from tieops.ir.view import Shape, relative
 from tieops.progress import advance, progress
 
 __all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
@@ -218,7 +218,7 @@ def _equal_sets(group: Sequence[_Candidate], whole: bool) -> Iterator[Duplicate]
     for bucket in buckets.values():
         for members in bucket.sets:
             if len(members) > 1:
-                yield _duplicate(members, whole)
+                yield from _by_origin(_duplicate(members, whole))
 
 
 def _rank(parameter: Parameter) -> int:
@@ -292,6 +292,29 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]], whole: bool) -> Dupl
     held_back = "" if storage or _were_one(members) else _held_back(keep.parameter)
     evidence = Evidence.STORAGE if storage else Evidence.CONTENT
     return Duplicate(parameters, tuple(perms), evidence, held_back)
+
+
+def _by_origin(whole: Duplicate) -> Iterator[Duplicate]:
+    """Split a set that is held back: those that were one tensor before may be one again."""
+    if not whole.held_back or whole.evidence is Evidence.SAMPLES:
+        yield whole
+        return
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for place, parameter in enumerate(whole.parameters):
+        groups[origin_of(parameter.value) or place].append(place)
+    yield from (_part(whole, places, "") for places in groups.values() if len(places) > 1)
+    firsts = [places[0] for places in groups.values()]
+    yield _part(whole, firsts, whole.held_back)
+
+
+def _part(whole: Duplicate, places: Sequence[int], held_back: str) -> Duplicate:
+    base = whole.perms[places[0]]
+    return Duplicate(
+        tuple(whole.parameters[place] for place in places),
+        tuple(relative(base, whole.perms[place]) for place in places),
+        whole.evidence,
+        held_back,
+    )
 
 
 def _were_one(members: Sequence[tuple[_Candidate, Shape]]) -> bool:

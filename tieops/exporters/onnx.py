@@ -267,6 +267,9 @@ def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[st
     if not path.name:
         raise ExportError(f"{os.fspath(path)!r} names no file", None, "give a path such as m.onnx")
     graph = model.clone()
+    # Before IR version 4 every initializer had to be a graph input; ONNX Runtime never minded.
+    if not all(value.is_graph_input() for value in graph.graph.initializers.values()):
+        graph.ir_version = max(graph.ir_version, 4)
     notes: tuple[str, ...] = ()
     if tie_form == "gemm":
         notes = tuple(map(str, LowerTiedReadsPass()(graph).skips))

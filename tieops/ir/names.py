@@ -19,6 +19,7 @@ from tieops.ir.evidence import Evidence
 __all__ = [
     "add_names",
     "aliases_of",
+    "copy_kind",
     "evidence_of",
     "forget_evidence",
     "is_made_up",
@@ -141,6 +142,13 @@ def origin_of(value: onnx_ir.Value) -> str:
 def set_origin(value: onnx_ir.Value, name: str) -> None:
     """Record that tensors of one origin were one: what makes equal content no coincidence."""
     value.metadata_props[ORIGIN] = name
+
+
+def copy_kind(value: onnx_ir.Value, source: onnx_ir.Value) -> None:
+    """Record that a tensor is what another is in its torch program: a parameter or a buffer."""
+    for key in (TORCH_KIND, TORCH_PERSISTENT):
+        if key in source.metadata_props:
+            value.metadata_props[key] = source.metadata_props[key]
 
 
 def recorded_names(value: onnx_ir.Value) -> tuple[str, ...]:

@@ -122,11 +122,11 @@ def _through(
     if kind in _POOLS and axis == 1:
         return [(output, 1) for output in node.outputs]
     if kind in _REDUCE:
-        return _reduced(node, axis, rank)
+        return _reduced(node, value, axis, old)
     special: dict[str, Callable[[], list[tuple[onnx_ir.Value, int]]]] = {
         "Transpose": lambda: [(first, _order(node, rank).index(axis))],
         "Reshape": lambda: _reshape(node, value, axis, old, new, plan),
-        "Squeeze": lambda: [(first, axis - sum(a < axis for a in _axes(node, rank)))],
+        "Squeeze": lambda: _squeezed(node, value, axis, old),
         "Unsqueeze": lambda: [(first, _unsqueezed(node, axis, rank))],
         "Flatten": lambda: _flatten(node, value, axis, old),
         "Gather": lambda: _gather(node, value, index, axis, old, new),
@@ -147,8 +147,27 @@ def _order(node: onnx_ir.Node, rank: int) -> list[int]:
     return list(reversed(range(rank))) if perm is None else list(perm.as_ints())
 
 
+def _is_given(node: onnx_ir.Node, index: int) -> bool:
+    return index < len(node.inputs) and node.inputs[index] is not None
+
+
 def _axes(node: onnx_ir.Node, rank: int) -> list[int]:
     return sorted(axis % rank for axis in static_operand(node, 1, "axes") or ())
+
+
+def _squeezed(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    sizes: list[object] = [] if value.shape is None else list(value.shape)
+    if static_operand(node, 1, "axes") is not None:
+        gone = _axes(node, len(sizes))
+    elif not _is_given(node, 1) and all(isinstance(size, int) for size in sizes):
+        gone = [each for each, size in enumerate(sizes) if size == 1]
+    else:
+        raise _baked(node, value, old, "which axes it drops is not known")
+    if axis in gone:
+        raise _baked(node, value, old, "it drops the axis, which has to be of size 1")
+    return [(node.outputs[0], axis - sum(each < axis for each in gone))]
 
 
 def _unsqueezed(node: onnx_ir.Node, axis: int, rank: int) -> int:
@@ -168,18 +187,30 @@ def _broadcast(
         highest = max(highest, _rank(other))
         if other.shape is None:
             raise _baked(node, value, old, f"the shape of {other.name} is not known")
-        if other.shape.rank() >= from_end and other.shape[other.shape.rank() - from_end] == old:
+        if other.shape.rank() < from_end:
+            continue
+        size = other.shape[other.shape.rank() - from_end]
+        if old == 1 and size != 1:
+            raise _baked(node, value, old, f"it is spread over {other.name}, which has {size}")
+        if size == old != 1:
             stored = "a stored constant" if other.const_value is not None else "another value"
             raise _baked(node, value, old, f"{other.name} is {stored} of the old size")
     return highest - from_end
 
 
-def _reduced(node: onnx_ir.Node, axis: int, rank: int) -> list[tuple[onnx_ir.Value, int]]:
+def _reduced(
+    node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int
+) -> list[tuple[onnx_ir.Value, int]]:
+    rank = _rank(value)
     if node.op_type in ("ArgMax", "ArgMin"):
         attr = node.attributes.get("axis")
         axes = [(0 if attr is None else attr.as_int()) % rank]
+    elif _is_given(node, 1) and static_operand(node, 1, "axes") is None:
+        raise _baked(node, value, old, "which axes it reduces is not known")
     else:
-        axes = _axes(node, rank) or list(range(rank))
+        noop = node.attributes.get("noop_with_empty_axes")
+        every = [] if noop is not None and noop.as_int() else list(range(rank))
+        axes = _axes(node, rank) or every
     keep = node.attributes.get("keepdims")
     if axis in axes:
         return []

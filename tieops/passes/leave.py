@@ -21,6 +21,7 @@ from tieops.ir.fresh import FreshNames
 from tieops.ir.names import (
     PACKED,
     aliases_of,
+    copy_kind,
     forget_evidence,
     lr_factor_of,
     origin_of,
@@ -117,6 +118,7 @@ class Leaver:
             gone.update(mine)
             value = self._own(parameter, firsts, members[0].name)
             set_origin(value, origin)
+            copy_kind(value, parameter.value)
             set_names(value, mine)
             if (factor := lr_factor_of(parameter.value)) != 1.0:
                 set_lr_factor(value, factor)
@@ -158,7 +160,7 @@ class Leaver:
 
     def _own(self, parameter: Parameter, slots: Sequence[Slot], name: str) -> onnx_ir.Value:
         """Store what the slots read, each with a handle of its own, once; make them read it."""
-        prefixes = [self._prefix(slot) for slot in slots]
+        prefixes = [self._prefix(parameter, slot) for slot in slots]
         moves, _ = prefixes[0]
         if any(other != moves for other, _ in prefixes):
             # Readers through different views: the whole tensor, each with all of its view.
@@ -182,7 +184,7 @@ class Leaver:
         cut = self._followed(nodes[:count], nodes[count:], reader, index)
         record_part(value, parameter.value, nodes[:count], cut, moves)
 
-    def _prefix(self, slot: Slot) -> tuple[View, int]:
+    def _prefix(self, parameter: Parameter, slot: Slot) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""
         read = slot.reads[0]
         nodes = read.nodes if read.entry is None else read.entry.nodes
@@ -190,7 +192,7 @@ class Leaver:
         if any(node in self._bodies for node in nodes):
             return view, len(nodes)  # through a function that returns it: nothing to copy
         if slot.is_joined and read.entry is None:
-            return View(view.source), 0
+            return View(parameter.shape), 0
         count = _moving(nodes)
         reader = slot.node if read.entry is None else slot.path[0]
         return self._view_of(view.source, nodes, count, reader), count

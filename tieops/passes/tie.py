@@ -117,7 +117,8 @@ def tie_in_place(
     if targets:
         groups.append(declared(tied, targets, keep))
     else:
-        for duplicate in tied.duplicates:
+        # What was one tensor before is one again before others are joined to it.
+        for duplicate in sorted(tied.duplicates, key=lambda each: bool(each.held_back)):
             if duplicate.held_back and not include_small:
                 skips.append(Skip(duplicate.parameters[0].name, duplicate.held_back))
             else:

@@ -58,7 +58,11 @@ def stft(
     *,
     onesided: int = 1,
 ) -> Tensor:
-    """Transform frames of a signal, (batch, length, 1 or 2), each weighed by a window."""
+    """Transform frames of a signal, (batch, length, 1 or 2), each weighed by a window.
+
+    A real signal may be (batch, length), as ONNX Runtime reads it and onnxscript writes it.
+    """
+    x = x.unsqueeze(-1) if x.dim() == 2 else x
     length = frame_length or (x.shape[1] if window is None else window.shape[0])
     frames = x.unfold(1, length, frame_step).transpose(-1, -2)
     if window is not None:
