@@ -308,12 +308,19 @@ def test_a_torch_file_where_it_cannot_be_used_says_what_to_do(tmp_path, monkeypa
     traced.save("m.pt")
     code, err = ended(monkeypatch, capsys, "tie", "m.pt", "out.onnx")
     assert code == 2
+    assert "fix: if you trust who made it: " in err
+    assert "tieops convert --trust" in err
+    code, err = ended(monkeypatch, capsys, "convert", "m.pt", "out.onnx", "--trust")
+    assert code == 2
     assert "fix: tieops convert MODEL OUT.onnx --example" in err
     code, err = ended(monkeypatch, capsys, "run", "m.pt")
     assert code == 2
     assert "fix: tieops convert" in err
-    assert invoke("convert", "m.pt", "out.onnx", "--example", "f32[batch=2,3]").exit_code == 0
-    assert invoke("verify", "out.onnx", "m.pt", "-s", "batch=4").exit_code == 0
+    assert (
+        invoke("convert", "m.pt", "out.onnx", "--trust", "--example", "f32[batch=2,3]").exit_code
+        == 0
+    )
+    assert invoke("verify", "out.onnx", "m.pt", "--trust", "-s", "batch=4").exit_code == 0
 
 
 def test_remove_branches(tmp_path):
