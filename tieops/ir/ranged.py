@@ -16,11 +16,12 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, printable
 
-__all__ = ["RangedTensor", "Ranges", "elements_at", "prefetch"]
+__all__ = ["RangedTensor", "Ranges", "elements_at", "prefetch", "prefetch_operands"]
 
 Array = np.ndarray[Any, Any]
 SMALL_BYTES = 16 << 10
 """A tensor up to this size is read in one piece: a request for its samples costs as much."""
+OPERAND_ELEMENTS = 64
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 4 << 20
 BLOCKS_AT_ONCE = 4
@@ -229,6 +230,17 @@ def elements_at(tensor: onnx_ir.TensorProtocol, index: Sequence[Array]) -> Array
     if isinstance(tensor, RangedTensor) and tensor.shape:
         return tensor.elements(tensor.flat(index))
     return tensor.numpy()[tuple(index)]
+
+
+def prefetch_operands(tensors: Iterable[onnx_ir.TensorProtocol]) -> None:
+    """Read what tells shapes and axes, of all tensors that lie in ranges of a file, in one go.
+
+    Args:
+        tensors: Any stored tensors; the small ones of integers are read.
+    """
+    ranged = [each for each in tensors if isinstance(each, RangedTensor) and each.is_small]
+    few = [each for each in ranged if each.dtype.is_integer() and each.size <= OPERAND_ELEMENTS]
+    _read(piece for tensor in few for piece in tensor.missing(np.zeros(1, int)))
 
 
 def prefetch(wanted: Iterable[tuple[onnx_ir.TensorProtocol, Sequence[Array]]]) -> None:
