@@ -76,6 +76,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         self.offset = offset
         self._groups: dict[int, bytes] = {}
         self._array: Array | None = None
+        self._data: bytes | mmap.mmap | None = None
 
     @property
     def is_small(self) -> bool:
@@ -110,6 +111,11 @@ class RangedTensor(onnx_ir.LazyTensor):
             file.write(block)
 
     def _blocks(self) -> Iterable[bytes]:
+        if self._data is not None:
+            yield from (
+                self._data[at : at + BLOCK_BYTES] for at in range(0, len(self._data), BLOCK_BYTES)
+            )
+            return
         stop = self.offset + int(self.nbytes)
         starts = range(self.offset, stop, BLOCK_BYTES)
         for first in range(0, len(starts), BLOCKS_AT_ONCE):
@@ -123,7 +129,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         try:
             with tempfile.TemporaryFile(prefix="tieops-") as file:
                 self.tofile(file)
-                pages = _mapped(file)
+                self._data = _mapped(file)
         except OSError as error:
             raise PreconditionError(
                 f"there is no room to keep {printable(self.name or 'a tensor')} while it is read",
@@ -131,7 +137,7 @@ class RangedTensor(onnx_ir.LazyTensor):
                 "make room in the folder for temporary files, or set TMPDIR to another",
             ) from error
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        return np.frombuffer(pages, dtype).reshape(shape)
+        return np.frombuffer(self._data, dtype).reshape(shape)
 
     # A group is the fewest elements that are whole bytes: one, or as many as share a byte.
 
@@ -159,6 +165,7 @@ class RangedTensor(onnx_ir.LazyTensor):
     def keep(self, piece: Piece, data: bytes) -> None:
         """Note what was read of a piece."""
         if piece.group is None:
+            self._data = data
             self._array = _decoded(data, self.dtype, self._sizes())
         else:
             self._groups[piece.group] = data
