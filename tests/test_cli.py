@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import tieops
 from tieops.cli import app, main
 
-COMMANDS = ("inspect", "convert", "tie", "diff", "verify", "run", "check", "demo")
+COMMANDS = ("inspect", "convert", "tie", "diff", "verify", "run", "check", "scan", "demo")
 
 
 def copies(folder: Path, name: str = "copies.onnx", *, change: float = 0.0) -> Path:

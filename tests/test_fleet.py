@@ -305,4 +305,6 @@ def test_the_command_prints_lines_and_a_summary(models: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, ["scan", good, "-o", str(out), "-j", "1"])
     assert result.exit_code == 0
     assert result.stdout.startswith("2 models, 0 ties")
+    result = CliRunner().invoke(app, ["scan", good, "-o", str(out), "-j", "1", "--json"])
+    assert json.loads(result.stdout)["wasted_bytes"] == 2 * 3000 * 32 * 4
     assert len(lines(out)) == 2

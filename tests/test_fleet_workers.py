@@ -60,6 +60,24 @@ def test_errors_and_what_is_printed_come_back_as_they_are() -> None:
         assert pool.submit(len, "abc").result() == 3
 
 
+class Awkward(Exception):
+    """An error that pickle cannot make again."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def fail_awkwardly() -> None:
+    raise Awkward("one", "other")
+
+
+def test_an_error_that_cannot_travel_is_told_by_its_text() -> None:
+    with WorkerPool(1) as pool:
+        with pytest.raises(RuntimeError, match="Awkward: one other"):
+            pool.submit(fail_awkwardly).result()
+        assert pool.submit(len, "abc").result() == 3
+
+
 def test_no_process_is_left() -> None:
     pool = WorkerPool(2)
     pids = {pool.submit(os.getpid).result() for _ in range(4)}

@@ -178,6 +178,32 @@ def test_a_server_that_fails_is_one_clear_error(
     assert text.count("\n") <= 2
 
 
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    save_random(tmp_path)
+    with serving(tmp_path) as server:
+        model = tieops.from_onnx(server.url + "beside.onnx")
+        os.utime(tmp_path / "beside.data", ns=(1, 1))
+        with pytest.raises(UntrustedFileError, match="the file changed while it was read"):
+            _ = model.duplicates
+
+
+def test_shapes_and_axes_in_the_data_file_are_one_request(tmp_path: Path) -> None:
+    nodes, x = [], "x"
+    for number in range(50):
+        nodes.append(helper.make_node("Reshape", [x, f"s{number}"], [f"h{number}"]))
+        x = f"h{number}"
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in ("x", x)]
+    shapes = [numpy_helper.from_array(np.array([4, -1]), f"s{n}") for n in range(50)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], shapes)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    with serving(tmp_path) as server:
+        assert tieops.analyze(tieops.from_onnx(server.url + "m.onnx")).totals.wasted_bytes == 0
+        assert len(server.asked) == 4  # twice how long a file is, the graph, the shapes
+
+
 def test_a_redirect_is_followed(server: Server) -> None:
     server.fault = "redirects"
     assert len(tieops.from_onnx(server.url + "beside.onnx").duplicates) == 1

@@ -84,6 +84,7 @@ def test_a_large_tensor_is_fetched_once_and_in_blocks() -> None:
     source, (tensor,) = floats(array)
     assert np.array_equal(tensor.numpy(), array)
     assert np.array_equal(tensor.numpy(), array)
+    assert tensor.tobytes() == array.tobytes()
     assert source.read_bytes == array.nbytes
 
 

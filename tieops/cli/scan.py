@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import tieops
+from tieops.cli.common import Json
 from tieops.fleet.summary import Summary
 
 __all__ = ["scan"]
@@ -41,12 +42,13 @@ def scan(
     ordered: Annotated[
         bool, typer.Option("--ordered", help="Lines in the order of the names.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Look at many models: a line of JSON for each, then a summary; exit 1 if one cannot be read.
 
     The lines go to stdout and the summary to stderr; with -o the lines go to the file, and the
     summary to stdout. A model that cannot be read has the error in its line and stops nothing. Of
-    remote models the graph is read, and samples.
+    remote models the graph is read, and samples. With --json the summary is JSON too.
 
         tieops scan models/ -o found.jsonl
         tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60
@@ -64,6 +66,7 @@ def scan(
         summary.add(record)
         if out is None:
             typer.echo(json.dumps(record.to_dict()))
-    typer.echo(str(summary), err=out is None)
+    told = json.dumps(summary.to_dict(), indent=2) if as_json else str(summary)
+    typer.echo(told, err=out is None)
     if summary.failed:
         raise typer.Exit(1)

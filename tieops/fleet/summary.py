@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 from tieops.fleet.record import ScanRecord
 from tieops.ir.brief import brief_bytes, counted, printable
@@ -64,6 +65,13 @@ class Summary:
     def worst(self) -> tuple[tuple[str, int], ...]:
         """The models that waste most, each with its bytes, likely ones included."""
         return tuple((path, wasted) for wasted, path in sorted(self._worst, reverse=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as data for JSON."""
+        sums = ("models", "failed", "ties", "stored_bytes", "saved_bytes", "wasted_bytes",
+                "likely_wasted_bytes")  # fmt: skip
+        worst = [{"path": path, "wasted_bytes": wasted} for path, wasted in self.worst]
+        return {name: getattr(self, name) for name in sums} | {"worst": worst}
 
     def __str__(self) -> str:
         facts = [counted(self.models, "model")]

@@ -159,7 +159,7 @@ class _Process:
             self._child.stdin.write(task)
             self._child.stdin.flush()
             return pickle.load(self._child.stdout)
-        except (OSError, pickle.UnpicklingError, ValueError) as error:
+        except Exception as error:  # whatever it is, who sent it cannot be talked to any more
             raise EOFError from error
         finally:
             timer.cancel()
@@ -188,6 +188,15 @@ class _Process:
         return f"signal {-code}"
 
 
+def _failed(error: Exception) -> bytes:
+    answer = pickle.dumps((True, error))
+    try:
+        pickle.loads(answer)
+    except Exception:  # not every error can be made again from its arguments
+        return pickle.dumps((True, RuntimeError(f"{type(error).__name__}: {error}")))
+    return answer
+
+
 def serve(limit: int | None = None) -> None:
     """Take tasks from standard input until it ends, and answer each on standard output.
 
@@ -211,6 +220,6 @@ def serve(limit: int | None = None) -> None:
         try:
             answer = pickle.dumps((False, function(*args, **kwargs)))
         except Exception as error:
-            answer = pickle.dumps((True, error))
+            answer = _failed(error)
         answers.write(answer)
         answers.flush()

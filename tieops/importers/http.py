@@ -7,6 +7,7 @@ each. Here an answer is the range that was asked for, or an error, and no more o
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -54,7 +55,12 @@ class RangedHTTPFileSystem(HTTPFileSystem):
         return {"name": url, "size": size, "type": "file", "partial": ranged, **stamps}
 
     async def _cat_file(
-        self, url: str, start: int | None = None, end: int | None = None, **kwargs: Any
+        self,
+        url: str,
+        start: int | None = None,
+        end: int | None = None,
+        expected: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> bytes:
         if start is None or end is None:
             return await super()._cat_file(url, start, end, **kwargs)
@@ -63,6 +69,9 @@ class RangedHTTPFileSystem(HTTPFileSystem):
                 got = _content_range(answer)
                 if got[:2] != (start, end - 1):
                     raise RangeError(f"asked for bytes {start}-{end - 1}, it sent another range")
+                now = {"size": got[2], "ETag": answer.headers.get("ETag")}
+                if any(now[key] not in (None, was) for key, was in (expected or {}).items()):
+                    raise RangeError("the file changed while it was read")
             elif answer.status == 416:
                 raise RangeError(f"it says that there are no bytes {start}-{end - 1}")
             else:
@@ -70,6 +79,15 @@ class RangedHTTPFileSystem(HTTPFileSystem):
                 if start:
                     raise RangeError("it does not serve ranges, and would send the whole file")
             return await answer.content.readexactly(end - start)
+
+    def holds_to(self, size: int, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the answers about one file have in common.
+
+        Args:
+            size: Its bytes.
+            info: What ``info`` said of it.
+        """
+        return {"size": size} | {key: info[key] for key in ("ETag",) if key in info}
 
     async def _answer(self, url: str, start: int, end: int) -> aiohttp.ClientResponse:
         options = dict(self.kwargs)

@@ -21,8 +21,8 @@ from tieops.errors import (
 )
 from tieops.importers.external_data import check_range
 from tieops.ir.brief import printable
-from tieops.ir.ranged import RangedTensor
-from tieops.ir.scopes import all_graphs, is_constant
+from tieops.ir.ranged import RangedTensor, prefetch_operands
+from tieops.ir.scopes import all_graphs, is_constant, stored_values
 
 __all__ = [
     "SOURCE",
@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 SOURCE = "tieops.source"
 """Under this key a graph's ``meta`` has the file that it was read from."""
-NEAR_BYTES = 1 << 10
-"""Ranges this near are read as one: the head of a request is not much shorter."""
+NEAR_BYTES = 4 << 10
+"""Ranges this near are read as one: a page between them takes less time than a request."""
 MAX_JOINED_BYTES = 1 << 20
 REQUESTS_AT_ONCE = 32
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(://|::)")
@@ -117,6 +117,7 @@ class RemoteFile:
                 f"nobody says how long {self.name} is", None, "download it, and open the file"
             )
         self.size = int(info["size"])
+        self._info = info
         self._by_ranges = info.get("partial", True)
         marks = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "md5", "created")
         self.stamp = " ".join(str(info[mark]) for mark in marks if info.get(mark) is not None)
@@ -152,7 +153,11 @@ class RemoteFile:
         return [found[each] for each in ranges]
 
     def _fetch(self, ranges: Sequence[_Joined]) -> list[Any]:
-        options = {"batch_size": REQUESTS_AT_ONCE} if self._system.async_impl else {}
+        options: dict[str, Any] = {}
+        if self._system.async_impl:
+            options["batch_size"] = REQUESTS_AT_ONCE
+        if hasattr(self._system, "holds_to"):
+            options["expected"] = self._system.holds_to(self.size, self._info)
         starts, stops = [start for start, _, _ in ranges], [stop for _, stop, _ in ranges]
         return self._system.cat_ranges([self._path] * len(ranges), starts, stops, **options)
 
@@ -317,6 +322,7 @@ def settle_remote(model: onnx_ir.Model, file: RemoteFile) -> None:
         UntrustedFileError: If data is missing, too short, or outside of the model's folder.
     """
     _Settling(file).run(model)
+    prefetch_operands(filter(None, (value.const_value for value in stored_values(model))))
     model.meta[SOURCE] = file
 
 

@@ -16,11 +16,12 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, printable
 
-__all__ = ["RangedTensor", "Ranges", "elements_at", "prefetch"]
+__all__ = ["RangedTensor", "Ranges", "elements_at", "prefetch", "prefetch_operands"]
 
 Array = np.ndarray[Any, Any]
 SMALL_BYTES = 16 << 10
 """A tensor up to this size is read in one piece: a request for its samples costs as much."""
+OPERAND_ELEMENTS = 64
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 4 << 20
 BLOCKS_AT_ONCE = 4
@@ -75,6 +76,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         self.offset = offset
         self._groups: dict[int, bytes] = {}
         self._array: Array | None = None
+        self._data: bytes | mmap.mmap | None = None
 
     @property
     def is_small(self) -> bool:
@@ -109,6 +111,11 @@ class RangedTensor(onnx_ir.LazyTensor):
             file.write(block)
 
     def _blocks(self) -> Iterable[bytes]:
+        if self._data is not None:
+            yield from (
+                self._data[at : at + BLOCK_BYTES] for at in range(0, len(self._data), BLOCK_BYTES)
+            )
+            return
         stop = self.offset + int(self.nbytes)
         starts = range(self.offset, stop, BLOCK_BYTES)
         for first in range(0, len(starts), BLOCKS_AT_ONCE):
@@ -122,7 +129,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         try:
             with tempfile.TemporaryFile(prefix="tieops-") as file:
                 self.tofile(file)
-                pages = _mapped(file)
+                self._data = _mapped(file)
         except OSError as error:
             raise PreconditionError(
                 f"there is no room to keep {printable(self.name or 'a tensor')} while it is read",
@@ -130,7 +137,7 @@ class RangedTensor(onnx_ir.LazyTensor):
                 "make room in the folder for temporary files, or set TMPDIR to another",
             ) from error
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        return np.frombuffer(pages, dtype).reshape(shape)
+        return np.frombuffer(self._data, dtype).reshape(shape)
 
     # A group is the fewest elements that are whole bytes: one, or as many as share a byte.
 
@@ -158,6 +165,7 @@ class RangedTensor(onnx_ir.LazyTensor):
     def keep(self, piece: Piece, data: bytes) -> None:
         """Note what was read of a piece."""
         if piece.group is None:
+            self._data = data
             self._array = _decoded(data, self.dtype, self._sizes())
         else:
             self._groups[piece.group] = data
@@ -229,6 +237,17 @@ def elements_at(tensor: onnx_ir.TensorProtocol, index: Sequence[Array]) -> Array
     if isinstance(tensor, RangedTensor) and tensor.shape:
         return tensor.elements(tensor.flat(index))
     return tensor.numpy()[tuple(index)]
+
+
+def prefetch_operands(tensors: Iterable[onnx_ir.TensorProtocol]) -> None:
+    """Read what tells shapes and axes, of all tensors that lie in ranges of a file, in one go.
+
+    Args:
+        tensors: Any stored tensors; the small ones of integers are read.
+    """
+    ranged = [each for each in tensors if isinstance(each, RangedTensor) and each.is_small]
+    few = [each for each in ranged if each.dtype.is_integer() and each.size <= OPERAND_ELEMENTS]
+    _read(piece for tensor in few for piece in tensor.missing(np.zeros(1, int)))
 
 
 def prefetch(wanted: Iterable[tuple[onnx_ir.TensorProtocol, Sequence[Array]]]) -> None:
