@@ -72,7 +72,9 @@ def _members(path: Path) -> list[str]:
         raise UntrustedFileError(
             f"{path.name} is {what}: tieops does not execute it",
             {"first bytes": head[:8].hex(" ") or "none"},
-            "pass a .pt2 of torch.export.save or a TorchScript archive of torch.jit.save",
+            "use from_onnx for ONNX"
+            if path.suffix.lower() == ".onnx"
+            else "pass a .pt2 of torch.export.save or a TorchScript archive of torch.jit.save",
         )
     try:
         with zipfile.ZipFile(path) as archive:
