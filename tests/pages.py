@@ -67,9 +67,13 @@ class Page:
 
     def click(self, key: str) -> None:
         """Click a box where a person would: scrolled into view, in its corner or middle."""
-        unit = self.find(f'#panes [data-key="{key}"]')
-        self.run("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", unit)
-        unit.click()
+        self.tap(f'#panes [data-key="{key}"]')
+
+    def tap(self, selector: str) -> None:
+        """Click a box of the picture where its shape is: a group of SVG is nowhere itself."""
+        shape = self.find(selector).find_element(By.CSS_SELECTOR, ".hit, .body, .stored")
+        self.run("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", shape)
+        ActionChains(self.driver, duration=0).move_to_element(shape).click().perform()
 
     def geometry(self) -> list[dict[str, list[dict[str, Any]]]]:
         return self.run(GEOMETRY)

@@ -572,3 +572,21 @@ def test_a_forward_that_takes_nothing_needs_no_example():
     model = tieops.from_torch(Constant())
     assert [tie.names for tie in model.ties] == [("weight", "again")]
     assert tieops.verify(model, against=Constant())
+
+
+def test_what_a_newcomer_gets_wrong_says_what_to_do(tmp_path):
+    net = nn.Linear(3, 2)
+    with pytest.raises(PreconditionError, match="cannot read a OrderedDict") as caught:
+        tieops.from_torch(net.state_dict())
+    assert "load the state into its module" in str(caught.value)
+    with pytest.raises(ExportError) as caught:
+        tieops.from_torch(net, (torch.zeros(1, 3),), dynamic_shapes={"x": {0: "batch"}})
+    assert "fix: name forward's arguments" in str(caught.value)
+    (tmp_path / "m.onnx").write_bytes(b"no zip archive")
+    with pytest.raises(tieops.TieopsError) as caught:
+        tieops.from_torch(tmp_path / "m.onnx")
+    assert "fix: use from_onnx" in str(caught.value)
+    fixed = tieops.session(tieops.from_torch(net, (torch.zeros(1, 3),)), "cpu")
+    with pytest.raises(PreconditionError) as caught:
+        fixed.run({"input": np.zeros((2, 3), np.float32)})
+    assert "dynamic_shapes" in str(caught.value)

@@ -73,7 +73,8 @@ def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
 def _dead_branches(model: onnx_ir.Model) -> Iterator[Problem]:
     """Yield one problem for all branches that never run, with the bytes that only they hold."""
     names = [
-        f"{'else_branch' if taken else 'then_branch'} of {printable(node.name or node.op_type)}"
+        f"{'else_branch' if taken else 'then_branch'} of "
+        + printable(node.name or f"If_{node.outputs[0].name}")
         for node, taken in decided_ifs(model)
     ]
     if not names:

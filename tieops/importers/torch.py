@@ -108,7 +108,9 @@ def from_torch(
         raise PreconditionError(
             f"from_torch cannot read a {type(source).__name__}",
             {"takes": "an nn.Module, an ExportedProgram, or a path of a .pt2 or TorchScript file"},
-            "use from_onnx for ONNX",
+            "load the state into its module, and pass that: values alone compute nothing"
+            if isinstance(source, Mapping)
+            else "use from_onnx for ONNX",
         )
     if not is_module and (args or kwargs or dynamic_shapes):
         raise PreconditionError(
@@ -198,10 +200,14 @@ def _export(
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
+            gist = _gist(error)
+            about_sizes = dynamic_shapes is not None and "dynamic_shapes" in gist
             raise ExportError(
                 f"torch cannot export {type(source).__name__}",
-                {"torch says": _gist(error)},
-                "make the module work under torch.export.export first",
+                {"torch says": gist},
+                "name forward's arguments and their axes in dynamic_shapes, or leave it out"
+                if about_sizes
+                else "make the module work under torch.export.export first",
             ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for {type(source).__name__}")

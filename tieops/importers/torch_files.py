@@ -87,7 +87,7 @@ def _check_kind(file: BinaryIO, name: str) -> None:
     raise UntrustedFileError(
         f"{printable(name)} is {what}: tieops does not execute it",
         {"first bytes": head[:8].hex(" ") or "none"},
-        _PROGRAMS,
+        "use from_onnx for ONNX" if name.lower().endswith(".onnx") else _PROGRAMS,
     )
 
 

@@ -71,7 +71,7 @@ def _inline_decided(model: onnx_ir.Model) -> list[tuple[str, str]]:
             if taken is None:
                 continue
             names = names or FreshNames(model)
-            gone.append((_BRANCHES[taken], f"of {node.name or node.op_type}"))
+            gone.append((_BRANCHES[taken], f"of {node.name or f'If_{node.outputs[0].name}'}"))
             as_nodes = graph in functions
             moved = _inline(graph, node, taken=taken, names=names, as_nodes=as_nodes)
             pending = [*moved, *pending]

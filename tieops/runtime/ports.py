@@ -118,9 +118,15 @@ def fitted(
         raise PreconditionError(
             f"the inputs do not fit: {'; '.join(misfits)}",
             {"inputs": ", ".join(map(str, ports.values())), "fed": ", ".join(map(str, feeds))},
-            "feed exactly these names, in these dtypes and shapes",
+            "feed exactly these names, in these dtypes and shapes" + _about_sizes(misfits),
         )
     return arrays
+
+
+def _about_sizes(misfits: Sequence[str]) -> str:
+    if not any(" has shape " in misfit for misfit in misfits):
+        return ""
+    return "; a size varies if the import was told: from_torch(..., dynamic_shapes=)"
 
 
 def _fit(value: Any, port: Port) -> Any:

@@ -17,9 +17,16 @@ const Draw = (() => {
   };
   const round = (n) => Math.round(n * 10) / 10;
 
+  const SIZES = { title: 13, heading: 12, plain: 12, times: 15 };
+
   function text(x, y, words, kind, anchor) {
     const attributes = { x: round(x), y: round(y), class: kind };
     if (anchor) attributes["text-anchor"] = anchor;
+    if (/[\u2e80-\uffff]/.test(words)) {
+      // How wide these are is told by fonts that may be missing: what stands in for them may not clip.
+      attributes.textLength = round(Visible.measure(words, SIZES[kind] || 11));
+      attributes.lengthAdjust = "spacingAndGlyphs";
+    }
     return ["text", attributes, words];
   }
 

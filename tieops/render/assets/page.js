@@ -136,7 +136,8 @@
     const unit = pane.svg.querySelector(`[data-key="${key}"]`);
     if (!unit) return;
     unit.focus({ preventScroll: true });
-    unit.scrollIntoView({ block: "center", inline: "center" });
+    // Firefox scrolls to the picture and not to a group in it; to a shape it goes.
+    unit.querySelector(".hit, .body, .stored").scrollIntoView({ block: "center", inline: "center" });
   }
 
   function act(pane, key) {
