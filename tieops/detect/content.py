@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from tieops.detect.bits import Bits, bit_equal, blocks
+from tieops.detect.stored import StoredBits
 from tieops.ir.evidence import Evidence
 from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
@@ -26,87 +28,17 @@ from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape
 from tieops.progress import advance, progress
 
-__all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
+__all__ = ["find_duplicates", "same_range"]
 
 Array = np.ndarray[Any, Any]
+_Tensors = tuple[onnx_ir.TensorProtocol, onnx_ir.TensorProtocol]
 SAMPLES = 16
-BLOCK_BYTES = 1 << 20
-"""Comparison goes block by block: large enough to be fast, small enough to stay in the cache."""
 MAX_RANK_PERMUTED = 5
 """Above this rank only equal order is looked for: 6 equal axes would be 720 orders."""
 MIN_ELEMENTS = 64
 """Below this size equal content may be a coincidence: reported, not joined unless asked to."""
 MAX_REPRESENTATIVES = 8
 """How many unequal tensors with equal fingerprints are compared one by one before a digest is."""
-
-
-def bits(array: Array) -> Array:
-    """Return the array's bit patterns: unsigned integers of the same width, no copy.
-
-    Equality of these is what tieops calls equal: +0.0 is not -0.0, a NaN equals the same NaN.
-
-    Example:
-        >>> bool((bits(np.array([0.0])) == bits(np.array([-0.0]))).all())
-        False
-    """
-    if array.dtype.kind in "uib" and array.dtype.itemsize <= 8:
-        return array
-    width = array.dtype.itemsize
-    if width in (1, 2, 4, 8):
-        return array.view(f"u{width}")
-    return array.view("u8").reshape(*array.shape, width // 8)
-
-
-def bit_equal(one: Array, other: Array) -> bool:
-    """Tell whether two arrays have the same shape and dtype and the same bits everywhere.
-
-    Args:
-        one: Any array; may be a transposed view.
-        other: Any array; may be a transposed view.
-
-    Compared in blocks, so that a transposed comparison needs no transposed copy and stops at the
-    first block that differs.
-    """
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.size == 0:
-        return True
-    if one.dtype.kind == "O" or one.dtype.kind in "SU":
-        return bool(np.array_equal(one, other))
-    for block in _blocks(one.shape, one.dtype.itemsize):
-        part = bits_block(one, block)
-        advance(part.nbytes)
-        if not np.array_equal(part, bits_block(other, block)):
-            return False
-    return True
-
-
-def bits_block(array: Array, block: tuple[slice, ...]) -> Array:
-    """Return the bit patterns of one block; a block of a transposed view is copied, alone."""
-    part = array[block]
-    if part.dtype.kind in "uib":
-        return part
-    return bits(part if part.flags.c_contiguous else np.ascontiguousarray(part))
-
-
-def _blocks(shape: Shape, itemsize: int) -> Iterator[tuple[slice, ...]]:
-    # Nearly square tiles over the last two axes: both orders of reading stay within the cache.
-    budget = max(1, BLOCK_BYTES // itemsize)
-    if len(shape) < 2:
-        sizes = [min(budget, size) for size in shape]
-    else:
-        side = max(1, int(budget**0.5))
-        columns = min(shape[-1], max(side, budget // max(shape[-2], 1)))
-        rows = min(shape[-2], max(1, budget // columns))
-        sizes = [1] * (len(shape) - 2) + [rows, columns]
-        for axis in reversed(range(len(shape) - 2)):
-            if sizes[axis + 1] < shape[axis + 1]:
-                break
-            used = int(np.prod(sizes))
-            sizes[axis] = max(1, min(shape[axis], budget // max(used, 1)))
-    starts = [range(0, size, step) for size, step in zip(shape, sizes, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(slice(a, a + step) for a, step in zip(corner, sizes, strict=True))
 
 
 def same_range(one: onnx_ir.TensorProtocol, other: onnx_ir.TensorProtocol) -> bool:
@@ -122,13 +54,14 @@ class _Candidate:
     parameter: Parameter
     order: Shape
     """The stored axes, in the order of the sorted form."""
+    stored: StoredBits
 
     @property
     def shape(self) -> Shape:
         return tuple(self.parameter.shape[axis] for axis in self.order)
 
-    def array(self) -> Array:
-        return self.parameter.numpy().transpose(self.order)
+    def array(self) -> Bits:
+        return self.stored.of(self.parameter.tensor).transpose(self.order)
 
 
 def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
@@ -141,17 +74,37 @@ def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
         One ``Duplicate`` for each set of equal tensors, the largest waste first. The first of each
         set is the one with a name of its own (not one that an exporter made up), the earliest.
     """
+    stored = StoredBits()
     groups: defaultdict[tuple[onnx_ir.DataType, Shape], list[_Candidate]] = defaultdict(list)
     for parameter in parameters:
         shape = parameter.shape
         if parameter.elements == 0 or parameter.dtype == onnx_ir.DataType.STRING:
             continue
         order = tuple(sorted(range(len(shape)), key=lambda axis: -shape[axis]))
-        candidate = _Candidate(parameter, order)
+        candidate = _Candidate(parameter, order, stored)
         groups[parameter.dtype, candidate.shape].append(candidate)
     with progress("comparing weights", unit="bytes"):
-        found = [d for group in groups.values() if len(group) > 1 for d in _equal_sets(group)]
+        found = [
+            duplicate
+            for group in groups.values()
+            for alike in _of_equal_corners(group)
+            for duplicate in _equal_sets(alike)
+        ]
     return tuple(sorted(found, key=lambda duplicate: -duplicate.wasted_bytes))
+
+
+def _of_equal_corners(group: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
+    """Split a group by the first and the last element, which no order of axes changes.
+
+    Most tensors differ there already: they cost two pages each.
+    """
+    if len(group) < 2:
+        return
+    corners = tuple(np.array([0, size - 1]) for size in group[0].shape)
+    alike: defaultdict[bytes, list[_Candidate]] = defaultdict(list)
+    for candidate in group:
+        alike[_sample(candidate.array(), corners)].append(candidate)
+    yield from (each for each in alike.values() if len(each) > 1)
 
 
 def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
@@ -195,8 +148,8 @@ class _Bucket:
         self.sets.append(members)
         if len(self.sets) > MAX_REPRESENTATIVES:
             if not self._by_digest:
-                self._by_digest = {_digest(known[0][0].array()): known for known in self.sets}
-            self._by_digest[_digest(candidate.array())] = members
+                self._by_digest = {_digest(*known[0]): known for known in self.sets}
+            self._by_digest[_digest(*members[0])] = members
 
     def admit(self, candidate: _Candidate, symmetry: Shape) -> bool:
         array = candidate.array().transpose(symmetry)
@@ -204,16 +157,20 @@ class _Bucket:
         if self._by_digest:
             # Many tensors that agree in the samples and nowhere else: one reading finds the one to
             # compare with, where comparing with each would be quadratic.
-            known = self._by_digest.get(_digest(array))
+            known = self._by_digest.get(_digest(candidate, symmetry))
             sets = [] if known is None else [known]
         for members in sets:
             first = members[0][0]
-            if same_range(first.parameter.tensor, candidate.parameter.tensor) or bit_equal(
-                first.array(), array
-            ):
+            tensors = first.parameter.tensor, candidate.parameter.tensor
+            if same_range(*tensors) or _equal(first, tensors, array):
                 members.append((candidate, symmetry))
                 return True
         return False
+
+
+def _equal(first: _Candidate, tensors: _Tensors, array: Bits) -> bool:
+    with first.stored.read_whole(*tensors):
+        return bit_equal(first.array(), array)
 
 
 def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
@@ -233,7 +190,7 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]]) -> Duplicate:
         tuple(candidate.parameter for candidate, _ in members),
         tuple(perms),
         Evidence.STORAGE if storage else Evidence.CONTENT,
-        "" if storage or _were_one(members) else _held_back(keep.parameter),
+        "" if storage or _were_one(members) else _held_back(keep),
     )
 
 
@@ -242,13 +199,15 @@ def _were_one(members: Sequence[tuple[_Candidate, Shape]]) -> bool:
     return len(origins) == 1 and origins != {""}
 
 
-def _held_back(parameter: Parameter) -> str:
-    if parameter.elements < MIN_ELEMENTS:
+def _held_back(keep: _Candidate) -> str:
+    if keep.parameter.elements < MIN_ELEMENTS:
         return f"fewer than {MIN_ELEMENTS} elements"
-    array = parameter.numpy()
-    first = array[(0,) * array.ndim]
-    flat = np.broadcast_to(first, array.shape)
-    return "constant" if bit_equal(np.asarray(flat), array) else ""
+    return "constant" if _is_constant(keep.array()) else ""
+
+
+def _is_constant(array: Bits) -> bool:
+    first = array[tuple(np.zeros(1, np.int64) for _ in array.shape)]
+    return all((array[cut] == first).all() for cut in blocks(array.shape, array.dtype.itemsize))
 
 
 def _places(shape: Shape) -> tuple[Array, ...]:
@@ -266,14 +225,16 @@ def _symmetries(shape: Shape) -> list[Shape]:
     return [order for order in orders if tuple(shape[axis] for axis in order) == shape]
 
 
-def _sample(array: Array, places: tuple[Array, ...]) -> bytes:
+def _sample(array: Bits, places: tuple[Array, ...]) -> bytes:
     return np.ascontiguousarray(array[places]).tobytes()
 
 
-def _digest(array: Array) -> bytes:
+def _digest(candidate: _Candidate, symmetry: Shape) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for block in _blocks(array.shape, array.dtype.itemsize):
-        part = np.ascontiguousarray(array[block]).tobytes()
-        advance(len(part))
-        digest.update(part)
+    array = candidate.array().transpose(symmetry)
+    with candidate.stored.read_whole(candidate.parameter.tensor):
+        for block in blocks(array.shape, array.dtype.itemsize):
+            part = np.ascontiguousarray(array[block]).tobytes()
+            advance(len(part))
+            digest.update(part)
     return digest.digest()

@@ -1,0 +1,90 @@
+"""Looking at the bits of stored tensors without loading them.
+
+Data files are mapped once for all of their tensors. Until a tensor is read whole, the system is
+told that it is read here and there: then it fetches the pages that are asked for, and no others.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from tieops.detect.bits import PAIR, Bits, Packed, unsigned
+
+__all__ = ["StoredBits"]
+
+_DTYPES: dict[int, Any] = {8: "u1", 16: "u2", 32: "u4", 64: "u8", 128: PAIR}
+_PACKED_WIDTHS = (2, 4)
+
+
+class StoredBits:
+    """The bits of tensors, those of data files through one mapping a file."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, mmap.mmap | None] = {}
+
+    def of(self, tensor: onnx_ir.TensorProtocol) -> Bits:
+        """Return a tensor's bits, in its shape; nothing is read until they are looked at.
+
+        Whatever is not in a data file is what ``tensor.numpy()`` says. Elements of 2 and 4 bits
+        stay packed.
+        """
+        data = self._range(tensor)
+        shape = tuple(int(size) for size in tensor.shape.numpy())
+        width = tensor.dtype.bitwidth
+        if width in _PACKED_WIDTHS:
+            packed = np.frombuffer(tensor.tobytes(), np.uint8) if data is None else data
+            return Packed(packed, width, shape)
+        if data is None or width not in _DTYPES:
+            return unsigned(tensor.numpy())
+        return data.view(np.dtype(_DTYPES[width])).reshape(shape)
+
+    @contextmanager
+    def read_whole(self, *tensors: onnx_ir.TensorProtocol) -> Generator[None]:
+        """Tell the system that these tensors are read from one end to the other meanwhile."""
+        self._advise(tensors, "MADV_NORMAL")
+        try:
+            yield
+        finally:
+            self._advise(tensors, "MADV_RANDOM")
+
+    def _advise(self, tensors: tuple[onnx_ir.TensorProtocol, ...], name: str) -> None:
+        advice = getattr(mmap, name, None)
+        for tensor in tensors:
+            mapped = None
+            if isinstance(tensor, onnx_ir.ExternalTensor):
+                mapped = self._files.get(os.path.realpath(tensor.path))
+            if mapped is not None and advice is not None:
+                offset = tensor.offset or 0  # pyright: ignore[reportAttributeAccessIssue] - it is external
+                start = offset - offset % mmap.PAGESIZE
+                mapped.madvise(advice, start, offset - start + int(tensor.nbytes))
+
+    def _range(self, tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any] | None:
+        """Return the bytes of an external tensor; None if it is none, or not as it says."""
+        if not isinstance(tensor, onnx_ir.ExternalTensor) or sys.byteorder != "little":
+            return None
+        mapped = self._mapped(os.path.realpath(tensor.path))
+        offset, count = tensor.offset or 0, int(tensor.nbytes)
+        if mapped is None or offset + count > len(mapped):
+            return None
+        return np.frombuffer(mapped, np.uint8, count, offset)
+
+    def _mapped(self, path: str) -> mmap.mmap | None:
+        if path not in self._files:
+            try:
+                with open(path, "rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):
+                self._files[path] = None  # onnx_ir says why, when it is asked for the values
+                return None
+            if hasattr(mmap, "MADV_RANDOM"):
+                mapped.madvise(mmap.MADV_RANDOM)
+            self._files[path] = mapped
+        return self._files[path]
