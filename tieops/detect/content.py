@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -212,8 +213,10 @@ def _is_constant(array: Bits) -> bool:
 
 def _places(shape: Shape) -> tuple[Array, ...]:
     """Return coordinates spread over a tensor of this shape, the same ones for every tensor."""
-    rng = np.random.default_rng([len(shape), *shape])
-    return tuple(np.concatenate(([0, size - 1], rng.integers(0, size, SAMPLES))) for size in shape)
+    rng = random.Random(repr(shape))
+    return tuple(
+        np.array([0, size - 1, *(rng.randrange(size) for _ in range(SAMPLES))]) for size in shape
+    )
 
 
 def _symmetries(shape: Shape) -> list[Shape]:
