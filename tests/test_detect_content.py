@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir
 import pytest
 
+from tieops.detect import bits as bits_module
 from tieops.detect import content
-from tieops.detect.content import bit_equal, bits, find_duplicates, same_range
+from tieops.detect.bits import bit_equal, bits
+from tieops.detect.content import find_duplicates, same_range
 from tieops.ir.evidence import Evidence
 from tieops.ir.parameter import Parameter
 
@@ -83,9 +85,9 @@ def test_comparing_stops_at_the_first_block_that_differs() -> None:
     row = next(row for row in range(1, 100) if row not in places[0])
     other[row] += 1
     assert not find_duplicates([counted("w", one), counted("v", other)])
-    block = content.BLOCK_BYTES // one.itemsize
-    samples = 2 * (content.SAMPLES + 2)
-    assert samples < Counted.taken <= 2 * block + samples
+    block = bits_module.BLOCK_BYTES // one.itemsize
+    corners, samples = 2 * 2, 2 * (content.SAMPLES + 2)
+    assert samples < Counted.taken <= 2 * block + corners + samples
 
 
 def test_one_difference_that_no_sample_sees_is_found() -> None:

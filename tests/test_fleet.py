@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -178,7 +179,7 @@ def test_one_that_takes_too_long_or_too_much_is_told(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset]), tmp_path / "large.onnx")
     (large,) = tieops.scan(tmp_path / "large.onnx", workers=1, max_memory_bytes=300_000_000)
     assert large.error is not None
-    assert large.error.what in ("there was not enough memory", "the process that read it died")
+    assert re.search("not enough memory|the process that read it died", large.error.what)
 
 
 def test_what_cannot_be_done_is_refused_at_once(models: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import tieops
 from tests.conftest import PlainRuntime
-from tieops.detect import content
+from tieops.detect import bits, content
 from tieops.ir.parameter import Parameter
 from tieops.ir.view import Reshape, Slice, Step, Transpose, View
 from tieops.tied_model import TiedModel
@@ -153,11 +153,13 @@ def test_bit_equal_is_equality_of_bytes(
     position = data.draw(st.integers(0, array.size - 1))
     changed = one_bit_changed(view, position, data.draw(st.integers(0, 63)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(content, "BLOCK_BYTES", block_bytes)
-        assert content.bit_equal(array, view)
-        assert content.bit_equal(view, array)
-        assert not content.bit_equal(array, changed)
-        assert not content.bit_equal(changed, view)
+        patch.setattr(bits, "BLOCK_BYTES", block_bytes)
+        patch.setattr(bits, "TILE_BYTES", block_bytes)
+        patch.setattr(bits, "LINE_BYTES", max(1, block_bytes // 4))
+        assert bits.bit_equal(array, view)
+        assert bits.bit_equal(view, array)
+        assert not bits.bit_equal(array, changed)
+        assert not bits.bit_equal(changed, view)
 
 
 @given(SHAPES, SHAPES, st.sampled_from(DTYPES), st.sampled_from(DTYPES))
@@ -165,17 +167,30 @@ def test_bit_equal_needs_one_shape_and_one_dtype(
     shape: Shape, other: Shape, dtype: np.dtype[Any], other_dtype: np.dtype[Any]
 ) -> None:
     one, two = np.zeros(shape, dtype), np.zeros(other, other_dtype)
-    assert content.bit_equal(one, two) is (shape == other and dtype == other_dtype)
+    assert bits.bit_equal(one, two) is (shape == other and dtype == other_dtype)
 
 
 @given(SHAPES, st.integers(1, 16), BLOCKS)
 def test_blocks_cover_every_element_once(shape: Shape, itemsize: int, block_bytes: int) -> None:
     seen = np.zeros(shape, int)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(content, "BLOCK_BYTES", block_bytes)
-        for block in content._blocks(shape, itemsize):
+        patch.setattr(bits, "BLOCK_BYTES", block_bytes)
+        for block in bits.blocks(shape, itemsize):
             assert seen[block].size <= max(1, block_bytes // itemsize)
             seen[block] += 1
+    assert (seen == 1).all()
+
+
+@given(SHAPES.filter(lambda shape: len(shape) > 1), st.integers(1, 16), BLOCKS, st.data())
+def test_tiles_cover_every_element_once(
+    shape: Shape, itemsize: int, tile_bytes: int, data: st.DataObject
+) -> None:
+    one, other = data.draw(st.permutations(range(len(shape))))[:2]
+    seen = np.zeros(shape, int)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bits, "TILE_BYTES", tile_bytes)
+        for tile in bits._tiles(shape, one, other, itemsize):
+            seen[tile] += 1
     assert (seen == 1).all()
 
 

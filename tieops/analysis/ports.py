@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir
-from onnx_ir.passes.common import ShapeInferencePass
 
+from tieops.analysis.shapes import shaped
 from tieops.ir.brief import brief
 from tieops.ir.layers import Layer
-from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
+from tieops.ir.scopes import all_graphs, subgraphs_of
 
-__all__ = ["Port", "Ports", "shaped"]
+__all__ = ["Port", "Ports"]
 
 Size = int | str | None
 """A number, the name of a size that varies, or nothing known."""
@@ -32,28 +31,6 @@ class Port:
     name: str
     type: str
     shape: tuple[Size, ...] | None
-
-
-def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
-    """Return, for values that do not say their shape, one that shape inference has given a shape.
-
-    ONNX's own inference is run on a copy of the graph without its weights, and only if a shape is
-    missing. Where it fails, shapes stay unknown.
-    """
-    if all(value.shape is not None for value in _values(model)):
-        return {}
-    copy = model.clone()
-    with silenced("onnx_ir.passes.common.shape_inference"):  # it warns of what it cannot infer
-        ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    pairs = zip(_values(model), _values(copy), strict=True)
-    return {value: better for value, better in pairs if value.shape is None}
-
-
-def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
-    for graph in all_graphs(model):
-        yield from graph.inputs
-    for node in all_nodes(model):
-        yield from node.outputs
 
 
 class Ports:

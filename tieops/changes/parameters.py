@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from tieops.changes.difference import Difference
-from tieops.detect.content import bit_equal, find_duplicates, same_range
+from tieops.detect.bits import bit_equal
+from tieops.detect.content import find_duplicates, same_range
 from tieops.ir.brief import brief
 from tieops.ir.parameter import Parameter
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from tieops.detect.bits import Bits, bit_equal, blocks
+from tieops.detect.stored import StoredBits
 from tieops.ir.evidence import Evidence
 from tieops.ir.names import is_made_up, origin_of
 from tieops.ir.parameter import Parameter
@@ -27,88 +30,17 @@ from tieops.ir.ties import Duplicate
 from tieops.ir.view import Shape, relative
 from tieops.progress import advance, progress
 
-__all__ = ["bit_equal", "bits", "find_duplicates", "same_range"]
+__all__ = ["find_duplicates", "same_range"]
 
 Array = np.ndarray[Any, Any]
 SAMPLES = 16
 FIRST_SAMPLES = 4
-BLOCK_BYTES = 1 << 20
-"""Comparison goes block by block: large enough to be fast, small enough to stay in the cache."""
 MAX_RANK_PERMUTED = 5
 """Above this rank only equal order is looked for: 6 equal axes would be 720 orders."""
 MIN_ELEMENTS = 64
 """Below this size equal content may be a coincidence: reported, not joined unless asked to."""
 MAX_REPRESENTATIVES = 8
 """How many unequal tensors with equal fingerprints are compared one by one before a digest is."""
-
-
-def bits(array: Array) -> Array:
-    """Return the array's bit patterns: unsigned integers of the same width, no copy.
-
-    Equality of these is what tieops calls equal: +0.0 is not -0.0, a NaN equals the same NaN.
-
-    Example:
-        >>> bool((bits(np.array([0.0])) == bits(np.array([-0.0]))).all())
-        False
-    """
-    if array.dtype.kind in "uib" and array.dtype.itemsize <= 8:
-        return array
-    width = array.dtype.itemsize
-    if width in (1, 2, 4, 8):
-        return array.view(f"u{width}")
-    return array.view("u8").reshape(*array.shape, width // 8)
-
-
-def bit_equal(one: Array, other: Array) -> bool:
-    """Tell whether two arrays have the same shape and dtype and the same bits everywhere.
-
-    Args:
-        one: Any array; may be a transposed view.
-        other: Any array; may be a transposed view.
-
-    Compared in blocks, so that a transposed comparison needs no transposed copy and stops at the
-    first block that differs.
-    """
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.size == 0:
-        return True
-    if one.dtype.kind == "O" or one.dtype.kind in "SU":
-        return bool(np.array_equal(one, other))
-    for block in _blocks(one.shape, one.dtype.itemsize):
-        part = bits_block(one, block)
-        advance(part.nbytes)
-        if not np.array_equal(part, bits_block(other, block)):
-            return False
-    return True
-
-
-def bits_block(array: Array, block: tuple[slice, ...]) -> Array:
-    """Return the bit patterns of one block; a block of a transposed view is copied, alone."""
-    part = array[block]
-    if part.dtype.kind in "uib":
-        return part
-    return bits(part if part.flags.c_contiguous else np.ascontiguousarray(part))
-
-
-def _blocks(shape: Shape, itemsize: int) -> Iterator[tuple[slice, ...]]:
-    # Nearly square tiles over the last two axes: both orders of reading stay within the cache.
-    budget = max(1, BLOCK_BYTES // itemsize)
-    if len(shape) < 2:
-        sizes = [min(budget, size) for size in shape]
-    else:
-        side = max(1, int(budget**0.5))
-        columns = min(shape[-1], max(side, budget // max(shape[-2], 1)))
-        rows = min(shape[-2], max(1, budget // columns))
-        sizes = [1] * (len(shape) - 2) + [rows, columns]
-        for axis in reversed(range(len(shape) - 2)):
-            if sizes[axis + 1] < shape[axis + 1]:
-                break
-            used = int(np.prod(sizes))
-            sizes[axis] = max(1, min(shape[axis], budget // max(used, 1)))
-    starts = [range(0, size, step) for size, step in zip(shape, sizes, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(slice(a, a + step) for a, step in zip(corner, sizes, strict=True))
 
 
 def same_range(one: onnx_ir.TensorProtocol, other: onnx_ir.TensorProtocol) -> bool:
@@ -124,21 +56,27 @@ class _Candidate:
     parameter: Parameter
     order: Shape
     """The stored axes, in the order of the sorted form."""
+    stored: StoredBits
 
     @property
     def shape(self) -> Shape:
         return tuple(self.parameter.shape[axis] for axis in self.order)
 
-    def array(self) -> Array:
-        return self.parameter.numpy().transpose(self.order)
+    def array(self) -> Bits:
+        return self.stored.of(self.parameter.tensor).transpose(self.order)
+
+    def sample(self, symmetry: Shape, places: Sequence[Array]) -> bytes:
+        """Return the elements at places of the sorted form, its axes in another order."""
+        return np.ascontiguousarray(self.array().transpose(symmetry)[tuple(places)]).tobytes()
+
+    def far_sample(self, symmetry: Shape, places: Sequence[Array]) -> bytes:
+        """Return a sample where tensors of remote files are among those that are compared."""
+        return elements_at(self.parameter.tensor, self.index(symmetry, places)).tobytes()
 
     def index(self, symmetry: Shape, places: Sequence[Array]) -> tuple[Array, ...]:
         """Return places of the sorted form, its axes in another order, along the stored axes."""
         index = dict(zip((self.order[axis] for axis in symmetry), places, strict=True))
         return tuple(index[axis] for axis in range(len(self.order)))
-
-    def sample(self, symmetry: Shape, places: Sequence[Array]) -> bytes:
-        return elements_at(self.parameter.tensor, self.index(symmetry, places)).tobytes()
 
 
 def find_duplicates(
@@ -155,18 +93,35 @@ def find_duplicates(
         One ``Duplicate`` for each set of equal tensors, the largest waste first. The first of each
         set is the one with a name of its own (not one that an exporter made up), the earliest.
     """
+    stored = StoredBits()
     groups: defaultdict[tuple[onnx_ir.DataType, Shape], list[_Candidate]] = defaultdict(list)
     for parameter in parameters:
         shape = parameter.shape
         if parameter.elements == 0 or parameter.dtype == onnx_ir.DataType.STRING:
             continue
         order = tuple(sorted(range(len(shape)), key=lambda axis: -shape[axis]))
-        candidate = _Candidate(parameter, order)
+        candidate = _Candidate(parameter, order, stored)
         groups[parameter.dtype, candidate.shape].append(candidate)
+    several = [group for group in groups.values() if len(group) > 1]
+    near = [group for group in several if not any(map(_is_ranged, group))]
+    far = [group for group in several if any(map(_is_ranged, group))]
     with progress("comparing weights", unit="bytes"):
-        several = _sampled([group for group in groups.values() if len(group) > 1])
-        found = [duplicate for group in several for duplicate in _equal_sets(group, whole)]
+        alike = [each for group in near for each in _of_equal_corners(group)] + _sampled(far)
+        found = [duplicate for group in alike for duplicate in _equal_sets(group, whole)]
     return tuple(sorted(found, key=lambda duplicate: -duplicate.wasted_bytes))
+
+
+def _of_equal_corners(group: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
+    """Split a group by the first and the last element, which no order of axes changes.
+
+    Most tensors differ there already: they cost two pages each.
+    """
+    corners = tuple(np.array([0, size - 1]) for size in group[0].shape)
+    plain = tuple(range(len(corners)))
+    alike: defaultdict[bytes, list[_Candidate]] = defaultdict(list)
+    for candidate in group:
+        alike[candidate.sample(plain, corners)].append(candidate)
+    yield from (each for each in alike.values() if len(each) > 1)
 
 
 def _sampled(groups: list[list[_Candidate]]) -> list[list[_Candidate]]:
@@ -174,20 +129,19 @@ def _sampled(groups: list[list[_Candidate]]) -> list[list[_Candidate]]:
 
     The first few samples tell most tensors apart; only those that agree are asked for the rest.
     """
-    near = [group for group in groups if not any(map(_is_ranged, group))]
-    far: list[list[_Candidate]] = []
-    rest = [group for group in groups if any(map(_is_ranged, group))]
-    _fetch(rest, FIRST_SAMPLES)
-    for group in rest:
+    found: list[list[_Candidate]] = []
+    _fetch(groups, FIRST_SAMPLES)
+    for group in groups:
         places = _places(group[0].shape, FIRST_SAMPLES)
         seen: defaultdict[bytes, set[_Candidate]] = defaultdict(set)
         for symmetry in _symmetries(group[0].shape):
             for candidate in group:
-                seen[candidate.sample(symmetry, places)].add(candidate)
+                seen[candidate.far_sample(symmetry, places)].add(candidate)
         alike = {each for some in seen.values() if len(some) > 1 for each in some}
-        far.append([candidate for candidate in group if candidate in alike])
-    _fetch(far, None)
-    return near + [group for group in far if group]
+        found.append([candidate for candidate in group if candidate in alike])
+    found = [group for group in found if group]
+    _fetch(found, None)
+    return found
 
 
 def _fetch(groups: Iterable[Sequence[_Candidate]], count: int | None) -> None:
@@ -205,10 +159,11 @@ def _equal_sets(group: Sequence[_Candidate], whole: bool) -> Iterator[Duplicate]
     shape = group[0].shape
     places = _places(shape)
     symmetries = _symmetries(shape)
+    sample = _Candidate.far_sample if any(map(_is_ranged, group)) else _Candidate.sample
     ranked = sorted(group, key=lambda candidate: _rank(candidate.parameter))
     buckets: dict[bytes, _Bucket] = {}
     for candidate in ranked:
-        fingerprints = [(candidate.sample(sym, places), sym) for sym in symmetries]
+        fingerprints = [(sample(candidate, sym, places), sym) for sym in symmetries]
         for fingerprint, symmetry in fingerprints:
             bucket = buckets.get(fingerprint)
             if bucket is not None and bucket.admit(candidate, symmetry, whole):
@@ -240,8 +195,8 @@ class _Bucket:
         self.sets.append(members)
         if len(self.sets) > MAX_REPRESENTATIVES:
             if not self._by_digest:
-                self._by_digest = {_digest(known[0][0].array()): known for known in self.sets}
-            self._by_digest[_digest(candidate.array())] = members
+                self._by_digest = {_digest(*known[0]): known for known in self.sets}
+            self._by_digest[_digest(*members[0])] = members
 
     def admit(self, candidate: _Candidate, symmetry: Shape, whole: bool) -> bool:
         if not whole and _is_far(candidate):
@@ -251,16 +206,20 @@ class _Bucket:
         if self._by_digest:
             # Many tensors that agree in the samples and nowhere else: one reading finds the one to
             # compare with, where comparing with each would be quadratic.
-            known = self._by_digest.get(_digest(candidate.array().transpose(symmetry)))
+            known = self._by_digest.get(_digest(candidate, symmetry))
             sets = [] if known is None else [known]
         for members in sets:
             first = members[0][0]
-            if same_range(first.parameter.tensor, candidate.parameter.tensor) or bit_equal(
-                first.array(), candidate.array().transpose(symmetry)
-            ):
+            tensors = first.parameter.tensor, candidate.parameter.tensor
+            if same_range(*tensors) or _equal(first, candidate, symmetry):
                 members.append((candidate, symmetry))
                 return True
         return False
+
+
+def _equal(first: _Candidate, other: _Candidate, symmetry: Shape) -> bool:
+    with first.stored.read_whole(first.parameter.tensor, other.parameter.tensor):
+        return bit_equal(first.array(), other.array().transpose(symmetry))
 
 
 def _is_ranged(candidate: _Candidate) -> bool:
@@ -289,7 +248,7 @@ def _duplicate(members: Sequence[tuple[_Candidate, Shape]], whole: bool) -> Dupl
     parameters = tuple(candidate.parameter for candidate, _ in members)
     if not (whole or storage) and any(_is_far(candidate) for candidate, _ in members):
         return Duplicate(parameters, tuple(perms), Evidence.SAMPLES, "not read whole")
-    held_back = "" if storage or _were_one(members) else _held_back(keep.parameter)
+    held_back = "" if storage or _were_one(members) else _held_back(keep)
     evidence = Evidence.STORAGE if storage else Evidence.CONTENT
     return Duplicate(parameters, tuple(perms), evidence, held_back)
 
@@ -322,21 +281,24 @@ def _were_one(members: Sequence[tuple[_Candidate, Shape]]) -> bool:
     return len(origins) == 1 and origins != {""}
 
 
-def _held_back(parameter: Parameter) -> str:
-    if parameter.elements < MIN_ELEMENTS:
+def _held_back(keep: _Candidate) -> str:
+    if keep.parameter.elements < MIN_ELEMENTS:
         return f"fewer than {MIN_ELEMENTS} elements"
-    array = parameter.numpy()
-    first = array[(0,) * array.ndim]
-    flat = np.broadcast_to(first, array.shape)
-    return "constant" if bit_equal(np.asarray(flat), array) else ""
+    return "constant" if _is_constant(keep.array()) else ""
+
+
+def _is_constant(array: Bits) -> bool:
+    first = array[tuple(np.zeros(1, np.int64) for _ in array.shape)]
+    return all((array[cut] == first).all() for cut in blocks(array.shape, array.dtype.itemsize))
 
 
 def _places(shape: Shape, count: int | None = None) -> tuple[Array, ...]:
     """Return coordinates spread over a tensor of this shape, the same ones for every tensor."""
-    rng = np.random.default_rng([len(shape), *shape])
-    ends = [[0, size - 1] for size in shape]
-    drawn = [rng.integers(0, size, SAMPLES) for size in shape]
-    return tuple(np.concatenate(each)[:count] for each in zip(ends, drawn, strict=True))
+    rng = random.Random(repr(shape))
+    return tuple(
+        np.array([0, size - 1, *(rng.randrange(size) for _ in range(SAMPLES))][:count])
+        for size in shape
+    )
 
 
 def _symmetries(shape: Shape) -> list[Shape]:
@@ -348,10 +310,12 @@ def _symmetries(shape: Shape) -> list[Shape]:
     return [order for order in orders if tuple(shape[axis] for axis in order) == shape]
 
 
-def _digest(array: Array) -> bytes:
+def _digest(candidate: _Candidate, symmetry: Shape) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for block in _blocks(array.shape, array.dtype.itemsize):
-        part = np.ascontiguousarray(array[block]).tobytes()
-        advance(len(part))
-        digest.update(part)
+    array = candidate.array().transpose(symmetry)
+    with candidate.stored.read_whole(candidate.parameter.tensor):
+        for block in blocks(array.shape, array.dtype.itemsize):
+            part = np.ascontiguousarray(array[block]).tobytes()
+            advance(len(part))
+            digest.update(part)
     return digest.digest()

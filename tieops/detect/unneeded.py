@@ -12,7 +12,7 @@ from tieops.ir.branches import decided_ifs, remove_dead_branches
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.ir.dependence import reached_from_inputs
 from tieops.ir.problem import Problem
-from tieops.ir.reach import prune
+from tieops.ir.reach import keeps_all, prune
 from tieops.ir.storage import stored_bytes
 
 __all__ = ["unneeded_problems"]
@@ -52,6 +52,8 @@ def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
 
 def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
     """Yield what ``remove_disconnected_outputs`` removes although no output goes."""
+    if keeps_all(model):
+        return
     smaller = model.clone()
     gone = [each for each in prune(smaller) if each[0] in _KINDS]
     if not gone:

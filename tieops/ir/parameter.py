@@ -55,7 +55,7 @@ class Parameter:
         """The ONNX data type that is stored."""
         return self.tensor.dtype
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """The stored shape."""
         return tuple(int(size) for size in self.tensor.shape.numpy())

@@ -11,7 +11,7 @@ from tieops.ir.lanes import Wiring
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
 from tieops.ir.trim import find_trims
 
-__all__ = ["Liveness", "needed_values", "prune", "release"]
+__all__ = ["Liveness", "keeps_all", "needed_values", "prune", "release"]
 
 
 class Liveness:
@@ -132,6 +132,26 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
                 del model.graph.initializers[value.name]
             gone.append(("input", value.name or ""))
     return gone
+
+
+def keeps_all(model: onnx_ir.Model) -> bool:
+    """Tell whether ``prune`` would find no node, no stored tensor and no function to remove.
+
+    Args:
+        model: The model; left alone. Looking costs less than pruning a copy.
+    """
+    wirings = [Wiring.of(node, model.functions) for node in all_nodes(model)]
+    needed = needed_values(model.graph.outputs, wirings)
+    called = {wiring.node.op_identifier() for wiring in wirings}
+    return (
+        all(_makes(wiring.node, needed) for wiring in wirings)
+        and all(
+            value in needed or value.is_graph_input()
+            for graph in all_graphs(model)
+            for value in graph.initializers.values()
+        )
+        and called.issuperset(model.functions)
+    )
 
 
 def _remove_nodes(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> list[tuple[str, str]]:

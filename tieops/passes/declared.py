@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from tieops.detect.content import bit_equal, bits, same_range
+from tieops.detect.bits import bit_equal, bits
+from tieops.detect.content import same_range
 from tieops.errors import PreconditionError, TieMismatchError
 from tieops.ir.brief import brief, printable
 from tieops.ir.evidence import Evidence

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from tieops.detect.content import bit_equal
+from tieops.detect.bits import bit_equal
 from tieops.detect.moves import Moves, static_ints
 from tieops.ir.brief import brief_bytes
 from tieops.ir.copies import store

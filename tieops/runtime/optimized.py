@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tieops.detect.content import bit_equal, bits
+from tieops.detect.bits import bit_equal, bits
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import all_graphs
 from tieops.ir.view import Cast, Dequantize, Join, Transpose, View

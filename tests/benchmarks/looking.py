@@ -1,0 +1,212 @@
+"""What it costs to find what a file stores twice, beside what other tools do with the same file.
+
+    python -m tests.benchmarks.looking [gigabytes] [rounds]
+
+Files: a transformer with a transposed copy of its head, and 48 matrices of 4 MiB of which four are
+identical. Each figure is from a process of its own, which counts from before the file is opened to
+the result, without its imports; the contenders take turns. The page cache is warm for all of them.
+Anonymous memory (RssAnon) is the peak over what it was after the imports. A peer is stopped after
+two minutes or at 5 GB of memory of its own.
+
+What tieops reads is measured apart: the data file is dropped from the page cache, one look is
+taken, and the pages that are there then are counted (mincore). That counts readahead too.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.big_models import COPY, DATA, write_tables, write_transformer
+from tests.benchmarks.page_cache import drop, resident_bytes
+from tests.benchmarks.timing import versions
+
+MIN_RATIO = 20
+MAX_GROWTH = 50_000_000
+TIMEOUT_S = 120
+MEMORY = 5_000_000_000
+Look = Callable[[str], int]
+
+
+def _tieops() -> Look:
+    from tieops import from_onnx
+
+    return lambda path: sum(each.wasted_bytes for each in from_onnx(path).duplicates)
+
+
+def _onnx_ir() -> Look:
+    import onnx_ir
+    from onnx_ir.passes.common import DeduplicateHashedInitializersPass
+
+    def look(path: str) -> int:
+        model = onnx_ir.load(path)
+        before = _stored(model)
+        DeduplicateHashedInitializersPass(size_limit=1 << 40)(model)
+        return before - _stored(model)
+
+    def _stored(model: onnx_ir.Model) -> int:
+        return sum(value.const_value.nbytes for value in model.graph.initializers.values())
+
+    return look
+
+
+def _onnxslim() -> Look:
+    import onnxslim
+
+    return lambda path: _inline(onnxslim.slim(path), path)
+
+
+def _onnxsim() -> Look:
+    import onnx
+    import onnxsim
+
+    def look(path: str) -> int:
+        smaller, _ = onnxsim.simplify(
+            onnx.load(path), skip_constant_folding=True, skip_shape_inference=True
+        )
+        return _inline(smaller, path)
+
+    return look
+
+
+def _ort() -> Look:
+    import onnx
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    def look(path: str) -> int:
+        model = OnnxModel(onnx.load(path))
+        model.remove_duplicated_initializer({})
+        model.update_graph()
+        return _inline(model.model, path)
+
+    return look
+
+
+def _inline(model: object, path: str) -> int:
+    """Return how many bytes less a model stores inline than the file's data."""
+    left = sum(len(tensor.raw_data) for tensor in model.graph.initializer)  # type: ignore[attr-defined]
+    return max(0, sum(each.stat().st_size for each in Path(path).parent.glob("*data")) - left)
+
+
+LOOKS: dict[str, Callable[[], Look]] = {
+    "tieops": _tieops,
+    "onnx_ir, hashed": _onnx_ir,
+    "OnnxSlim": _onnxslim,
+    "onnxsim": _onnxsim,
+    "ORT OnnxModel": _ort,
+}
+
+
+def measure(name: str, path: str) -> dict[str, float]:
+    """Return the seconds, the growth of anonymous memory, and the bytes that need not be stored."""
+    from tests.benchmarks.surgery_memory import growth
+
+    look = LOOKS[name]()
+    if name != "tieops":
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    found: list[tuple[float, int]] = []
+
+    def step() -> None:
+        start = time.perf_counter()
+        saved = look(path)
+        found.append((time.perf_counter() - start, saved))
+
+    grown = growth(step)
+    return {"seconds": found[0][0], "growth": grown, "saved": found[0][1]}
+
+
+def _run(name: str, path: Path) -> dict[str, float] | str:
+    """Run one look in a process of its own; return what it measured, or why it failed."""
+    command = [sys.executable, "-m", __spec__.name, "--one", name, str(path)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done in {TIMEOUT_S} s"
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return lines[-1][:90]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _table(path: Path, rounds: int) -> bool:
+    """Print one row a contender; return whether tieops is within its limits."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in LOOKS}
+    failed: dict[str, str] = {}
+    for _ in range(rounds):
+        for name in LOOKS:
+            result = failed.get(name) or _run(name, path)
+            if isinstance(result, str):
+                failed[name] = result
+            else:
+                found[name].append(result)
+    seconds = {
+        name: statistics.median(each["seconds"] for each in results)
+        for name, results in found.items()
+        if results
+    }
+    print("| tool | s | to tieops | found, MB | anonymous memory, MB |")
+    print("|---|---|---|---|---|")
+    for name, results in found.items():
+        if not results:
+            print(f"| {name} | {failed[name]} | | | |")
+            continue
+        grown = max(each["growth"] for each in results) / 1e6
+        ratio = seconds[name] / seconds["tieops"]
+        saved = results[0]["saved"] / 1e6
+        print(f"| {name} | {seconds[name]:.3f} | {ratio:.1f} | {saved:.1f} | {grown:.1f} |")
+    peers = [time for name, time in seconds.items() if name != "tieops"]
+    ratio = min(peers) / seconds["tieops"]
+    grown = max(each["growth"] for each in found["tieops"])
+    print(f"\nfastest peer to tieops: {ratio:.1f} (limit {MIN_RATIO})\n", flush=True)
+    return ratio >= MIN_RATIO and grown <= MAX_GROWTH
+
+
+def _read(path: Path, data: Path, tied: int) -> bool:
+    """Print what one look reads of the data file; return whether it is within 1 % of the tie."""
+    drop(data)
+    before = resident_bytes(data)
+    result = _run("tieops", path)
+    assert not isinstance(result, str), result
+    read = resident_bytes(data) - before
+    print(
+        f"of {data.stat().st_size / 1e6:.1f} MB {read / 1e6:.1f} are read, {tied / 1e6:.1f} are "
+        f"tied ({read / tied:.4f}, limit 1.01), in {result['seconds']:.2f} s from the disk\n",
+        flush=True,
+    )
+    return read <= 1.01 * tied
+
+
+def main(gigabytes: float = 2.0, rounds: int = 3) -> bool:
+    """Print the tables; return whether all limits hold."""
+    print(versions())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_transformer(folder, gigabytes)
+        print(f"\ntransformer of {gigabytes:g} GB, transposed copy of the head:\n")
+        within = _table(folder / COPY, rounds)
+        head = 2 * 4 * int(64_000 * gigabytes) * 1024
+        within &= _read(folder / COPY, folder / DATA, head)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "tables.onnx"
+        write_tables(path)
+        print("48 matrices of 4 MiB, four identical:\n")
+        within &= _table(path, rounds)
+        within &= _read(path, path.with_name("tables.onnx.data"), 4 * (4 << 20))
+    return within
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(*sys.argv[2:])))
+    else:
+        size, turns = [*sys.argv[1:], *("2", "3")[len(sys.argv) - 1 :]]
+        sys.exit(0 if main(float(size), int(turns)) else 1)

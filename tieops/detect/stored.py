@@ -1,0 +1,98 @@
+"""Looking at the bits of stored tensors without loading them.
+
+Data files are mapped once for all of their tensors. Until a tensor is read whole, the system is
+told that it is read here and there: then it fetches the pages that are asked for, and no others.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from tieops.detect.bits import PAIR, Bits, Packed, unsigned
+from tieops.ir.external import open_data
+
+__all__ = ["StoredBits"]
+
+_DTYPES: dict[int, Any] = {8: "u1", 16: "u2", 32: "u4", 64: "u8", 128: PAIR}
+_PACKED_WIDTHS = (2, 4)
+FETCHED_BYTES = 64 << 20
+"""Tensors up to this size are fetched at once when they are read whole."""
+
+
+class StoredBits:
+    """The bits of tensors, those of data files through one mapping a file."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, mmap.mmap | None] = {}
+
+    def of(self, tensor: onnx_ir.TensorProtocol) -> Bits:
+        """Return a tensor's bits, in its shape; nothing is read until they are looked at.
+
+        Whatever is not in a data file is what ``tensor.numpy()`` says. Elements of 2 and 4 bits
+        stay packed.
+        """
+        data = self._range(tensor)
+        shape = tuple(int(size) for size in tensor.shape.numpy())
+        width = tensor.dtype.bitwidth
+        if width in _PACKED_WIDTHS:
+            packed = np.frombuffer(tensor.tobytes(), np.uint8) if data is None else data
+            return Packed(packed, width, shape)
+        if data is None or width not in _DTYPES:
+            return unsigned(tensor.numpy())
+        return data.view(np.dtype(_DTYPES[width])).reshape(shape)
+
+    @contextmanager
+    def read_whole(self, *tensors: onnx_ir.TensorProtocol) -> Generator[None]:
+        """Tell the system that these tensors are read from one end to the other meanwhile.
+
+        Small ones are fetched at once: reading ahead, some systems fetch 8 MB more than is wanted.
+        """
+        for tensor in tensors:
+            self._advise(tensor, "WILLNEED" if tensor.nbytes <= FETCHED_BYTES else "NORMAL")
+        try:
+            yield
+        finally:
+            for tensor in tensors:
+                self._advise(tensor, "RANDOM")
+
+    def _advise(self, tensor: onnx_ir.TensorProtocol, name: str) -> None:
+        advice = getattr(mmap, f"MADV_{name}", None)
+        if advice is None or not isinstance(tensor, onnx_ir.ExternalTensor):
+            return
+        mapped = self._files.get(tensor.path)
+        if mapped is not None:
+            offset = tensor.offset or 0
+            start = offset - offset % mmap.PAGESIZE
+            mapped.madvise(advice, start, offset - start + int(tensor.nbytes))
+
+    def _range(self, tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any] | None:
+        """Return the bytes of an external tensor; None if it is none, or not as it says."""
+        if not isinstance(tensor, onnx_ir.ExternalTensor) or sys.byteorder != "little":
+            return None
+        mapped = self._mapped(tensor)
+        offset, count = tensor.offset or 0, int(tensor.nbytes)
+        if mapped is None or offset + count > len(mapped):
+            return None
+        return np.frombuffer(mapped, np.uint8, count, offset)
+
+    def _mapped(self, tensor: onnx_ir.ExternalTensor) -> mmap.mmap | None:
+        path = tensor.path
+        if path not in self._files:
+            self._files[path] = None
+            try:
+                with os.fdopen(open_data(tensor), "rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):
+                return None  # the tensor says why, when it is asked for the values
+            if hasattr(mmap, "MADV_RANDOM"):
+                mapped.madvise(mmap.MADV_RANDOM)
+            self._files[path] = mapped
+        return self._files[path]
