@@ -44,7 +44,7 @@ from tieops.ir.living import keep_readable
 from tieops.ir.scopes import stored_values, subgraphs_of
 from tieops.ir.storage import stored_bytes
 
-__all__ = ["Draft", "write_models"]
+__all__ = ["Draft", "check_nesting", "write_models"]
 
 MAX_NESTING = 31
 """Graphs within graphs that protobuf's readers take; its writer takes more."""
@@ -83,7 +83,6 @@ def write_models(
     paths = [draft.path for draft in drafts]
     folder = paths[0].parent
     for draft in drafts:
-        _check_nesting(draft)
         layout.settle(draft.graph, folder, inline=inline)
     sweep(folder)
     with ExitStack() as stack:
@@ -104,14 +103,19 @@ def write_models(
     return layout.path, sizes
 
 
-def _check_nesting(draft: Draft) -> None:
-    depth, level = -1, [draft.graph.graph, *(f.graph for f in draft.graph.functions.values())]
+def check_nesting(graph: onnx_ir.Model, path: Path) -> None:
+    """Refuse a model that could be written and then be read by nobody.
+
+    Raises:
+        ExportError: If graphs are nested deeper than readers take.
+    """
+    depth, level = -1, [graph.graph, *(function.graph for function in graph.functions.values())]
     while level and depth <= MAX_NESTING:
         depth += 1
-        level = [inner for graph in level for node in graph for inner in subgraphs_of(node)]
+        level = [inner for each in level for node in each for inner in subgraphs_of(node)]
     if depth > MAX_NESTING:
         raise ExportError(
-            f"cannot write {draft.path}: its graphs nest too deep to be read again",
+            f"cannot write {path}: its graphs nest too deep to be read again",
             {"limit": f"{MAX_NESTING} graphs within each other"},
             "flatten its If, Loop and Scan bodies",
         )
