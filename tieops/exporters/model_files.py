@@ -169,7 +169,7 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
         kept = replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
         # From here on the new model is the model: what fails now must not say that it is not.
         with suppress(OSError):
-            stale = unread(folder, before, {old.name for old in kept})
+            stale = unread(folder, before)
             if sum(map(_remove_data, stale)) == len(stale):
                 for old in kept:
                     remove(old)
