@@ -42,7 +42,7 @@ TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n] x) => (float[n, m
     h = Gather(table, x)  t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }"""
 CALLS = (
     "open", "close", "pwrite", "copy_file_range", "sendfile", "pread", "fsync", "link", "unlink",
-    "rename", "replace", "ftruncate", "fchmod", "fstat", "stat", "lstat", "listdir", "scandir",
+    "rename", "replace", "ftruncate", "fchmod", "fstat", "stat", "listdir", "scandir",
 )  # fmt: skip
 """What is made to fail, or to be the last thing that a process does."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from onnx import numpy_helper, parser
@@ -325,4 +326,48 @@ def test_tensors_without_values_are_an_error(tmp_path: Path) -> None:
     for made, to in (([empty, empty], paths(tmp_path)), (empty, tmp_path / "m.onnx")):
         with pytest.raises(ExportError, match="a tensor has no values that can be stored"):
             tieops.to_onnx(made, to, external_data=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# What could not be read again.
+
+
+def nested(depth: int) -> tieops.TiedModel:
+    """Return a model of an If within an If, and so on."""
+
+    def defined(node: onnx_ir.Node, name: str) -> onnx_ir.Value:
+        output = node.outputs[0]
+        output.name, output.type = name, onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+        output.shape = onnx_ir.Shape([2])
+        return output
+
+    x = onnx_ir.val("x", onnx_ir.DataType.FLOAT, [2])
+    condition = onnx_ir.val("c", onnx_ir.DataType.BOOL, [])
+    deep = onnx_ir.node("Identity", [x])
+    for level in range(depth):
+        nodes = {"then_branch": deep, "else_branch": onnx_ir.node("Neg", [x])}
+        branches = {
+            branch: onnx_ir.Graph(
+                [], [defined(node, f"{branch}_{level}")], nodes=[node], name=f"{branch}{level}"
+            )
+            for branch, node in nodes.items()
+        }
+        deep = onnx_ir.node("If", [condition], branches)
+    graph = onnx_ir.Graph(
+        [x, condition], [defined(deep, "y")], nodes=[deep], opset_imports={"": 17}, name="g"
+    )
+    return tieops.TiedModel(onnx_ir.Model(graph, ir_version=8))
+
+
+def test_graphs_as_deep_as_readers_take_are_written(tmp_path: Path) -> None:
+    path = tieops.to_onnx(nested(31), tmp_path / "m.onnx").path
+    onnx.checker.check_model(path)
+    feeds = {"x": np.ones(2, np.float32), "c": np.array(True)}
+    assert tieops.session(path, "cpu").run(feeds)["y"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("depth", [32, 200, 3000])
+def test_graphs_that_nobody_could_read_again_are_refused(depth: int, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="nest too deep to be read again"):
+        tieops.to_onnx(nested(depth), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Saving over a model while disks fill up and processes die: the old file or the new one, whole.
 
-Each prints its figures, which ``docs/security.md`` carries: ``pytest -s tests/test_faults.py``.
+Each test prints its figures, which ``docs/security.md`` carries: run it with ``pytest -s``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_a_kill_at_a_random_moment(external, count):
 @pytest.mark.parametrize("external", WAYS)
 def test_a_process_that_ends_at_any_system_call(external):
     found = run("every_call", "exit", external)
-    assert found["calls"] == found["killed, old"] + found["killed, new"] > 30
+    assert found["calls"] == found["killed, old"] + found["killed, new"] > 20
 
 
 @pytest.mark.parametrize("external", WAYS)
@@ -47,13 +47,14 @@ def test_any_system_call_that_fails(external):
     calls = found.pop("calls")
     # What failed after the new model was in place was of no importance, or is told.
     assert set(found) == {"refused, old", "written, new", "not flushed, new"}
-    assert sum(found.values()) == calls > 30
+    assert sum(found.values()) == calls > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external", WAYS)
 def test_an_interrupt_at_any_system_call(external):
     found = run("every_call", "interrupt", external)
-    assert found["calls"] == found["interrupted, old"] + found["interrupted, new"] > 30
+    assert found["calls"] == found["interrupted, old"] + found["interrupted, new"] > 20
 
 
 @pytest.mark.parametrize("external", WAYS)

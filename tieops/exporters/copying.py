@@ -126,12 +126,18 @@ def write_array(target: int, array: np.ndarray[Any, Any], to: int) -> None:
             advance(min(STEP_BYTES, len(data) - start))
         return
     for block, offset, pitch in _blocks(np.atleast_2d(array), 0):
-        gathered = np.empty(block.shape, stored)
-        for start in range(0, block.shape[-1], TILE):
-            gathered[..., start : start + TILE] = block[..., start : start + TILE]
-        for row, part in enumerate(gathered.reshape(len(block) if pitch else 1, -1)):
-            write_bytes(target, part.view(np.uint8).data, to + offset + row * pitch)
-        advance(gathered.nbytes)
+        _write_block(target, block, stored, to + offset, pitch)
+
+
+def _write_block(
+    target: int, block: np.ndarray[Any, Any], stored: np.dtype[Any], to: int, pitch: int
+) -> None:
+    gathered = np.empty(block.shape, stored)
+    for start in range(0, block.shape[-1], TILE):
+        gathered[..., start : start + TILE] = block[..., start : start + TILE]
+    for row, part in enumerate(gathered.reshape(len(block) if pitch else 1, -1)):
+        write_bytes(target, part.view(np.uint8).data, to + row * pitch)
+    advance(gathered.nbytes)
 
 
 def _blocks(

@@ -30,8 +30,9 @@ def as_export_error(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         facts: dict[str, object] = {"the system says": error.strerror or error}
-        if error.filename is not None and not is_temporary(Path(error.filename).name):
-            facts["about"] = error.filename  # not what is written, but what is read for it
+        about = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if about not in (None, path, path.parent) and not is_temporary(about.name):
+            facts["about"] = about  # not what is written, but what is read for it
         raise ExportError(
             f"cannot write {path}",
             facts,

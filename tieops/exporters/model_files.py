@@ -45,7 +45,7 @@ from tieops.ir.logs import silenced
 from tieops.ir.scopes import stored_values, subgraphs_of
 from tieops.ir.storage import stored_bytes
 
-__all__ = ["Draft", "write_models"]
+__all__ = ["Draft", "check_nesting", "write_models"]
 
 MAX_NESTING = 31
 """Graphs within graphs that protobuf's readers take; its writer takes more."""
@@ -84,7 +84,6 @@ def write_models(
     paths = [draft.path for draft in drafts]
     folder = paths[0].parent
     for draft in drafts:
-        _check_nesting(draft)
         layout.settle(draft.graph, folder, inline=inline)
     sweep(folder)
     with ExitStack() as stack:
@@ -105,14 +104,19 @@ def write_models(
     return layout.path, sizes
 
 
-def _check_nesting(draft: Draft) -> None:
-    depth, level = -1, [draft.graph.graph, *(f.graph for f in draft.graph.functions.values())]
+def check_nesting(graph: onnx_ir.Model, path: Path) -> None:
+    """Refuse a model that could be written and then be read by nobody.
+
+    Raises:
+        ExportError: If graphs are nested deeper than readers take.
+    """
+    depth, level = -1, [graph.graph, *(function.graph for function in graph.functions.values())]
     while level and depth <= MAX_NESTING:
         depth += 1
-        level = [inner for graph in level for node in graph for inner in subgraphs_of(node)]
+        level = [inner for each in level for node in each for inner in subgraphs_of(node)]
     if depth > MAX_NESTING:
         raise ExportError(
-            f"cannot write {draft.path}: its graphs nest too deep to be read again",
+            f"cannot write {path}: its graphs nest too deep to be read again",
             {"limit": f"{MAX_NESTING} graphs within each other"},
             "flatten its If, Loop and Scan bodies",
         )
@@ -166,7 +170,7 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
         kept = replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
         # From here on the new model is the model: what fails now must not say that it is not.
         with suppress(OSError):
-            stale = unread(folder, before, {old.name for old in kept})
+            stale = unread(folder, before)
             if sum(map(_remove_data, stale)) == len(stale):
                 for old in kept:
                     remove(old)

@@ -10,12 +10,12 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tieops.exporters.files import remove
-from tieops.exporters.temporary import folder_lock, is_abandoned, left_over
+from tieops.exporters.temporary import folder_lock, is_abandoned, is_temporary, left_over
 from tieops.importers.onnx import MAX_PROTO_BYTES
 
 __all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "mentions", "sweep", "unread"]
@@ -109,24 +109,22 @@ def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
         os.close(descriptor)
 
 
-def unread(folder: Path, names: Iterable[str], without: Collection[str] = ()) -> list[Path]:
+def unread(folder: Path, names: Iterable[str]) -> list[Path]:
     """Return those of the data files that no model in the folder refers to.
 
-    Args:
-        folder: Where.
-        names: The data files.
-        without: Files that do not count as models.
+    Models under temporary names do not count. A writer that is about to refer to data that is there
+    already looks, under the lock of the folder, whether it still is.
     """
     candidates = sorted(names)
     if not candidates:
         return []
     with os.scandir(folder) as entries:
-        models = [folder / e.name for e in entries if e.name not in without and _may_be_model(e)]
+        models = [folder / entry.name for entry in entries if _may_be_model(entry)]
     return [folder / name for name in candidates if not mentions(models, name)]
 
 
 def _may_be_model(entry: os.DirEntry[str]) -> bool:
-    if not entry.is_file():
+    if is_temporary(entry.name) or not entry.is_file():
         return False
     if entry.name.endswith(".onnx"):
         return True
@@ -159,7 +157,7 @@ def sweep(folder: Path) -> None:
     with folder_lock(folder):
         left = left_over(folder)
         orphans = {name for path in left for name in _data_left_with(path)}
-        for path in (*unread(folder, orphans, {each.name for each in left}), *left):
+        for path in (*unread(folder, orphans), *left):
             remove(path)
 
 

@@ -19,7 +19,7 @@ from tieops._version import __version__
 from tieops.errors import ExportError
 from tieops.exporters.files import as_export_error
 from tieops.exporters.layout import PAGE_BYTES, Layout, lay_out
-from tieops.exporters.model_files import Draft, write_models
+from tieops.exporters.model_files import Draft, check_nesting, write_models
 from tieops.ir.brief import brief_bytes
 from tieops.ir.scopes import stored_values
 from tieops.ir.storage import stored_bytes
@@ -266,6 +266,7 @@ def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[st
     """Return what to write where, and the tied reads that could not be given their form."""
     if not path.name:
         raise ExportError(f"{os.fspath(path)!r} names no file", None, "give a path such as m.onnx")
+    check_nesting(model.ir, path)
     graph = model.clone()
     # Before IR version 4 every initializer had to be a graph input; ONNX Runtime never minded.
     if not all(value.is_graph_input() for value in graph.graph.initializers.values()):

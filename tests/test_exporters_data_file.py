@@ -1,0 +1,102 @@
+"""The bytes of a data file: from files, from torch's storages, packed ones; each as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from tieops.errors import ExportError
+from tieops.exporters.data_file import write_data
+from tieops.exporters.layout import Layout, Range
+
+RNG = np.random.default_rng(0)
+
+
+def written(tensor: onnx_ir.TensorProtocol, folder: Path) -> bytes:
+    layout = Layout([Range(tensor, [], 64)], 64 + int(tensor.nbytes))
+    with (folder / "out").open("w+b") as file:
+        write_data(layout, file.fileno(), "out")
+        return file.read()[64:]
+
+
+def test_numbers_of_any_width(tmp_path):
+    values = RNG.integers(0, 2, (30, 7))
+    for dtype in (np.float32, np.float16, np.int8, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2,
+                  ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.int2):  # fmt: skip
+        for array in (values.astype(dtype), values.astype(dtype).T):
+            tensor = onnx_ir.Tensor(array)
+            assert written(tensor, tmp_path) == tensor.tobytes()
+
+
+def test_a_tensor_of_torch(tmp_path):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64):
+        array = torch.randint(0, 9, (30, 7)).to(dtype)
+        for tensor in (array, array.T, array[::2, 1:3]):
+            held = TorchTensor(tensor)
+            assert written(held, tmp_path) == TorchTensor(tensor.contiguous()).tobytes()
+
+
+def external(path: Path, elements: int = 100, offset: int = 8) -> onnx_ir.ExternalTensor:
+    return onnx_ir.ExternalTensor(
+        path.name,
+        offset,
+        4 * elements,
+        onnx_ir.DataType.FLOAT,
+        shape=onnx_ir.Shape([elements]),
+        name="w",
+        base_dir=str(path.parent),
+    )
+
+
+def test_a_range_of_a_file(tmp_path):
+    data = RNG.bytes(1000)
+    (tmp_path / "data").write_bytes(data)
+    assert written(external(tmp_path / "data"), tmp_path) == data[8:408]
+
+
+def test_a_file_that_changed_is_an_error(tmp_path):
+    path = tmp_path / "data"
+    with pytest.raises(ExportError, match="the data of w cannot be read any more"):
+        written(external(path), tmp_path)
+    path.write_bytes(bytes(100))
+    with pytest.raises(ExportError, match="the data of w ends before it should") as caught:
+        written(external(path), tmp_path)
+    assert caught.value.facts["bytes there"] == 92
+    assert caught.value.facts["bytes needed"] == 400
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ExportError, match="the data of w is no regular file any more"):
+        written(external(path), tmp_path)
+
+
+def test_weights_of_torch_are_not_copied_in_memory(tmp_path):
+    """A transposed and a plain weight of 128 MB each: blocks of 16 MiB, and nothing more."""
+    code = """
+    import sys, torch, tieops
+    from tests.benchmarks.surgery_memory import growth
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb = torch.nn.Embedding(32768, 1024)
+            self.out = torch.nn.Linear(1024, 32768, bias=False)
+
+        def forward(self, x):
+            return self.out(self.emb(x))
+
+    model = tieops.from_torch(Net(), (torch.zeros(2, dtype=torch.long),))
+    print(growth(lambda: tieops.to_onnx(model, sys.argv[1])))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "m.onnx")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(found.split()[-1]) < 40 << 20
