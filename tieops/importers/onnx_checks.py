@@ -11,7 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.importers.limits import Limits
-from tieops.importers.onnx_attributes import check_defaults
+from tieops.importers.onnx_attributes import check_defaults, check_metadata
 from tieops.importers.onnx_calls import check_calls, domain_of, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
@@ -49,7 +49,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits) -> None:
             None,
             "upgrade onnx",
         )
-    refuse_repeats("key of the model's metadata", (each.key for each in proto.metadata_props))
+    check_metadata(proto.metadata_props, "the model")
     refuse_repeats("device configuration", (each.name for each in proto.configuration))
     _check_functions(proto.functions)
     check_calls(proto, limits)

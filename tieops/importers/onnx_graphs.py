@@ -10,7 +10,7 @@ from onnx import AttributeProto
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.limits import Limits, check_limit
-from tieops.importers.onnx_attributes import check_attributes
+from tieops.importers.onnx_attributes import check_attributes, check_metadata
 from tieops.importers.onnx_calls import Key, domain_of, node_graphs
 from tieops.importers.onnx_operators import check_against, operator_of, result_types
 from tieops.importers.onnx_tensors import check_tensor, shown
@@ -79,7 +79,7 @@ class GraphChecks:
     def _check_header(self, body: _Body) -> dict[str, int]:
         """Check everything but the nodes; return the element types that are known so far."""
         name = _name(body)
-        refuse_repeats(f"key of the metadata of {name}", (e.key for e in body.metadata_props))
+        check_metadata(body.metadata_props, name)
         if isinstance(body, onnx.FunctionProto):
             return {}
         if body.sparse_initializer:
@@ -108,8 +108,7 @@ class GraphChecks:
         for tensor in body.initializer:
             check_tensor(tensor, self._limits)
             if len(tensor.metadata_props) > 1:
-                what = f"key of the metadata of {shown(tensor.name)}"
-                refuse_repeats(what, (each.key for each in tensor.metadata_props))
+                check_metadata(tensor.metadata_props, shown(tensor.name))
             types.setdefault(tensor.name, tensor.data_type)
         return types
 
