@@ -43,7 +43,8 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     if all(value.shape is not None for value in _values(model)):
         return {}
     copy = model.clone()
-    with silenced("onnx_ir.passes.common.shape_inference"):  # it warns of what it cannot infer
+    # They warn of what they cannot infer, and of a shape without a type.
+    with silenced("onnx_ir.passes.common.shape_inference", "onnx_ir.serde"):
         ShapeInferencePass(check_type=False, strict_mode=False)(copy)
     pairs = zip(_values(model), _values(copy), strict=True)
     return {value: better for value, better in pairs if value.shape is None}
