@@ -18,8 +18,8 @@ from tieops.importers.external_data import settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
 from tieops.importers.onnx_file import MAX_PROTO_BYTES, read_file, refuse_other_formats
+from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
-from tieops.ir.brief import printable
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, call_paths
 from tieops.tied_model import TiedModel
@@ -64,7 +64,7 @@ def from_onnx(
     """
     limits = Limits() if limits is None else limits
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    with _told_by_name(None if path is None else path.name):
+    with _told_by_name(None if path is None else shown(path.name)):
         file = None if path is None else read_file(path, limits)
         if path is not None and base_dir is None:
             base_dir = path.parent
@@ -72,7 +72,7 @@ def from_onnx(
             model = _cloned(source, limits)
         else:
             if file is not None and path is not None:
-                proto = _parse(file.data, printable(path.name), limits)
+                proto = _parse(file.data, shown(path.name), limits)
             elif isinstance(source, bytes):
                 proto = _parse(source, "the bytes", limits)
             elif isinstance(source, onnx.ModelProto):
@@ -100,24 +100,24 @@ def _told_by_name(name: str | None) -> Generator[None]:
     try:
         yield
     except TieopsError as error:
-        if name is not None and printable(name) not in str(error):
-            error.facts["in"] = printable(name)
+        if name is not None and name not in str(error):
+            error.facts["in"] = name
         raise
     except MemoryError as error:
         raise UnsupportedModelError(
-            f"there is not enough memory to read {printable(name or 'the model')}",
+            f"there is not enough memory to read {name or 'the model'}",
             None,
             "store large tensors as external data, or use a larger machine",
         ) from error
     except RecursionError as error:
         raise UnsupportedModelError(
-            f"{printable(name or 'the model')} nests too deep to be read from here",
+            f"{name or 'the model'} nests too deep to be read from here",
             None,
             "call from_onnx from fewer nested calls, or simplify the model",
         ) from error
     except UnicodeDecodeError as error:
         raise UntrustedFileError(
-            f"{printable(name or 'the model')} holds a text that is not UTF-8",
+            f"{name or 'the model'} holds a text that is not UTF-8",
             {"byte": error.start},
             "copy or export it again",
         ) from error
