@@ -292,7 +292,11 @@ def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tieops.sessions({7: good}, "cpu")  # type: ignore[dict-item]
     with pytest.raises(PreconditionError, match="there is no file"):
         tieops.sessions({"a": good, "b": tmp_path / "none.onnx"}, "cpu")
-    odd = model("(float[n] x) => (float[n] y) { y = other.domain.Odd(x) }")
+    opsets = '"" : 20, "other.domain" : 1'
+    odd = tieops.from_onnx(
+        parser.parse_model(f"""<ir_version: 8, opset_import: [{opsets}]>
+            g (float[n] x) => (float[n] y) {{ y = other.domain.Odd(x) }}""")
+    )
     with pytest.raises(UnsupportedModelError, match="ONNX Runtime refuses the model") as caught:
         tieops.sessions({"a": good, "odd": odd}, "cpu")
     assert "session: odd" in str(caught.value)

@@ -104,7 +104,7 @@ def _outcome(case: Case, source: Any, out: Path) -> dict[str, Any]:
     try:
         model = case.read(source, **case.options)
         if isinstance(model, tieops.TiedModel):
-            _use(model, out)
+            use(model, out)
         if case.holds is not None:
             case.holds(model)
         found: dict[str, Any] = {"kind": "ok", "text": ""}
@@ -116,8 +116,8 @@ def _outcome(case: Case, source: Any, out: Path) -> dict[str, Any]:
     return {**found, "seconds": time.monotonic() - start}
 
 
-def _use(model: tieops.TiedModel, out: Path) -> None:
-    """Do with a model that was read what its reader would: look, tie, write and read again."""
+def use(model: tieops.TiedModel, out: Path) -> None:
+    """Do with a model that was read what people do: look, tie, write and read again."""
     str(model)
     model.analysis.to_dict()
     written = tieops.to_onnx(tieops.tie(model), out / "written.onnx")

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir
 from onnx_ir.serde import SerdeError
 
+from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
 
 __all__ = ["shaped"]
@@ -28,7 +29,8 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     if all(value.shape is not None for value in _values(model)):
         return {}
     try:
-        proto = _without_weights(model)
+        with silenced("onnx_ir.serde"):  # it warns of a shape without a type
+            proto = _without_weights(model)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, SerdeError):
         return {}

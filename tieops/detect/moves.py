@@ -15,6 +15,7 @@ MAX_STATIC_ELEMENTS = 4096
 """Operands such as shapes, axes and starts are small; larger constants are not read for them."""
 MAX_MOVES = 64
 """How many movements in a row are followed to see that a part of a Concat is static."""
+_DTYPES = {int(each) for each in onnx_ir.DataType}
 MAX_JOINS = 3
 """How many Concats in a row are followed: each may multiply the parts."""
 
@@ -187,7 +188,8 @@ def _step(node: onnx_ir.Node, view: View) -> Step | None:
             return Transpose(axes) if sorted(axes) == list(range(len(shape))) else None
         case "Cast":
             to = node.attributes.get("to")
-            return None if to is None else Cast(onnx_ir.DataType(to.as_int()))
+            known = to is not None and not to.is_ref() and to.as_int() in _DTYPES
+            return Cast(onnx_ir.DataType(to.as_int())) if to is not None and known else None
         case "DequantizeLinear":
             return _dequantize(node)
         case "Slice":

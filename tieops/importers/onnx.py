@@ -24,10 +24,10 @@ from tieops.importers.onnx_file import (
     read_file,
     refuse_other_formats,
 )
+from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
 from tieops.importers.wire import read_graph
-from tieops.ir.brief import printable
 from tieops.ir.collector import collector_paused
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, call_paths
@@ -92,7 +92,7 @@ def from_onnx(
     elif storage_options is not None:
         raise PreconditionError("storage_options are for URLs", None, "leave them out")
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    with _told_by_name(None if path is None else path.name):
+    with _told_by_name(None if path is None else shown(path.name)):
         file = None if path is None else read_file(path, limits)
         if path is not None and base_dir is None:
             base_dir = path.parent
@@ -100,7 +100,7 @@ def from_onnx(
             model = _cloned(source, limits)
         else:
             if file is not None and path is not None:
-                proto = _parse(file.data, printable(path.name), limits)
+                proto = _parse(file.data, shown(path.name), limits)
             elif isinstance(source, bytes):
                 proto = _parse(source, "the bytes", limits)
             elif isinstance(source, onnx.ModelProto):
@@ -153,9 +153,9 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, DataFolder]:
         UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
     """
     limits = Limits()
-    with _told_by_name(path.name):
+    with _told_by_name(shown(path.name)):
         file = read_file(path, limits)
-        proto = _parse(file.data, printable(path.name), limits)
+        proto = _parse(file.data, shown(path.name), limits)
         check_model(proto, limits)
     return proto, DataFolder(path.parent, file, limits)
 
@@ -166,24 +166,24 @@ def _told_by_name(name: str | None) -> Generator[None]:
     try:
         yield
     except TieopsError as error:
-        if name is not None and printable(name) not in str(error):
-            error.facts["in"] = printable(name)
+        if name is not None and name not in str(error):
+            error.facts["in"] = name
         raise
     except MemoryError as error:
         raise UnsupportedModelError(
-            f"there is not enough memory to read {printable(name or 'the model')}",
+            f"there is not enough memory to read {name or 'the model'}",
             None,
             "store large tensors as external data, or use a larger machine",
         ) from error
     except RecursionError as error:
         raise UnsupportedModelError(
-            f"{printable(name or 'the model')} nests too deep to be read from here",
+            f"{name or 'the model'} nests too deep to be read from here",
             None,
             "call from_onnx from fewer nested calls, or simplify the model",
         ) from error
     except UnicodeDecodeError as error:
         raise UntrustedFileError(
-            f"{printable(name or 'the model')} holds a text that is not UTF-8",
+            f"{name or 'the model'} holds a text that is not UTF-8",
             {"byte": error.start},
             "copy or export it again",
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import AttributeProto
@@ -12,7 +12,7 @@ from tieops.importers.limits import Limits
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.importers.onnx_types import check_type
 
-__all__ = ["check_attributes", "check_defaults"]
+__all__ = ["check_attributes", "check_defaults", "check_metadata"]
 
 _FIELDS = {
     AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s",
@@ -40,9 +40,7 @@ def check_attributes(
         UntrustedFileError: For a tensor whose bytes are not what its shape says.
     """
     if len(node.metadata_props) > 1:
-        keys = [each.key for each in node.metadata_props]
-        if len(keys) != len(set(keys)):
-            raise _wrong(node, "has two entries of metadata with one key", {})
+        check_metadata(node.metadata_props, shown(node.name or node.op_type))
     found: dict[str, int] = {}
     for attribute in node.attribute:
         name = attribute.name
@@ -58,6 +56,22 @@ def check_attributes(
             for tensor in attribute.tensors:
                 check_tensor(tensor, limits)
     return found
+
+
+def check_metadata(entries: Sequence[onnx.StringStringEntryProto], name: str) -> None:
+    """Refuse two values under one key; ``onnx_ir`` itself writes some entries twice.
+
+    Raises:
+        UnsupportedModelError: With the key.
+    """
+    found: dict[str, str] = {}
+    for each in entries:
+        if found.setdefault(each.key, each.value) != each.value:
+            raise UnsupportedModelError(
+                f"two of one name: key of the metadata of {name} {shown(each.key)}",
+                {"entries": len(entries)},
+                "readers take either the first or the last: remove one",
+            )
 
 
 def check_defaults(function: onnx.FunctionProto, limits: Limits) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 
 import onnx
 import onnx.defs
@@ -11,12 +13,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.importers.limits import Limits
-from tieops.importers.onnx_attributes import check_defaults
+from tieops.importers.onnx_attributes import check_defaults, check_metadata
 from tieops.importers.onnx_calls import check_calls, domain_of, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.ir.brief import printable
-from tieops.ir.scopes import all_graphs, all_nodes, stored_values
+from tieops.ir.scopes import all_graphs, all_nodes, stored_values, subgraphs_of
 
 __all__ = ["check_graphs", "check_model", "check_stored", "put_in_order"]
 
@@ -49,7 +51,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits) -> None:
             None,
             "upgrade onnx",
         )
-    refuse_repeats("key of the model's metadata", (each.key for each in proto.metadata_props))
+    check_metadata(proto.metadata_props, "the model")
     refuse_repeats("device configuration", (each.name for each in proto.configuration))
     _check_functions(proto.functions)
     check_calls(proto, limits)
@@ -154,21 +156,31 @@ def put_in_order(model: onnx_ir.Model) -> None:
         UnsupportedModelError: If nodes read each other in a circle.
     """
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        try:
-            if not _is_in_order(graph):
-                graph.sort()
-        except ValueError as error:
+        if _is_in_order(graph):
+            continue
+        with suppress(ValueError):  # a circle that onnx_ir sees
+            graph.sort()
+        if not _is_in_order(graph):
             raise UnsupportedModelError(
                 "nodes read each other in a circle",
-                {"graph": printable(graph.name or "")},
+                {"graph": shown(graph.name or "")},
                 "export the model again",
-            ) from error
+            )
 
 
 def _is_in_order(graph: onnx_ir.Graph) -> bool:
-    before: set[onnx_ir.Node | None] = {None}
-    for node in graph.all_nodes():
-        if any(value is not None and value.producer() not in before for value in node.inputs):
+    """Tell whether each node comes after what it and the graphs within it read."""
+    done: set[onnx_ir.Node | None] = {None}
+    stack: list[tuple[onnx_ir.Node | None, Iterator[onnx_ir.Node]]] = [(None, iter(graph))]
+    while stack:
+        owner, nodes = stack[-1]
+        node = next(nodes, None)
+        if node is None:
+            stack.pop()
+            done.add(owner)
+            continue
+        if any(value is not None and value.producer() not in done for value in node.inputs):
             return False
-        before.add(node)
+        # What is within a node cannot read what the node gives.
+        stack.append((node, chain.from_iterable(subgraphs_of(node))))
     return True

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tieops.errors import UntrustedFileError
 from tieops.importers.limits import Limits
+from tieops.importers.onnx_tensors import shown
 from tieops.ir.brief import printable
 
 __all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
@@ -42,7 +43,7 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
     Raises:
         UntrustedFileError: If there is none, or something else: a FIFO or a device would hang.
     """
-    name = printable(str(path)) if len(str(path)) <= 200 else printable(path.name[:60]) + "…"
+    name = printable(str(path)) if len(str(path)) <= 200 else shown(path.name)
     flags = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
     mode = os.O_RDONLY
     for flag in flags:

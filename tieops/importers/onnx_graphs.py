@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import onnx
 from onnx import AttributeProto
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.limits import Limits, check_limit
-from tieops.importers.onnx_attributes import check_attributes
+from tieops.importers.onnx_attributes import check_attributes, check_metadata
 from tieops.importers.onnx_calls import Key, domain_of, node_graphs
+from tieops.importers.onnx_operands import check_operands, sizes_of
 from tieops.importers.onnx_operators import check_against, operator_of, result_types
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.importers.onnx_types import check_declared, element_type
@@ -79,7 +81,7 @@ class GraphChecks:
     def _check_header(self, body: _Body) -> dict[str, int]:
         """Check everything but the nodes; return the element types that are known so far."""
         name = _name(body)
-        refuse_repeats(f"key of the metadata of {name}", (e.key for e in body.metadata_props))
+        check_metadata(body.metadata_props, name)
         if isinstance(body, onnx.FunctionProto):
             return {}
         if body.sparse_initializer:
@@ -108,8 +110,7 @@ class GraphChecks:
         for tensor in body.initializer:
             check_tensor(tensor, self._limits)
             if len(tensor.metadata_props) > 1:
-                what = f"key of the metadata of {shown(tensor.name)}"
-                refuse_repeats(what, (each.key for each in tensor.metadata_props))
+                check_metadata(tensor.metadata_props, shown(tensor.name))
             types.setdefault(tensor.name, tensor.data_type)
         return types
 
@@ -126,6 +127,7 @@ class GraphChecks:
         names: tuple[set[str], dict[str, int], tuple[set[str], ...]],
     ) -> None:
         defined, types, outer = names
+        sizes = cache(lambda: sizes_of(body) if isinstance(body, onnx.GraphProto) else {})
         made: set[str] = set()
         before = {e.name for e in body.input} | {e.name for e in body.initializer} if (
             outer and isinstance(body, onnx.GraphProto)) else set[str]()  # fmt: skip
@@ -144,6 +146,8 @@ class GraphChecks:
             if any(kind == AttributeProto.TENSOR for kind in attributes.values()):
                 self._count_tensors(1)
             self._check_operator(node, opsets, attributes, types)
+            if isinstance(body, onnx.GraphProto):
+                check_operands(node, sizes)
 
     def _check_operator(
         self,

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import onnx
 import onnx.defs
+import onnx_ir
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.onnx_tensors import shown
@@ -46,6 +47,10 @@ _TYPES: dict[object, int] = {
     for name, number in onnx.AttributeProto.AttributeType.items()
     if hasattr(onnx.defs.OpSchema.AttrType, name)
 }
+
+
+_KNOWN = {int(each) for each in onnx_ir.DataType}
+_NAME_A_TYPE = ("to", "dtype", "output_dtype")
 
 
 @lru_cache(maxsize=4096)
@@ -109,8 +114,16 @@ def check_against(operator: Operator, node: onnx.NodeProto, attributes: dict[str
             names = onnx.AttributeProto.AttributeType.Name
             facts = {"found": names(kind), "needed": names(wanted)}
             raise _wrong(node, f"has an attribute {shown(name)} of another type", facts)
+        if name in _NAME_A_TYPE:
+            _check_named_type(node, name)
     if node.op_type == "Constant" and len(attributes) != 1:
         raise _wrong(node, "has not exactly one value", {"attributes": len(attributes)})
+
+
+def _check_named_type(node: onnx.NodeProto, name: str) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name and not attribute.ref_attr_name and attribute.i not in _KNOWN:
+            raise _wrong(node, "names an unknown data type", {name: attribute.i})
 
 
 def result_types(

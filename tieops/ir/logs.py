@@ -10,11 +10,14 @@ __all__ = ["silenced"]
 
 
 @contextmanager
-def silenced(name: str) -> Generator[None]:
-    """Keep a logger quiet for a while: what it warns of is told as an error, or does no harm."""
-    log = logging.getLogger(name)
-    was, log.disabled = log.disabled, True
+def silenced(*names: str) -> Generator[None]:
+    """Keep loggers quiet for a while: what they warn of is told as an error, or does no harm."""
+    logs = [logging.getLogger(name) for name in names]
+    before = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = was
+        for log, was in zip(logs, before, strict=True):
+            log.disabled = was
