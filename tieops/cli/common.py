@@ -18,18 +18,23 @@ from tieops.ir.brief import printable
 from tieops.progress import progress
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
+from tieops.verify import Sandbox
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
     "Json",
+    "MemoryLimit",
     "ModelPath",
     "OutPath",
+    "Sandboxed",
+    "Seconds",
     "Trust",
     "as_record",
     "print_json",
     "read_model",
+    "sandbox_of",
     "say_nothing",
     "terminal",
 ]
@@ -60,6 +65,16 @@ Trust = Annotated[
         help="A PyTorch file may run code when it is opened; TorchScript has to be trusted.",
     ),
 ]
+Sandboxed = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox", help="Open and run it in a process with an end to its memory and time."
+    ),
+]
+MemoryLimit = Annotated[
+    float, typer.Option("--memory-limit", help="With --sandbox: GB beyond an empty process.")
+]
+Seconds = Annotated[float, typer.Option("--seconds", help="With --sandbox: the longest it runs.")]
 
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
            "i8": "int8", "u8": "uint8", "bool": "bool"}  # fmt: skip
@@ -103,6 +118,15 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
         if name:
             names[axis] = name
     return torch.zeros(sizes, dtype=getattr(torch, _DTYPES[match[1]])), names
+
+
+def sandbox_of(wanted: bool, memory_limit: float, seconds: float) -> Sandbox | None:
+    """Return the sandbox that the options ask for, or None.
+
+    Raises:
+        PreconditionError: If a limit is no limit.
+    """
+    return Sandbox(memory_bytes=int(memory_limit * 1e9), seconds=seconds) if wanted else None
 
 
 def as_record(model: TiedModel) -> dict[str, Any]:

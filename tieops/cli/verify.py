@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, Trust, print_json
+from tieops.cli.common import (
+    Json,
+    MemoryLimit,
+    ProviderName,
+    Sandboxed,
+    Seconds,
+    Trust,
+    print_json,
+    sandbox_of,
+)
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
@@ -25,6 +34,9 @@ def verify(
     provider: ProviderName = "cpu",
     optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
     trust: Trust = False,
+    sandbox: Sandboxed = False,
+    memory_limit: MemoryLimit = 4.0,
+    seconds: Seconds = 60.0,
     as_json: Json = False,
 ) -> None:
     """Compare two models' outputs on inputs made from their signature.
@@ -43,6 +55,7 @@ def verify(
         provider=provider,
         optimize=optimize,
         trust=trust,
+        sandbox=sandbox_of(sandbox, memory_limit, seconds) or False,
         raises=False,
     )
     if as_json:

@@ -54,7 +54,7 @@ def bits(array: Array) -> Array:
     width = array.dtype.itemsize
     if width in (1, 2, 4, 8):
         return array.view(f"u{width}")
-    return array.view("u8").reshape(*array.shape, width // 8)
+    return array.reshape(*array.shape, 1).view("u8")
 
 
 def bit_equal(one: Array, other: Array) -> bool:
