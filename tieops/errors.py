@@ -26,6 +26,31 @@ __all__ = [
     "VerificationError",
 ]
 
+LONGEST_NAME = 1000
+_LONGEST_TEXT = 10_000
+
+
+def printable(name: str) -> str:
+    r"""Return a name from a file made safe for a terminal: escaped, and cut where it is long.
+
+    Control characters, line ends and what turns the direction of text are escaped. A text that
+    was made safe stays as it is.
+
+    Example:
+        >>> printable("fc\x1b[31m.weight")
+        'fc\\x1b[31m.weight'
+    """
+    return _escaped(name, LONGEST_NAME)
+
+
+def _escaped(text: str, longest: int) -> str:
+    if len(text) > longest:
+        text = f"{text[: longest - 100]}…{text[-99:]}"
+    if text.isprintable():
+        return text
+    text = text.encode("unicode_escape").decode("ascii")
+    return text if len(text) <= longest else f"{text[: longest - 100]}…{text[-99:]}"
+
 
 class TieopsError(Exception):
     """The root of the tree.
@@ -51,13 +76,14 @@ class TieopsError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        lines = [self.what]
-        facts = [f"{label}: {fact}" for label, fact in self.facts.items()]
+        # Whoever made it has escaped names; what another library said may hold some more.
+        lines = [_escaped(self.what, _LONGEST_TEXT)]
+        facts = [_escaped(f"{label}: {fact}", _LONGEST_TEXT) for label, fact in self.facts.items()]
         # Side by side while that is readable, one below the other when it is not.
         joined = "    ".join(facts)
         lines += [joined] if len(joined) <= 96 else facts
         if self.fix:
-            lines.append(f"fix: {self.fix}")
+            lines.append(_escaped(f"fix: {self.fix}", _LONGEST_TEXT))
         return "\n  ".join(line for line in lines if line)
 
 

@@ -19,15 +19,19 @@ from tieops.ir.brief import printable
 from tieops.progress import progress
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
+from tieops.verify import Sandbox
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
     "Json",
+    "MemoryLimit",
     "ModelPath",
     "OutPath",
     "ProviderName",
+    "Sandboxed",
+    "Seconds",
     "Sizes",
     "Trust",
     "as_record",
@@ -36,6 +40,7 @@ __all__ = [
     "refuse_torch",
     "refuse_two_streams",
     "refuse_unused",
+    "sandbox_of",
     "say_nothing",
     "sizes_of",
     "terminal",
@@ -73,6 +78,16 @@ Sizes = Annotated[
     list[str] | None,
     typer.Option("--size", "-s", help="A symbolic size of made inputs, such as batch=4."),
 ]
+Sandboxed = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox", help="Open and run it in a process with an end to its memory and time."
+    ),
+]
+MemoryLimit = Annotated[
+    float, typer.Option("--memory-limit", help="With --sandbox: GB beyond an empty process.")
+]
+Seconds = Annotated[float, typer.Option("--seconds", help="With --sandbox: the longest it runs.")]
 
 _TORCHSCRIPT_SUFFIXES = tuple(suffix for suffix in TORCH_SUFFIXES if suffix != ".pt2")
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "i64": "int64", "i32": "int32",
@@ -201,6 +216,15 @@ def sizes_of(texts: Sequence[str] | None) -> dict[str, int] | None:
             )
         sizes[name] = int(number)
     return sizes or None
+
+
+def sandbox_of(wanted: bool, memory_limit: float, seconds: float) -> Sandbox | None:
+    """Return the sandbox that the options ask for, or None.
+
+    Raises:
+        PreconditionError: If a limit is no limit.
+    """
+    return Sandbox(memory_bytes=int(memory_limit * 1e9), seconds=seconds) if wanted else None
 
 
 def as_record(model: TiedModel) -> dict[str, Any]:

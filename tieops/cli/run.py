@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +12,22 @@ import typer
 import tieops
 from tieops.cli.common import (
     Json,
+    MemoryLimit,
     ProviderName,
+    Sandboxed,
+    Seconds,
     Sizes,
     print_json,
     refuse_torch,
     refuse_unused,
+    sandbox_of,
     sizes_of,
 )
 from tieops.cli.streams import source_of
 from tieops.errors import ExportError, PreconditionError
+from tieops.ir.brief import printable
 from tieops.verify.inputs import make_inputs
+from tieops.verify.sandboxed_sides import SandboxedOnnx
 
 __all__ = ["run"]
 
@@ -41,6 +48,9 @@ def run(
     memory: Annotated[
         bool, typer.Option("--memory", help="Then say which copies of the weights there are.")
     ] = False,
+    sandbox: Sandboxed = False,
+    memory_limit: MemoryLimit = 4.0,
+    seconds: Seconds = 60.0,
     as_json: Json = False,
 ) -> None:
     """Run a model on inputs from files, or on inputs made from its signature.
@@ -55,9 +65,18 @@ def run(
     source = source_of(model)
     if not feeds:
         feeds = make_inputs(tieops.from_onnx(source).ir, sizes=sizes_of(size), seed=seed)
-    session = tieops.session(source, provider=provider)
-    outputs = session.run(feeds)
-    ledger = tieops.resident_bytes(session) if memory else None
+    limits = sandbox_of(sandbox, memory_limit, seconds)
+    if limits is not None:
+        _check_sandboxed(provider, memory)
+        with closing(SandboxedOnnx(source, limits)) as side:
+            names = side.output_names or ()
+            outputs = dict(zip(names, side.run(feeds, None), strict=True))
+        used, note, ledger = "cpu", "running on the CPU, in a sandbox", None
+    else:
+        session = tieops.session(source, provider=provider)
+        outputs = session.run(feeds)
+        used, note = session.provider, session.note
+        ledger = tieops.resident_bytes(session) if memory else None
     if out is not None:
         try:
             np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
@@ -68,21 +87,30 @@ def run(
     if as_json:
         print_json(
             {
-                "provider": session.provider,
-                "note": session.note,
+                "provider": used,
+                "note": note,
                 "inputs": {name: _described(array) for name, array in feeds.items()},
                 "outputs": {name: _described(array) for name, array in outputs.items()},
                 **({} if ledger is None else {"memory": ledger.to_dict()}),
             }
         )
         return
-    typer.echo(session.note or f"running on {session.provider}")
+    typer.echo(note or f"running on {used}")
     for name, array in feeds.items():
-        typer.echo(f"in   {name}: {_text(array)}")
+        typer.echo(f"in   {printable(name)}: {_text(array)}")
     for name, array in outputs.items():
-        typer.echo(f"out  {name}: {_text(array)}")
+        typer.echo(f"out  {printable(name)}: {_text(array)}")
     if ledger is not None:
         typer.echo(f"\n{ledger}")
+
+
+def _check_sandboxed(provider: str, memory: bool) -> None:
+    if provider == "cuda" or memory:
+        raise PreconditionError(
+            "a sandbox runs on the CPU, and its memory is not looked into",
+            None,
+            "leave out --provider cuda and --memory, or --sandbox",
+        )
 
 
 def _read_inputs(given: list[str]) -> dict[str, Any]:

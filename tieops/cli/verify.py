@@ -10,11 +10,15 @@ import typer
 import tieops
 from tieops.cli.common import (
     Json,
+    MemoryLimit,
     ProviderName,
+    Sandboxed,
+    Seconds,
     Sizes,
     Trust,
     print_json,
     refuse_two_streams,
+    sandbox_of,
     sizes_of,
 )
 from tieops.cli.streams import source_of
@@ -36,6 +40,9 @@ def verify(
     provider: ProviderName = "cpu",
     optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
     trust: Trust = False,
+    sandbox: Sandboxed = False,
+    memory_limit: MemoryLimit = 4.0,
+    seconds: Seconds = 60.0,
     as_json: Json = False,
 ) -> None:
     """Compare two models' outputs on inputs made from their signature.
@@ -56,6 +63,7 @@ def verify(
         provider=provider,
         optimize=optimize,
         trust=trust,
+        sandbox=sandbox_of(sandbox, memory_limit, seconds) or False,
         raises=False,
     )
     if as_json:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir
 
+from tieops.errors import printable
+
 __all__ = ["brief", "brief_bytes", "brief_dtype", "counted", "printable"]
 
 _SHORT = {
@@ -61,13 +63,3 @@ def counted(count: int, what: str) -> str:
         ('1 tie', '3 ties')
     """
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def printable(name: str) -> str:
-    r"""Return a name from a file made safe for a terminal: control characters are escaped.
-
-    Example:
-        >>> printable("fc\x1b[31m.weight")
-        'fc\\x1b[31m.weight'
-    """
-    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")

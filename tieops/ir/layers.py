@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir
 
@@ -24,7 +24,8 @@ class Layer:
     name: str
     kind: str
     """Linear, Embedding, Conv, LSTM, LayerNorm…; an operator's or a module's own name elsewhere."""
-    nodes: tuple[onnx_ir.Node, ...]
+    # onnx_ir's own repr of a node does not escape names.
+    nodes: tuple[onnx_ir.Node, ...] = field(repr=False)
     slots: tuple[Slot, ...]
 
     @property

@@ -29,7 +29,7 @@ class Parameter:
         fc.weight: f32[2,3]
     """
 
-    value: onnx_ir.Value
+    value: onnx_ir.Value = field(repr=False)
     """The value in the graph; its ``const_value`` holds the bytes."""
 
     @property
@@ -94,6 +94,9 @@ class Parameter:
         """Return the values, of shape ``self.shape``; mapped, not read, where that is possible."""
         return self.tensor.numpy()
 
+    def __repr__(self) -> str:
+        return f"<Parameter {self}>"
+
     def __str__(self) -> str:
         return f"{printable(self.name)}: {brief(self.dtype, self.shape)}"
 
@@ -106,7 +109,7 @@ class Entry:
     """Which input of the call; the call is the first of the slot's ``path``."""
     view: View
     """What the call is handed."""
-    nodes: tuple[onnx_ir.Node, ...]
+    nodes: tuple[onnx_ir.Node, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ class Read:
 
     parameter: Parameter
     view: View
-    nodes: tuple[onnx_ir.Node, ...] = ()
+    nodes: tuple[onnx_ir.Node, ...] = field(default=(), repr=False)
     """The nodes of the view, in the order of reading; Identity nodes included."""
     entry: Entry | None = None
     """Where it enters a function, if it does."""
@@ -131,7 +134,7 @@ class Slot:
 
     layer: str
     role: str
-    node: onnx_ir.Node
+    node: onnx_ir.Node = field(repr=False)
     index: int
     """Which input of ``node``."""
     reads: tuple[Read, ...]

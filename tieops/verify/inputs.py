@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -12,7 +13,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.errors import PreconditionError, UnsupportedModelError
-from tieops.ir.brief import printable
+from tieops.ir.brief import brief_bytes, printable
 from tieops.verify.bounds import Size, table_sizes
 
 __all__ = ["InputSet", "check_plan", "make_inputs", "plan"]
@@ -25,6 +26,10 @@ _BASE_SIZES = (1, 2, 5)
 # table of 1000 rows, and keep a language model's logits below 100 MB.
 _SWEEP_RUNS = 4
 _SWEEP_IDS = 256
+# What may be made: a file may ask for inputs or tables that no memory holds.
+MAX_INPUT_BYTES = 2_000_000_000
+_MAX_SWEPT_ROWS = 10_000_000
+_EXPRESSION_LENGTH = 200
 _WORDS = ("tie", "untie", "head", "slot", "view", "layer", "", "été")
 
 
@@ -179,10 +184,14 @@ class _Maker:
     def make(self, binding: dict[str, int], run: int) -> InputSet:
         """Return the arrays of one run."""
         arrays: dict[str, _Array] = {}
+        left_bytes = MAX_INPUT_BYTES
         for value in self.inputs:
             name = value.name or ""
             shape = _bound(name, self.shapes[name], binding)
             dtype = value.dtype or onnx_ir.DataType.UNDEFINED
+            # Eight bytes an element: values are drawn as float64 or int64 first.
+            left_bytes -= prod(shape) * 8
+            _check_left(name, shape, left_bytes)
             rng = np.random.default_rng([self.seed, run, zlib.crc32(name.encode())])
             rows = self._rows(name, dtype, binding) if dtype.is_integer() else None
             if rows is None:
@@ -203,7 +212,12 @@ class _Maker:
         # A table that an axis sizes may be another in each run: its sweep then starts again.
         if self.rows.get(name) != rows:
             self.rows[name] = rows
-            inner = rng.permutation(np.arange(1, max(1, rows - 1)))
+            few = rows <= _MAX_SWEPT_ROWS
+            inner = (
+                rng.permutation(np.arange(1, max(1, rows - 1)))
+                if few
+                else rng.integers(1, rows - 1, _SWEEP_RUNS * _SWEEP_IDS)
+            )
             self.left[name] = np.concatenate([np.unique([rows - 1, 0])[::-1], inner])
         count = int(np.prod(shape))
         now, self.left[name] = self.left[name][:count], self.left[name][count:]
@@ -231,13 +245,18 @@ def _symbols(size: Size, anonymous: str, fixed: Mapping[str, int]) -> list[str]:
         return []
     if size.value is None:
         return [anonymous]
-    if size.value in fixed:
+    if size.value in fixed or not _is_expression(size.value):
         return [size.value]
     try:
         names = sorted(size.free_symbols())
     except ValueError:  # not an expression: a name like any other
         names = []
     return names or [size.value]
+
+
+def _is_expression(text: str) -> bool:
+    """Tell whether a size may be computed: a tower of powers takes longer than anyone waits."""
+    return len(text) <= _EXPRESSION_LENGTH and "**" not in text
 
 
 def _evaluated(size: Size, binding: Mapping[str, int]) -> int | None:
@@ -247,6 +266,8 @@ def _evaluated(size: Size, binding: Mapping[str, int]) -> int | None:
         return None
     if size.value in binding:
         return binding[size.value]
+    if not _is_expression(size.value):
+        return None
     try:
         result = size.evaluate(dict(binding))
     except ValueError:
@@ -269,6 +290,16 @@ def _bound(name: str, shape: list[Size], binding: Mapping[str, int]) -> tuple[in
             "pass other sizes=, or the inputs themselves: inputs={name: array, …}",
         )
     return known
+
+
+def _check_left(name: str, shape: tuple[int, ...], left_bytes: int) -> None:
+    if left_bytes < 0:
+        raise UnsupportedModelError(
+            f"cannot make the input {printable(name)}: all inputs would be larger than "
+            f"{brief_bytes(MAX_INPUT_BYTES)}",
+            {"shape": list(shape)},
+            "pass smaller sizes=, or the inputs yourself: inputs={name: array, …}",
+        )
 
 
 def _check_sizes(sizes: Mapping[str, int], symbols: list[str]) -> None:
