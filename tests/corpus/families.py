@@ -79,6 +79,17 @@ def _fixed(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
     return made
 
 
+def _masked(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Return the same inputs with a mask, for code that makes none while it is exported."""
+
+    def made(vocab: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, axes = inputs(vocab)
+        mask = torch.ones_like(tensors["input_ids"])
+        return tensors | {"attention_mask": mask}, axes | {"attention_mask": axes["input_ids"]}
+
+    return made
+
+
 @dataclass(frozen=True)
 class Family:
     """A class of transformers and how to build and call it small.
@@ -234,7 +245,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "mt5": Family("MT5ForConditionalGeneration", _T5, _text_to_text),
     "umt5": Family("UMT5ForConditionalGeneration", _T5, _text_to_text),
-    "longt5": Family("LongT5ForConditionalGeneration", _T5, _fixed(_text_to_text)),
+    "longt5": Family("LongT5ForConditionalGeneration", _T5, _masked(_fixed(_text_to_text))),
     "switch_transformers": Family(
         "SwitchTransformersForConditionalGeneration", _T5 | {"num_experts": 4}, _text_to_text
     ),
