@@ -30,7 +30,12 @@ _SIZES: dict[str, Any] = {
 }  # fmt: skip
 _GPT: dict[str, Any] = {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 64}
 _GROUPED = {**_SIZES, "num_key_value_heads": 1, "head_dim": 16}
-_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+_EXPERTS = {
+    "experts_implementation": "batched_mm",
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
 _BART: dict[str, Any] = {
     "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 2 * WIDTH, "decoder_ffn_dim": 2 * WIDTH,

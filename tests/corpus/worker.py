@@ -67,7 +67,7 @@ def _outcome(error: Exception) -> str:
     """Return a refusal by its reason, and all else that was raised as a failure."""
     faults = (VerificationError, PostconditionError)
     if isinstance(error, tieops.TieopsError) and not isinstance(error, faults):
-        said = error.facts.get("torch says") or error.facts.get("it says")
+        said = next((fact for key, fact in error.facts.items() if key.endswith("says")), None)
         return f"refused: {error.what}{f'; {said}' if said else ''}"[:_LONGEST]
     text = " ".join(str(error).split())
     return f"fail: {type(error).__name__}: {text}"[:_LONGEST]
