@@ -110,5 +110,5 @@ def test_a_process_that_dies_leaves_the_stage_that_it_died_in(tmp_path):
         row = started.take({"family": "no such family", "vocab": VOCABULARIES[0]})
         assert row["stages"]["import"].startswith("fail: KeyError")
         assert started.take("nonsense")["stages"] == {"import": "fail: died with 1"}
-        again = {"package": "x", "member": "x.onnx", "path": str(tmp_path / "x.onnx")}
+        again = {"package": "onnx", "member": "x.onnx", "path": str(tmp_path / "x.onnx")}
         assert started.take(again)["stages"]["import"].startswith("refused: ")
