@@ -30,7 +30,12 @@ _SIZES: dict[str, Any] = {
 }  # fmt: skip
 _GPT: dict[str, Any] = {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 64}
 _GROUPED = {**_SIZES, "num_key_value_heads": 1, "head_dim": 16}
-_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+_EXPERTS = {
+    "experts_implementation": "batched_mm",
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
 _BART: dict[str, Any] = {
     "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 2 * WIDTH, "decoder_ffn_dim": 2 * WIDTH,
@@ -75,6 +80,17 @@ def _fixed(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
     def made(vocab: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, axes = inputs(vocab)
         return tensors, {name: {0: sizes[0]} for name, sizes in axes.items()}
+
+    return made
+
+
+def _masked(inputs: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Return the same inputs with a mask, for code that makes none while it is exported."""
+
+    def made(vocab: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, axes = inputs(vocab)
+        mask = torch.ones_like(tensors["input_ids"])
+        return tensors | {"attention_mask": mask}, axes | {"attention_mask": axes["input_ids"]}
 
     return made
 
@@ -234,7 +250,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "mt5": Family("MT5ForConditionalGeneration", _T5, _text_to_text),
     "umt5": Family("UMT5ForConditionalGeneration", _T5, _text_to_text),
-    "longt5": Family("LongT5ForConditionalGeneration", _T5, _fixed(_text_to_text)),
+    "longt5": Family("LongT5ForConditionalGeneration", _T5, _masked(_fixed(_text_to_text))),
     "switch_transformers": Family(
         "SwitchTransformersForConditionalGeneration", _T5 | {"num_experts": 4}, _text_to_text
     ),

@@ -27,6 +27,8 @@ class Package:
     about: str
     installed: bool = False
     """Whether it is there anyway, because the tests need it; the others are downloaded."""
+    atol: float = 1e-5
+    """How far outputs may be apart where rounding may differ."""
 
 
 PACKAGES: dict[str, Package] = {
@@ -37,7 +39,8 @@ PACKAGES: dict[str, Package] = {
     "livekit-plugins-silero": Package("Apache-2.0", "silero-vad 5"),
     "magika": Package("Apache-2.0", "kinds of files"),
     "onnx": Package("Apache-2.0", "the backend tests' models", installed=True),
-    "onnx-asr": Package("MIT", "features of audio, written in onnxscript"),
+    # Logarithms of powers that are nearly 0: another way to sum a transform shows in them.
+    "onnx-asr": Package("MIT", "features of audio, written in onnxscript", atol=1e-2),
     "onnxruntime": Package("MIT", "three example models", installed=True),
     "piper-tts": Package("GPL-3.0-or-later", "diacritics of Arabic and Hebrew"),
     "pyopenjtalk-plus": Package("MIT", "how a kanji is read"),

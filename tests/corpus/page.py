@@ -13,7 +13,7 @@ from tests.corpus.packages import PACKAGES
 from tests.corpus.stages import MODULE_STAGES, STAGES, take_module
 from tieops.ir.brief import brief_bytes, counted
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "not_run", "page"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "corpus.md"
 SMALL, LARGE = VOCABULARIES
@@ -22,7 +22,8 @@ STEPS = {"import": take_module, **STAGES, **MODULE_STAGES}
 HEAD = """# Corpus
 
 Models of other people, each taken through all that tieops does: {families} architectures of
-transformers that tie weights, at two sizes each, and {files} ONNX files out of {packages} packages.
+transformers that tie weights, {both} of them at two sizes, and {files} ONNX files out of {packages}
+packages.
 `python -m tests.corpus` runs what has no row yet and writes this page;
 `python -m tests.corpus --again gpt2 silero-vad` runs these two again. The rows are kept in
 `tests/corpus/results.json`. They were run with {versions}.
@@ -39,14 +40,14 @@ stored matrices off. Elsewhere rounding may differ, within `rtol=1e-4` and `atol
 
 In the tables, **yes** holds, **–** has nothing to do (one output, nothing tied), and a number is a
 refusal.
-"""
+{left}"""
 
 FAMILY_HEAD = f"""
 ## Architectures
 
 Built from configs with random weights, two layers, width {WIDTH}, and a vocabulary of {SMALL} and
 of {LARGE:,}: the shared weight is under and over the 8,192 elements from which torch's optimizer
-leaves a weight alone. A row is both sizes, unless they came out differently. *Saved* is at both.
+leaves a weight alone. Sizes that came out alike are one row. *Saved* is at each of them.
 The old exporter is given the smaller one.
 """
 PACKAGE_HEAD = """
@@ -66,9 +67,10 @@ def page(results: Mapping[str, Any]) -> str:
     families = _families(models, notes)
     packages = _packages(models, notes)
     head = HEAD.format(
-        families=len(FAMILIES),
+        families=len({key.partition("/")[0] for key in models} & FAMILIES.keys()),
+        both=sum(all(f"{name}/{v}" in models for v in VOCABULARIES) for name in FAMILIES),
         files=sum(key.partition("/")[0] in PACKAGES for key in models),
-        packages=len(PACKAGES),
+        packages=len({key.partition("/")[0] for key in models} & PACKAGES.keys()),
         versions=", ".join(f"{name} {number}" for name, number in results["versions"].items()),
         steps="\n".join(f"| {name} | {_said(step)} |" for name, step in STEPS.items()),
         stages=f"{len(outcomes):,}",
@@ -76,8 +78,21 @@ def page(results: Mapping[str, Any]) -> str:
         nothing=f"{kinds.count('none'):,}",
         refused=kinds.count("refused"),
         failed=kinds.count("fail"),
+        left=_left(models),
     )
     return "".join([head, FAMILY_HEAD, families, PACKAGE_HEAD, packages, notes.text()])
+
+
+def _left(models: Mapping[str, Any]) -> str:
+    left = not_run(models)
+    return f"\nNot run yet: {', '.join(left)}.\n" if left else ""
+
+
+def not_run(models: Mapping[str, Any]) -> list[str]:
+    """Return what has no row yet: families by vocabulary, and packages."""
+    seen = {key.partition("/")[0] for key in models}
+    families = [f"{name}/{vocab}" for vocab in VOCABULARIES for name in FAMILIES]
+    return [key for key in families if key not in models] + [n for n in PACKAGES if n not in seen]
 
 
 def _said(stage: Any) -> str:
@@ -125,18 +140,17 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _families(models: Mapping[str, Any], notes: _Notes) -> str:
     rows: list[list[str]] = []
     for name, family in FAMILIES.items():
-        small, large = (models.get(f"{name}/{vocab}", {"stages": {}}) for vocab in VOCABULARIES)
-        both = dict(large["stages"]) == {k: v for k, v in small["stages"].items()
-                                         if k not in MODULE_STAGES}  # fmt: skip
-        saved = [brief_bytes(row.get("saved_bytes", 0)) for row in (small, large)]
-        shown = [(name, small, ", ".join(saved))] if both else [
-            (f"{name}, {vocab:,}", row, said)
-            for vocab, row, said in zip(VOCABULARIES, (small, large), saved, strict=True)
-        ]  # fmt: skip
-        for label, row, said in shown:
-            facts = [str(row.get("parameters", "–")), str(row.get("ties", "–")), said]
-            rows.append([label, family.model, *facts, *notes.cells(name, row, STEPS)])
-    return _table(["family", "class", "parameters", "ties", "saved", *STEPS], rows)
+        run = {v: models[f"{name}/{v}"] for v in VOCABULARIES if f"{name}/{v}" in models}
+        alike: defaultdict[str, list[int]] = defaultdict(list)
+        for vocab, row in run.items():
+            alike[str({k: v for k, v in row["stages"].items() if k in STAGES})].append(vocab)
+        for vocabs in alike.values():
+            row = run[vocabs[0]]
+            saved = ", ".join(brief_bytes(run[each].get("saved_bytes", 0)) for each in vocabs)
+            facts = [str(row.get("parameters", "–")), str(row.get("ties", "–")), saved]
+            sizes = ", ".join(f"{each:,}" for each in vocabs)
+            rows.append([name, family.model, sizes, *facts, *notes.cells(name, row, STEPS)])
+    return _table(["family", "class", "vocabulary", "parameters", "ties", "saved", *STEPS], rows)
 
 
 def _packages(models: Mapping[str, Any], notes: _Notes) -> str:

@@ -64,10 +64,11 @@ class Runner:
         stage = "import"
         while "seconds" not in row:
             line = self._line(process)
-            if line is None:
+            if not line:
+                # Nothing said in time, or nothing to come: then it is ending.
+                code = None if line is None else process.wait(self.seconds)
                 self._stop()
-                died = process.returncode if process.returncode != -9 else None
-                what = f"died with {died}" if died else f"no end after {self.seconds:.0f} s"
+                what = f"no end after {self.seconds:.0f} s" if line is None else f"died with {code}"
                 row["stages"][stage] = f"fail: {what}"
                 break
             key, value = json.loads(line)
@@ -90,13 +91,15 @@ class Runner:
         )
 
     def _line(self, process: subprocess.Popen[bytes]) -> bytes | None:
-        """Return the next line that the worker says, or None if it takes too long or is gone."""
+        """Return the worker's next line; None if it takes too long, nothing if it is gone."""
         assert process.stdout is not None
         while b"\n" not in self._rest:
             ready, _, _ = select.select([process.stdout], [], [], self.seconds)
-            said = os.read(process.stdout.fileno(), 65536) if ready else b""
-            if not said:
+            if not ready:
                 return None
+            said = os.read(process.stdout.fileno(), 65536)
+            if not said:
+                return b""
             self._rest += said
         line, _, self._rest = self._rest.partition(b"\n")
         return line
@@ -104,11 +107,7 @@ class Runner:
     def _stop(self) -> None:
         if self._process is None:
             return
-        if self._process.poll() is None:
-            try:
-                self._process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -325,6 +325,6 @@ def _said(groups: set[frozenset[str]]) -> str:
     return ", ".join(" = ".join(sorted(group)) for group in groups) or "none"
 
 
-def take_file(path: Path, feeds: list[Arrays] | None, folder: Path) -> Taken:
+def take_file(path: Path, feeds: list[Arrays] | None, atol: float, folder: Path) -> Taken:
     """Import a file."""
-    return Taken(Given(path, feeds), tieops.from_onnx(path), folder)
+    return Taken(Given(path, feeds, atol), tieops.from_onnx(path), folder)

@@ -20,7 +20,7 @@ from typing import Any
 
 import tieops
 from tests.corpus.families import FAMILIES, VOCABULARIES, build
-from tests.corpus.packages import feeds
+from tests.corpus.packages import PACKAGES, feeds
 from tests.corpus.stages import MODULE_STAGES, STAGES, Taken, take_file, take_module
 from tieops.errors import PostconditionError, VerificationError
 
@@ -38,7 +38,7 @@ def take(job: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
     try:
         run = _imported(job, folder)
     except Exception as error:
-        yield "import", _outcome(error)
+        yield "import", _outcome(error, folder)
         return
     yield "import", "pass"
     yield "parameters", len(run.model.parameters)
@@ -51,24 +51,29 @@ def take(job: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
         try:
             nothing = stage(run)
         except Exception as error:
-            yield name, _outcome(error)
+            yield name, _outcome(error, folder)
         else:
             yield name, f"none: {nothing}" if nothing else "pass"
 
 
 def _imported(job: dict[str, Any], folder: Path) -> Taken:
     if "family" not in job:
-        return take_file(Path(job["path"]), feeds(job["package"], job["member"]), folder)
+        name = job["package"]
+        found = feeds(name, job["member"])
+        return take_file(Path(job["path"]), found, PACKAGES[name].atol, folder)
     case = build(job["family"], job["vocab"])
     return take_module(case, FAMILIES[job["family"]].atol, folder)
 
 
-def _outcome(error: Exception) -> str:
+def _outcome(error: Exception, folder: Path) -> str:
     """Return a refusal by its reason, and all else that was raised as a failure."""
     faults = (VerificationError, PostconditionError)
     if isinstance(error, tieops.TieopsError) and not isinstance(error, faults):
-        said = error.facts.get("torch says") or error.facts.get("it says")
-        return f"refused: {error.what}{f'; {said}' if said else ''}"[:_LONGEST]
+        said = next((fact for key, fact in error.facts.items() if key.endswith("says")), None)
+        text = f"refused: {error.what}{f'; {said}' if said else ''}"
+        return text.replace(f"{folder}/", "")[:_LONGEST]
+    if isinstance(error, VerificationError) and error.what.startswith("nothing was compared"):
+        return f"none: {error.what}"
     text = " ".join(str(error).split())
     return f"fail: {type(error).__name__}: {text}"[:_LONGEST]
 
