@@ -95,17 +95,19 @@ def find_duplicates(parameters: Iterable[Parameter]) -> tuple[Duplicate, ...]:
 
 
 def _of_equal_corners(group: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
-    """Split a group by the first and the last element, which no order of axes changes.
+    """Split a group by the first and then the last element, which no order of axes moves.
 
-    Most tensors differ there already: they cost two pages each.
+    Most tensors differ there already: they cost a page or two each.
     """
-    if len(group) < 2:
-        return
-    corners = tuple(np.array([0, size - 1]) for size in group[0].shape)
-    alike: defaultdict[bytes, list[_Candidate]] = defaultdict(list)
-    for candidate in group:
-        alike[_sample(candidate.array(), corners)].append(candidate)
-    yield from (each for each in alike.values() if len(each) > 1)
+    groups = [list(group)] if len(group) > 1 else []
+    for place in (0, -1):
+        corner = tuple(np.array([place]) for _ in group[0].order)
+        alike: defaultdict[tuple[int, bytes], list[_Candidate]] = defaultdict(list)
+        for index, each in enumerate(groups):
+            for candidate in each:
+                alike[index, _sample(candidate.array(), corner)].append(candidate)
+        groups = [each for each in alike.values() if len(each) > 1]
+    yield from groups
 
 
 def _equal_sets(group: Sequence[_Candidate]) -> Iterator[Duplicate]:
