@@ -41,8 +41,7 @@ class StoredBits:
         shape = tuple(int(size) for size in tensor.shape.numpy())
         width = tensor.dtype.bitwidth
         if width in _PACKED_WIDTHS:
-            packed = np.frombuffer(tensor.tobytes(), np.uint8) if data is None else data
-            return Packed(packed, width, shape)
+            return Packed(_packed(tensor) if data is None else data, width, shape)
         if data is None or width not in _DTYPES:
             return unsigned(tensor.numpy())
         return data.view(np.dtype(_DTYPES[width])).reshape(shape)
@@ -99,3 +98,9 @@ class StoredBits:
                 mapped.madvise(mmap.MADV_RANDOM)
             self._files[path] = mapped
         return self._files[path]
+
+
+def _packed(tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    if isinstance(tensor, onnx_ir.PackedTensor):
+        return np.asarray(tensor.numpy_packed()).reshape(-1).view(np.uint8)
+    return np.frombuffer(tensor.tobytes(), np.uint8)

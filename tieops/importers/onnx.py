@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
+from tieops.importers.embedded import take_out
 from tieops.importers.onnx_checks import check_external, check_graphs, check_model, put_in_order
 from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import all_graphs, call_paths, is_constant
@@ -20,6 +22,8 @@ __all__ = ["from_onnx"]
 
 MAX_PROTO_BYTES = 2**31 - 1
 """protobuf's own limit for one message."""
+MAPPED_FROM = 1 << 20
+"""Files from this size on are mapped; their large weights stay in the mapping."""
 
 
 @collector_paused()
@@ -53,6 +57,7 @@ def from_onnx(
         >>> from_onnx(proto)
         <TiedModel: 1 layer, 0 parameters, 0 ties, 0 B read, 0 B stored>
     """
+    embedded = None
     if isinstance(source, onnx_ir.Model):
         try:
             model = source.clone()
@@ -69,7 +74,8 @@ def from_onnx(
             path = Path(source)
             data = _read(path)
             base_dir = path.parent if base_dir is None else base_dir
-            proto = _parse(data, path.name)
+            embedded = take_out(data) if isinstance(data, mmap.mmap) else None
+            proto = _parse(data[:] if embedded is None else embedded.message, path.name)
         elif isinstance(source, bytes):
             proto = _parse(source, "the bytes")
         elif isinstance(source, onnx.ModelProto):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -89,6 +95,8 @@ def from_onnx(
                 {"onnx_ir says": innermost(error)},
                 "run onnx.checker.check_model on it",
             ) from error
+        if embedded is not None:
+            embedded.put_back(model)
     check_graphs(model)
     put_in_order(model)
     _take_metadata(model)
@@ -97,7 +105,7 @@ def from_onnx(
     return TiedModel(model)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | mmap.mmap:
     # Opened without blocking and looked at before it is read: a FIFO would never end.
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -118,6 +126,8 @@ def _read(path: Path) -> bytes:
             )
         if status.st_size == 0:
             raise UntrustedFileError(f"{path.name} is empty", None, "write or copy it again")
+        if status.st_size >= MAPPED_FROM:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return file.read()
 
 
