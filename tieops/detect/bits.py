@@ -73,7 +73,7 @@ class Packed:
                 places = np.arange(*each.indices(size), dtype=np.int64) * stride
                 flat = flat + places.reshape(-1, *[1] * (len(self.shape) - 1 - axis))
             else:
-                flat = flat + np.asarray(each, np.int64) * stride
+                flat = flat + np.asarray(each, np.int64) % size * stride
         per_byte = 8 // self.width
         shift = (flat % per_byte * self.width).astype(np.uint8)
         return (self.data[flat // per_byte] >> shift) & np.uint8((1 << self.width) - 1)

@@ -112,16 +112,20 @@ def find_duplicates(
 
 
 def _of_equal_corners(group: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
-    """Split a group by the first and the last element, which no order of axes changes.
+    """Split a group by the first and then the last element, which no order of axes moves.
 
-    Most tensors differ there already: they cost two pages each.
+    Most tensors differ there already: they cost a page or two each.
     """
-    corners = tuple(np.array([0, size - 1]) for size in group[0].shape)
-    plain = tuple(range(len(corners)))
-    alike: defaultdict[bytes, list[_Candidate]] = defaultdict(list)
-    for candidate in group:
-        alike[candidate.sample(plain, corners)].append(candidate)
-    yield from (each for each in alike.values() if len(each) > 1)
+    groups = [list(group)]
+    plain = tuple(range(len(group[0].order)))
+    for place in (0, -1):
+        corner = tuple(np.array([place]) for _ in group[0].order)
+        alike: defaultdict[tuple[int, bytes], list[_Candidate]] = defaultdict(list)
+        for index, each in enumerate(groups):
+            for candidate in each:
+                alike[index, candidate.sample(plain, corner)].append(candidate)
+        groups = [each for each in alike.values() if len(each) > 1]
+    yield from groups
 
 
 def _sampled(groups: list[list[_Candidate]]) -> list[list[_Candidate]]:

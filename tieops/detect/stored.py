@@ -23,8 +23,8 @@ __all__ = ["StoredBits"]
 
 _DTYPES: dict[int, Any] = {8: "u1", 16: "u2", 32: "u4", 64: "u8", 128: PAIR}
 _PACKED_WIDTHS = (2, 4)
-FETCHED_BYTES = 64 << 20
-"""Tensors up to this size are fetched at once when they are read whole."""
+END_BYTES = 32 << 20
+"""More than systems read ahead or around."""
 
 
 class StoredBits:
@@ -43,8 +43,7 @@ class StoredBits:
         shape = tuple(int(size) for size in tensor.shape.numpy())
         width = tensor.dtype.bitwidth
         if width in _PACKED_WIDTHS:
-            packed = np.frombuffer(tensor.tobytes(), np.uint8) if data is None else data
-            return Packed(packed, width, shape)
+            return Packed(_packed(tensor) if data is None else data, width, shape)
         if data is None or width not in _DTYPES:
             return unsigned(tensor.numpy())
         return data.view(np.dtype(_DTYPES[width])).reshape(shape)
@@ -53,25 +52,31 @@ class StoredBits:
     def read_whole(self, *tensors: onnx_ir.TensorProtocol) -> Generator[None]:
         """Tell the system that these tensors are read from one end to the other meanwhile.
 
-        Small ones are fetched at once: reading ahead, some systems fetch 8 MB more than is wanted.
+        It reads ahead then, and around. So that it does not read what lies before and behind, the
+        ends are fetched at once.
         """
         for tensor in tensors:
-            self._advise(tensor, "WILLNEED" if tensor.nbytes <= FETCHED_BYTES else "NORMAL")
+            size = int(tensor.nbytes)
+            self._advise(tensor, "WILLNEED", 0, min(size, END_BYTES))
+            if size > 2 * END_BYTES:
+                self._advise(tensor, "NORMAL", END_BYTES, size - END_BYTES)
+            if size > END_BYTES:
+                self._advise(tensor, "WILLNEED", max(END_BYTES, size - END_BYTES), size)
         try:
             yield
         finally:
             for tensor in tensors:
-                self._advise(tensor, "RANDOM")
+                self._advise(tensor, "RANDOM", 0, int(tensor.nbytes))
 
-    def _advise(self, tensor: onnx_ir.TensorProtocol, name: str) -> None:
+    def _advise(self, tensor: onnx_ir.TensorProtocol, name: str, start: int, stop: int) -> None:
         advice = getattr(mmap, f"MADV_{name}", None)
-        if advice is None or not isinstance(tensor, onnx_ir.ExternalTensor):
+        if advice is None or start == stop or not isinstance(tensor, onnx_ir.ExternalTensor):
             return
         mapped = self._files.get(tensor.path)
         if mapped is not None:
             offset = tensor.offset or 0
-            start = offset - offset % mmap.PAGESIZE
-            mapped.madvise(advice, start, offset - start + int(tensor.nbytes))
+            begin = (offset + start) - (offset + start) % mmap.PAGESIZE
+            mapped.madvise(advice, begin, offset + stop - begin)
 
     def _range(self, tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any] | None:
         """Return the bytes of an external tensor; None if it is none, or not as it says."""
@@ -96,3 +101,9 @@ class StoredBits:
                 mapped.madvise(mmap.MADV_RANDOM)
             self._files[path] = mapped
         return self._files[path]
+
+
+def _packed(tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    if isinstance(tensor, onnx_ir.PackedTensor):
+        return np.asarray(tensor.numpy_packed()).reshape(-1).view(np.uint8)
+    return np.frombuffer(tensor.tobytes(), np.uint8)

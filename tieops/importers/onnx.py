@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import warnings
 from collections.abc import Generator, Mapping
@@ -15,6 +16,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
+from tieops.importers.embedded import Embedded, take_out
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
@@ -99,8 +101,9 @@ def from_onnx(
         if isinstance(source, onnx_ir.Model):
             model = _cloned(source, limits)
         else:
+            embedded = None
             if file is not None and path is not None:
-                proto = _parse(file.data, shown(path.name), limits)
+                proto, embedded = _parse_file(file.data, shown(path.name), limits)
             elif isinstance(source, bytes):
                 proto = _parse(source, "the bytes", limits)
             elif isinstance(source, onnx.ModelProto):
@@ -113,6 +116,8 @@ def from_onnx(
                     "use from_torch for PyTorch",
                 )
             model = _converted(proto, limits)
+            if embedded is not None:
+                embedded.put_back(model)
         _settle(model)
         keep = isinstance(source, onnx_ir.Model)
         settle_external(model, base_dir, file, limits, keep=keep)
@@ -203,9 +208,23 @@ def _cloned(source: onnx_ir.Model, limits: Limits) -> onnx_ir.Model:
     return model
 
 
-def _parse(data: bytes, name: str, limits: Limits) -> onnx.ModelProto:
+def _parse(data: bytes | mmap.mmap, name: str, limits: Limits) -> onnx.ModelProto:
     refuse_other_formats(data, name)
     check_wire(data, name, limits)
+    return _message(data[:], name)
+
+
+def _parse_file(
+    data: bytes | mmap.mmap, name: str, limits: Limits
+) -> tuple[onnx.ModelProto, Embedded | None]:
+    """Return a file's message, and its large weights apart where they can be left in the file."""
+    refuse_other_formats(data, name)
+    check_wire(data, name, limits)
+    embedded = take_out(data) if isinstance(data, mmap.mmap) else None
+    return _message(data[:] if embedded is None else embedded.message, name), embedded
+
+
+def _message(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)

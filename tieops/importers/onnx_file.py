@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ __all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
 
 MAX_PROTO_BYTES = 2**31 - 1
 """protobuf's own limit for one message."""
+MAPPED_FROM = 1 << 20
+"""Files from this size on are mapped; their large weights stay in the mapping."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,14 @@ class ModelFile:
     """A file that was read.
 
     Args:
-        data: What it holds.
+        data: What it holds; a large file is mapped.
         path: Where it was asked for, from the root.
         real: Its real path: where it is once links are followed.
         device: The file system that it is on.
         inode: Its number there.
     """
 
-    data: bytes
+    data: bytes | mmap.mmap
     path: str
     real: str
     device: int
@@ -60,7 +63,10 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
         status = os.fstat(descriptor)  # again: it may have been swapped in between
         _refuse_others(status, name)
         check_size(status.st_size, name, limits)
-        data = file.read(status.st_size + 1)
+        if status.st_size >= MAPPED_FROM:
+            data = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+        else:
+            data = file.read(status.st_size + 1)
     real = os.path.realpath(path)
     if len(data) != status.st_size or not _is_at(real, status):
         raise UntrustedFileError(
@@ -133,7 +139,7 @@ _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
 _HTML = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")
 
 
-def refuse_other_formats(data: bytes, name: str) -> None:
+def refuse_other_formats(data: bytes | mmap.mmap, name: str) -> None:
     """Refuse a file of another kind, by its name, with what to do about it.
 
     Raises:
@@ -144,7 +150,7 @@ def refuse_other_formats(data: bytes, name: str) -> None:
         raise UntrustedFileError(f"no ONNX model in {name}, but {found[0]}", None, found[1])
 
 
-def _format_of(data: bytes) -> tuple[str, str] | None:
+def _format_of(data: bytes | mmap.mmap) -> tuple[str, str] | None:
     for at, magic, what, fix in _FORMATS:
         if data[at : at + len(magic)] == magic:
             return what, fix

@@ -7,6 +7,7 @@ refused first. https://protobuf.dev/programming-guides/encoding/ is the format.
 
 from __future__ import annotations
 
+import mmap
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -112,7 +113,7 @@ class _Walk:
         limits: What it may hold.
     """
 
-    def __init__(self, data: bytes, name: str, limits: Limits) -> None:
+    def __init__(self, data: bytes | mmap.mmap, name: str, limits: Limits) -> None:
         self._data = data
         self._name = name
         self._limits = limits
@@ -243,7 +244,7 @@ class _Walk:
         return damaged(self._data, self._name, why)
 
 
-def damaged(data: bytes, name: str, why: Any) -> UntrustedFileError:
+def damaged(data: bytes | mmap.mmap, name: str, why: Any) -> UntrustedFileError:
     """Return the error of a file that is no model, or half of one."""
     return UntrustedFileError(
         f"no ONNX model in {name}, or a damaged one",
@@ -252,7 +253,7 @@ def damaged(data: bytes, name: str, why: Any) -> UntrustedFileError:
     )
 
 
-def check_wire(data: bytes, name: str, limits: Limits) -> None:
+def check_wire(data: bytes | mmap.mmap, name: str, limits: Limits) -> None:
     """Refuse bytes that are not one well-formed ``ModelProto`` within limits.
 
     Args:

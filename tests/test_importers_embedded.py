@@ -1,0 +1,189 @@
+"""Embedded weights: slices of the mapped file, and otherwise what protobuf makes of the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import tieops
+from tieops.errors import TieopsError
+from tieops.importers import embedded
+from tieops.importers import onnx as importer
+
+DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
+          "INT4", "UINT2"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "MIN_BYTES", 32)
+    monkeypatch.setattr(importer, "MAPPED_FROM", 1)
+
+
+def tensor(name: str, dtype: str = "FLOAT", shape: tuple[int, ...] = (16, 16)) -> TensorProto:
+    size = -(-int(np.prod(shape)) * onnx_ir.DataType[dtype].bitwidth // 8)
+    raw = np.random.default_rng(len(name)).integers(0, 2, size, np.uint8).tobytes()
+    return TensorProto(name=name, dims=shape, data_type=onnx_ir.DataType[dtype], raw_data=raw)
+
+
+def model(*tensors: TensorProto) -> onnx.ModelProto:
+    nodes = [helper.make_node("Identity", [each.name], [f"{each.name}_y"]) for each in tensors]
+    outputs = [
+        helper.make_tensor_value_info(f"{each.name}_y", each.data_type, each.dims)
+        for each in tensors
+    ]
+    graph = helper.make_graph(nodes, "g", [], outputs, list(tensors))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=13)
+
+
+def stored(model: tieops.TiedModel) -> list[tuple[Any, ...]]:
+    return [
+        (value.name, value.dtype, tuple(value.shape or ()), value.const_value.tobytes())
+        for value in model.ir.graph.initializers.values()
+        if value.const_value is not None
+    ]
+
+
+def slices(model: tieops.TiedModel) -> int:
+    kinds = (onnx_ir.Tensor, onnx_ir.PackedTensor)
+    return sum(
+        isinstance(value.const_value, kinds) for value in model.ir.graph.initializers.values()
+    )
+
+
+def outcome(source: Path | bytes) -> object:
+    """Return what a model holds, or the kind of error it is refused with."""
+    try:
+        read = tieops.from_onnx(source, base_dir=".")
+        return stored(read), [(node.op_type, node.name) for node in read.ir.graph]
+    except TieopsError as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_has_the_bytes_that_protobuf_finds(tmp_path: Path, dtype: str) -> None:
+    proto = model(tensor("w", dtype), tensor("odd", dtype, (13, 11)))
+    onnx.save(proto, path := tmp_path / "m.onnx")
+    read = tieops.from_onnx(path)
+    assert slices(read) == 2
+    assert stored(read) == stored(tieops.from_onnx(proto))
+    written = tieops.to_onnx(read, tmp_path / "again.onnx").path
+    assert stored(tieops.from_onnx(written)) == stored(read)
+
+
+def test_names_documentation_and_metadata_stay(tmp_path: Path) -> None:
+    proto = model(tensor("w"))
+    proto.graph.initializer[0].doc_string = "a weight"
+    proto.graph.initializer[0].metadata_props.add(key="tieops.names", value='["w", "v"]')
+    onnx.save(proto, path := tmp_path / "m.onnx")
+    read = tieops.from_onnx(path)
+    assert read.ir.graph.initializers["w"].const_value.doc_string == "a weight"
+    assert read.ir.graph.initializers["w"].metadata_props["tieops.names"] == '["w", "v"]'
+    assert slices(read) == 1
+
+
+def test_what_was_read_stays_when_the_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(tensor("w"), tensor("v")), path)
+    read = tieops.from_onnx(path)
+    before = stored(read)
+    tieops.to_onnx(tieops.tie(read), path)
+    assert stored(read) == before
+
+
+def message(number: int, value: bytes) -> bytes:
+    return embedded._varint(number << 3 | 2) + embedded._varint(len(value)) + value
+
+
+ODD = {
+    "two graphs, which are merged": lambda proto: (
+        proto.SerializeToString() + message(7, model(tensor("more")).graph.SerializeToString())
+    ),
+    "raw data twice, of which the last counts": lambda proto: (
+        message(
+            7,
+            message(5, tensor("w").SerializeToString() + message(9, bytes(16 * 16 * 4)))
+            + proto.graph.SerializeToString(),
+        )
+        + proto.SerializeToString()[: -len(message(7, proto.graph.SerializeToString()))]
+    ),
+    "a group": lambda proto: proto.SerializeToString() + b"\xa3\x06\xa4\x06",
+    "a field that nobody knows": lambda proto: proto.SerializeToString() + message(900, b"x" * 99),
+    "cut off": lambda proto: proto.SerializeToString()[:-40],
+    "bytes behind": lambda proto: proto.SerializeToString() + b"\x3a",
+    "other bytes than the shape says": lambda proto: model(
+        TensorProto(name="w", dims=[9, 9], data_type=1, raw_data=bytes(1024))
+    ).SerializeToString(),
+    "values in two fields": lambda proto: model(
+        TensorProto(name="w", dims=[16, 16], data_type=1, raw_data=bytes(1024), float_data=[1.0])
+    ).SerializeToString(),
+    "a dtype that nobody knows": lambda proto: model(
+        TensorProto(name="w", dims=[16, 16], data_type=99, raw_data=bytes(1024))
+    ).SerializeToString(),
+    "a negative shape": lambda proto: model(
+        TensorProto(name="w", dims=[-16, -16], data_type=1, raw_data=bytes(1024))
+    ).SerializeToString(),
+    "two of one name": lambda proto: model(tensor("w"), tensor("w")).SerializeToString(),
+    "external data and inline data": lambda proto: model(
+        TensorProto(name="w", dims=[16, 16], data_type=1, raw_data=bytes(1024), data_location=1)
+    ).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_files_are_read_or_refused_as_protobuf_and_the_checks_do(
+    tmp_path: Path, case: str
+) -> None:
+    data = ODD[case](model(tensor("w"), tensor("v")))
+    (path := tmp_path / "m.onnx").write_bytes(data)
+    assert outcome(path) == outcome(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused_as_protobuf_and_the_checks_do(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    whole = bytearray(model(tensor("w", shape=(4, 4)), tensor("v", "INT4")).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        match data.draw(st.sampled_from(["change", "insert", "delete", "cut"])):
+            case "change":
+                whole[at] = data.draw(st.integers(0, 255))
+            case "insert":
+                whole.insert(at, data.draw(st.integers(0, 255)))
+            case "delete":
+                del whole[at]
+            case _:
+                del whole[max(at, 1) :]
+        if len(whole) < 2:
+            break
+    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
+    path.write_bytes(whole)
+    assert outcome(path) == outcome(bytes(whole))
+
+
+def test_a_large_file_is_not_copied_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    proto = model(TensorProto(name="w", dims=[64 << 20], data_type=2, raw_data=bytes(64 << 20)))
+    onnx.save(proto, path)
+    program = """
+import json, sys, tieops
+from tests.benchmarks.surgery_memory import growth
+tieops.from_onnx
+print(json.dumps(growth(lambda: tieops.from_onnx(sys.argv[1]).duplicates)))
+"""
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) < 20_000_000
