@@ -18,8 +18,7 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import TieopsError
-from tieops.importers import embedded
-from tieops.importers import onnx as importer
+from tieops.importers import embedded, onnx_file
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
           "INT4", "UINT2"]  # fmt: skip
@@ -28,7 +27,7 @@ DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "MIN_BYTES", 32)
-    monkeypatch.setattr(importer, "MAPPED_FROM", 1)
+    monkeypatch.setattr(onnx_file, "MAPPED_FROM", 1)
 
 
 def tensor(name: str, dtype: str = "FLOAT", shape: tuple[int, ...] = (16, 16)) -> TensorProto:
