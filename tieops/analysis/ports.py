@@ -46,7 +46,10 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     # They warn of what they cannot infer, and of a shape without a type.
     with silenced("onnx_ir.passes.common.shape_inference", "onnx_ir.serde"):
         ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    pairs = zip(_values(model), _values(copy), strict=True)
+    before, after = list(_values(model)), list(_values(copy))
+    if len(before) != len(after):
+        return {}  # where it fails, onnx_ir leaves initializers as inputs
+    pairs = zip(before, after, strict=True)
     return {value: better for value, better in pairs if value.shape is None}
 
 
