@@ -551,3 +551,14 @@ def holds_the_weight(read: tieops.TiedModel) -> None:
 case(name="l02_just_enough", ok=True, holds=holds_the_weight,
      options={"limits": Limits(nodes=1, tensors=1, rank=2, depth=0, call_depth=0, name_bytes=6)})(
          lambda folder: save(folder, small()))  # fmt: skip
+
+
+@case(ok=True)
+def e15_inference_fails(_: Path) -> onnx.ModelProto:
+    """Sizes that contradict a branch: shapes stay unknown where ONNX's inference gives up."""
+    proto = model("""(bool[] b, float[2, 3] x) => (float[2, 63] y, float[a, b] z) { y = If(b) <
+        then_branch = t () => (float[2, 4] p) { p = MatMul(x, w) },
+        else_branch = e () => (float[2, 4] q) <float[3, 4] v = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+        12}> { q = MatMul(x, v) }>  z = MatMul(x, w) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(WEIGHT, "w"))
+    return proto

@@ -143,7 +143,7 @@ class GraphChecks:
                     _refuse_ambiguous(name, made, outer, body)
             made.update(node.output)
             attributes = check_attributes(node, function, self._limits)
-            if any(kind == AttributeProto.TENSOR for kind in attributes.values()):
+            if attributes and AttributeProto.TENSOR in attributes.values():
                 self._count_tensors(1)
             self._check_operator(node, opsets, attributes, types)
             if isinstance(body, onnx.GraphProto):

@@ -92,29 +92,32 @@ def _check_values(
 ) -> None:
     fields = [field for field in _FIELDS if len(getattr(tensor, field))]
     fields += ["raw_data"] if tensor.HasField("raw_data") else []
-    facts = {name: brief(dtype, shape)}
     if len(fields) > 1:
-        have = {**facts, "fields": ", ".join(fields)}
+        have = {name: brief(dtype, shape), "fields": ", ".join(fields)}
         raise _other(f"{name} has its values in two fields, which may differ", have)
     elements = math.prod(shape)
     own = _FIELD_OF.get(dtype.name, "int32_data")
     if tensor.HasField("raw_data") and dtype != onnx_ir.DataType.STRING:
         need = -(-elements * dtype.bitwidth // 8)
         if len(tensor.raw_data) != need:
-            have = {**facts, "bytes stored": len(tensor.raw_data), "bytes needed": need}
+            have = {
+                name: brief(dtype, shape),
+                "bytes stored": len(tensor.raw_data),
+                "bytes needed": need,
+            }
             raise _other(f"{name} holds other data than its shape says", have)
         if dtype == onnx_ir.DataType.BOOL and need:
             _check_range(np.frombuffer(tensor.raw_data, np.uint8), name, dtype)
         return
     if fields and fields != [own]:
-        have = {**facts, "stored as": fields[0], "belongs in": own}
+        have = {name: brief(dtype, shape), "stored as": fields[0], "belongs in": own}
         raise _other(f"{name} has its values in another dtype's field", have)
     stored, in_one = len(getattr(tensor, own)), {2: 4, 4: 2}.get(_bits(dtype), 1)
     wanted = -(-elements // in_one)
     if dtype in (onnx_ir.DataType.COMPLEX64, onnx_ir.DataType.COMPLEX128):
         wanted *= 2
     if stored != wanted:
-        have = {**facts, "values stored": stored, "values needed": wanted}
+        have = {name: brief(dtype, shape), "values stored": stored, "values needed": wanted}
         raise _other(f"{name} holds other data than its shape says", have)
     if stored and own in ("int32_data", "uint64_data"):
         _check_range(np.array(getattr(tensor, own)), name, dtype)
