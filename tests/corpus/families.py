@@ -30,12 +30,11 @@ _SIZES: dict[str, Any] = {
 }  # fmt: skip
 _GPT: dict[str, Any] = {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 64}
 _GROUPED = {**_SIZES, "num_key_value_heads": 1, "head_dim": 16}
+# All experts are chosen: between two whose scores are nearly equal, rounding would choose.
 _EXPERTS = {
-    "experts_implementation": "batched_mm",
-    "num_local_experts": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-}
+    "experts_implementation": "batched_mm", "num_local_experts": 4, "num_experts": 4,
+    "num_experts_per_tok": 4,
+}  # fmt: skip
 _BART: dict[str, Any] = {
     "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 2 * WIDTH, "decoder_ffn_dim": 2 * WIDTH,
