@@ -25,8 +25,13 @@ __all__ = ["check_graphs", "check_model", "check_stored", "put_in_order"]
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 
-def check_model(proto: onnx.ModelProto, limits: Limits) -> None:
+def check_model(proto: onnx.ModelProto, limits: Limits, *, operators: bool = True) -> None:
     """Refuse, by name, what would be lost or read in two ways.
+
+    Args:
+        proto: The model.
+        limits: What it may hold.
+        operators: Whether nodes are held to ONNX's schemas, which take 8 MB of a process.
 
     Raises:
         UnsupportedModelError: For what tieops cannot keep, what readers read differently, and what
@@ -56,7 +61,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits) -> None:
     _check_functions(proto.functions)
     check_calls(proto, limits)
     functions = {function_key(function): function for function in proto.functions}
-    checks = GraphChecks(functions, limits)
+    checks = GraphChecks(functions, limits, operators=operators)
     checks.run(proto.graph, opsets, None)
     for function in proto.functions:
         check_defaults(function, limits)

@@ -46,9 +46,13 @@ class GraphChecks:
     Args:
         functions: The model's functions.
         limits: What they may hold together.
+        operators: Whether nodes are held to ONNX's schemas.
     """
 
-    def __init__(self, functions: dict[Key, onnx.FunctionProto], limits: Limits) -> None:
+    def __init__(
+        self, functions: dict[Key, onnx.FunctionProto], limits: Limits, *, operators: bool = True
+    ) -> None:
+        self._operators = operators
         self._functions = functions
         self._limits = limits
         self._tensors = 0
@@ -168,7 +172,7 @@ class GraphChecks:
         if called is not None:
             _check_call(node, called)
             return
-        operator = operator_of(domain, node.op_type, version)
+        operator = operator_of(domain, node.op_type, version) if self._operators else None
         if operator is None:
             return
         check_against(operator, node, attributes)
