@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tieops.exporters.onnx import to_onnx
     from tieops.fleet.scan import scan
     from tieops.importers import from_torch
+    from tieops.importers.limits import Limits
     from tieops.importers.onnx import from_onnx
     from tieops.passes.dead_branches import remove_dead_branches
     from tieops.passes.disconnected_outputs import remove_disconnected_outputs
@@ -41,9 +42,12 @@ if TYPE_CHECKING:
     from tieops.runtime import resident_bytes, session
     from tieops.runtime.group import sessions
     from tieops.torch.groups import param_groups
+    from tieops.verify.sandbox import Sandbox
 
 __all__ = [
+    "Limits",
     "Pipeline",
+    "Sandbox",
     "TiedModel",
     "TieopsError",
     "analyze",
@@ -67,7 +71,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Limits": "tieops.importers.limits",
     "Pipeline": "tieops.pipeline",
+    "Sandbox": "tieops.verify.sandbox",
     "diff": "tieops.changes.diff",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
