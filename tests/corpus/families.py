@@ -173,8 +173,8 @@ FAMILIES: dict[str, Family] = {
     "exaone4": Family("Exaone4ForCausalLM", _GROUPED),
     "lfm2": Family("Lfm2ForCausalLM", _GROUPED | {"layer_types": ["conv", "full_attention"]}),
     "modernbert-decoder": Family("ModernBertDecoderForCausalLM", _SIZES | {"pad_token_id": 0}),
-    "mamba": Family("MambaForCausalLM", _MAMBA),
-    "falcon_mamba": Family("FalconMambaForCausalLM", _MAMBA),
+    "mamba": Family("MambaForCausalLM", _MAMBA, _fixed(_text)),
+    "falcon_mamba": Family("FalconMambaForCausalLM", _MAMBA, _fixed(_text)),
     "mamba2": Family(
         "Mamba2ForCausalLM",
         _MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
@@ -247,8 +247,9 @@ FAMILIES: dict[str, Family] = {
     "t5 v1.1": Family(
         "T5ForConditionalGeneration", _T5 | {"feed_forward_proj": "gated-gelu"}, _text_to_text
     ),
-    "mt5": Family("MT5ForConditionalGeneration", _T5, _text_to_text),
-    "umt5": Family("UMT5ForConditionalGeneration", _T5, _text_to_text),
+    # Their logits are not scaled down, so they are rounded as larger ones are.
+    "mt5": Family("MT5ForConditionalGeneration", _T5, _text_to_text, atol=1e-4),
+    "umt5": Family("UMT5ForConditionalGeneration", _T5, _text_to_text, atol=1e-4),
     "longt5": Family("LongT5ForConditionalGeneration", _T5, _masked(_fixed(_text_to_text))),
     "switch_transformers": Family(
         "SwitchTransformersForConditionalGeneration", _T5 | {"num_experts": 4}, _text_to_text
