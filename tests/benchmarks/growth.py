@@ -3,9 +3,9 @@
     python -m tests.benchmarks.growth [largest]
 
 Graphs: a chain of 1,000, 10,000 and 100,000 nodes with half as many initializers; one initializer
-with as many readers, half of them transposed; and one with as many slices. The first two columns are
-onnx.load and onnx_ir.load. All are seconds of CPU time of one run, as wall time on a shared machine
-tells more about the others.
+with as many readers, half of them transposed; and one with as many slices. The first two columns
+are onnx.load and onnx_ir.load. All are seconds of CPU time of one run, as wall time on a shared
+machine tells more about the others.
 """
 
 from __future__ import annotations
