@@ -11,7 +11,7 @@ from onnx_ir.serde import SerdeError
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
 
-__all__ = ["shaped"]
+__all__ = ["infer_in_place", "shaped"]
 
 MAX_OPERAND_BYTES = 1000
 """Inference computes with stored tensors up to this size; of larger ones it is told the shape."""
@@ -28,13 +28,26 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     """
     if all(value.shape is not None for value in _values(model)):
         return {}
+    return {value: better for value, better in _inferred(model) if value.shape is None}
+
+
+def infer_in_place(model: onnx_ir.Model) -> None:
+    """Give values the shapes and dtypes that ONNX's own inference finds; weights are not read."""
+    for value, better in list(_inferred(model)):
+        if better.shape is not None:
+            value.shape = better.shape
+        if better.dtype is not None:
+            value.dtype = better.dtype
+
+
+def _inferred(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
     try:
         with silenced("onnx_ir.serde"):  # it warns of a shape without a type
             proto = _without_weights(model)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, SerdeError):
-        return {}
-    return dict(_told(model, proto))
+        return
+    yield from _told(model, proto)
 
 
 def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
@@ -71,7 +84,7 @@ def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
 def _told(
     model: onnx_ir.Model, proto: onnx.ModelProto
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
-    """Yield the values without a shape, each with one that has what was inferred for its name."""
+    """Yield values, each with one that has what was inferred for its name."""
     pending: list[tuple[onnx_ir.Graph, onnx.GraphProto | onnx.FunctionProto]] = [
         (model.graph, proto.graph)
     ]
@@ -103,6 +116,6 @@ def _bodies(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
 def _better(
     value: onnx_ir.Value, infos: dict[str, onnx.ValueInfoProto]
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
-    info = infos.get(value.name or "") if value.shape is None else None
+    info = infos.get(value.name or "")
     if info is not None:
         yield value, onnx_ir.serde.deserialize_value_info_proto(info, None)

@@ -11,12 +11,14 @@ from tieops.changes.difference import SUBJECTS, Diff, Difference, Subject
 from tieops.changes.layers import layer_changes, layer_pairs
 from tieops.changes.parameters import Pairs, matched, parameter_changes
 from tieops.ir.brief import brief, brief_bytes
+from tieops.ir.collector import collector_paused
 from tieops.ir.ties import Tie
 from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["diff"]
 
 
+@collector_paused()
 def diff(before: TiedModel, after: TiedModel) -> Diff:
     """Tell what differs between two models: signature, ties, parameters, layers and bytes.
 

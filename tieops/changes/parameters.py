@@ -27,15 +27,18 @@ def matched(old: Sequence[Parameter], new: Sequence[Parameter]) -> Pairs:
         if each.name in by_name:
             found[each] = by_name.pop(each.name)
     by_alias = {name: each for each in by_name.values() for name in each.names}
+    taken: set[Parameter] = set()
     for each in old:
         if each in found:
             continue
-        other = next((by_alias[name] for name in each.names if name in by_alias), None)
+        others = (by_alias[name] for name in each.names if name in by_alias)
+        other = next((this for this in others if this not in taken), None)
         if other is not None:
             found[each] = other
-            by_alias = {name: this for name, this in by_alias.items() if this is not other}
-    rest = [each for each in old if each not in found]
-    free = [each for each in new if each not in {*found.values()}]
+            taken.add(other)
+    known = set(found.values())
+    rest = dict.fromkeys(each for each in old if each not in found)
+    free = dict.fromkeys(each for each in new if each not in known)
     for group in find_duplicates([*rest, *free]):
         pairs = zip(
             [each for each in group.parameters if each in rest],

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 import onnx_ir
-import onnx_ir.passes.common as common_passes
 
+from tieops.analysis.shapes import infer_in_place
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
 from tieops.ir.copies import store
@@ -139,7 +139,7 @@ class ReplaceHeadPass(SurgeryPass):
             inlined += inline_behind(model, node)
             layer = next(each for each in TiedModel(model).layers if node in each.nodes)
         # What follows needs ranks and sizes, which hand-written and older files do not have.
-        common_passes.ShapeInferencePass()(model)
+        infer_in_place(model)
         tied = TiedModel(model)
         head = as_head(tied, next(e for e in tied.layers if {*e.nodes} & {*layer.nodes}))
         weight, bias = _values(head, self)
