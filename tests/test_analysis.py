@@ -25,7 +25,8 @@ MINIMUM = 1_000_000  # bytes from which on a second copy in memory is worth a wo
 
 
 def model_of(text: str, **weights: np.ndarray) -> tieops.TiedModel:
-    proto = parser.parse_model('<ir_version: 10, opset_import: ["" : 20]> ' + text)
+    opsets = '"" : 20, "com.other" : 1'
+    proto = parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]> {text}")
     proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
     return tieops.from_onnx(proto)
 

@@ -70,8 +70,9 @@ def find_repeats(layers: Sequence[Layer]) -> tuple[Repeat, ...]:
     Example:
         >>> import numpy as np, onnx, tieops
         >>> from onnx import numpy_helper
-        >>> text = '''<ir_version: 10, opset_import: ["": 20]> g (float[n, 4] x) => (float[n, 4] y)
-        ... { a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Relu(c) y = MatMul(d, w2) }'''
+        >>> text = '''<ir_version: 10, opset_import: ["": 20]> g (float[n, 4] x) => (float[n, 4] y3)
+        ... { y1 = MatMul(x, w0)  r1 = Relu(y1)  y2 = MatMul(r1, w1)  r2 = Relu(y2)
+        ...   y3 = MatMul(r2, w2) }'''
         >>> proto = onnx.parser.parse_model(text)
         >>> weights = np.random.default_rng(0).standard_normal((3, 4, 4), np.float32)
         >>> tensors = (numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights))

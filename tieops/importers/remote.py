@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import re
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +85,9 @@ def local_path(url: str) -> Path | None:
             {"machine": printable(parts.netloc)},
             "write file:/// and the path, or mount its folder",
         )
-    return Path(urllib.request.url2pathname(parts.path))
+    from urllib.request import url2pathname  # late: it loads what talks HTTP
+
+    return Path(url2pathname(parts.path))
 
 
 class RemoteFile:
