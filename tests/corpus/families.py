@@ -179,7 +179,9 @@ FAMILIES: dict[str, Family] = {
         "Mamba2ForCausalLM",
         _MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     ),
-    "rwkv": Family("RwkvForCausalLM", _SIZES | {"attention_hidden_size": WIDTH}),
+    "rwkv": Family(
+        "RwkvForCausalLM", _SIZES | {"attention_hidden_size": WIDTH}, _fixed(_text)
+    ),
     "xlnet": Family(
         "XLNetLMHeadModel", {"d_model": WIDTH, "n_layer": 2, "n_head": 2, "d_inner": 2 * WIDTH}
     ),
