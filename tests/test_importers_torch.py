@@ -557,3 +557,13 @@ def test_the_zeros_that_a_program_s_lstm_begins_at_are_no_tie(tmp_path):
     torch.export.save(program, tmp_path / "m.pt2")
     model = tieops.from_torch(tmp_path / "m.pt2")
     assert [{*tie.names} for tie in model.ties] == [{"emb.weight", "fc.weight"}]
+
+
+def test_a_failure_of_the_optimizer_is_an_export_error():
+    """It fails on a split that is computed, as ProphetNet's predicting streams are."""
+    from tests.corpus.families import build
+
+    case = build("prophetnet", 150)
+    with pytest.raises(ExportError, match="cannot clean up") as caught:
+        tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    assert "onnxscript says" in caught.value.facts

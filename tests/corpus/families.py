@@ -155,6 +155,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent_gemma": Family(
         "RecurrentGemmaForCausalLM",
         _GROUPED | {"num_hidden_layers": 3, "lru_width": WIDTH, "attention_window_size": 16},
+        _fixed(_text),
     ),
     "phi": Family("PhiForCausalLM", _SIZES),
     "phi3": Family("Phi3ForCausalLM", _GROUPED | {"pad_token_id": 0}),
