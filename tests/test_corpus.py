@@ -50,11 +50,10 @@ def test_the_page_is_what_the_rows_say():
     assert PAGE.read_text("utf-8") == page(read()), "run python -m tests.corpus"
 
 
-def test_the_page_names_what_has_not_been_run(kept):
-    left = not_run(kept)
-    assert len({key.partition("/")[0] for key in kept} & FAMILIES.keys()) >= 30
+def test_every_family_has_rows_at_both_sizes_and_every_package_has_rows(kept):
+    assert not_run(kept) == []
+    assert len(FAMILIES) >= 30
     assert {key.partition("/")[0] for key in kept} <= FAMILIES.keys() | PACKAGES.keys()
-    assert all(f" {key}" in PAGE.read_text("utf-8") for key in left)
 
 
 def test_nothing_fails_and_what_is_refused_has_a_reason(kept):
@@ -73,15 +72,14 @@ def test_both_sides_of_the_size_that_torch_minds_are_there():
     assert sizes[0] <= 8192 < sizes[1]
 
 
-RUN = [name for name in FAMILIES if any(f"{name}/{v}" in read()["models"] for v in VOCABULARIES)]
+HALF = list(dict.fromkeys((*SAMPLE, *[*FAMILIES][::2])))
+"""The others are left to ``python -m tests.corpus``: each costs seconds of export."""
 
 
-@pytest.mark.parametrize("name", marked(RUN, SAMPLE))
+@pytest.mark.parametrize("name", marked(HALF, SAMPLE))
 def test_a_family_comes_out_as_its_row_says(name, runner, kept, wheels):
-    """At one size, the next family at the other if it was run: each costs seconds of export."""
     jobs = jobs_of(name, wheels)
-    found = [key for key in jobs if key in kept]
-    key = found[[*FAMILIES].index(name) % len(found)]
+    key = f"{name}/{VOCABULARIES[HALF.index(name) % 2]}"
     row = runner.take(jobs[key])
     assert kinds(row) == kinds(kept[key]), row
     assert row.get("ties") == kept[key].get("ties")

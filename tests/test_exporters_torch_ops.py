@@ -216,6 +216,22 @@ def test_a_real_signal_may_come_without_an_axis_for_its_parts(plain_runtime):
     torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("fmod", [0, 1])
+def test_the_rest_of_a_size(fmod):
+    """Mamba 2 pads to a multiple of its chunk: sizes are numbers, and so is their rest."""
+    graph = onnx_ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n] x) => (float[m] y) <int64[1] by = {{-4}}> {{
+             size = Shape(x)
+             rest = Mod<fmod = {fmod}>(size, by)
+             far = Abs(rest)
+             y = Expand(x, far)
+        }}"""
+    )
+    found = tieops.to_torch(tieops.from_onnx(graph))(torch.ones(1))
+    assert found.shape == (1 if fmod else 3,)
+
+
 @pytest.mark.parametrize("name", RANDOM_PROGRAMS)
 def test_random_numbers_have_the_distribution_asked_for(name):
     torch.manual_seed(0)

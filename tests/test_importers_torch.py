@@ -590,3 +590,13 @@ def test_what_a_newcomer_gets_wrong_says_what_to_do(tmp_path):
     with pytest.raises(PreconditionError) as caught:
         fixed.run({"input": np.zeros((2, 3), np.float32)})
     assert "dynamic_shapes" in str(caught.value)
+
+
+def test_a_failure_of_the_optimizer_is_an_export_error():
+    """It fails on a split that is computed, as ProphetNet's predicting streams are."""
+    from tests.corpus.families import build
+
+    case = build("prophetnet", 150)
+    with pytest.raises(ExportError, match="cannot clean up") as caught:
+        tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
+    assert "onnxscript says" in caught.value.facts

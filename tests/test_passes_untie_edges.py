@@ -388,3 +388,25 @@ def test_a_head_that_joins_the_shared_tensor_to_one_of_its_own(joined):
     for name, array in outputs(model, feeds).items():
         assert outputs(free, feeds)[name].tobytes() == array.tobytes()
     assert facts(tieops.tie(free)) == facts(model)
+
+
+def test_the_layout_comes_back_where_the_transposed_one_leaves_under_the_name_of_all():
+    """XLM-RoBERTa: the table is stored under the head's name, and the head reads it transposed."""
+    import torch
+
+    class HeadFirst(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a_head = torch.nn.Linear(8, 50, bias=False)
+            self.table = torch.nn.Embedding(50, 8)
+            self.table.weight = self.a_head.weight
+
+        def forward(self, x):
+            return self.a_head(self.table(x))
+
+    model: Any = tieops.from_torch(HeadFirst().eval(), (torch.zeros(1, 3, dtype=torch.long),))
+    assert model.parameters[0].name == "a_head.weight"
+    again = tieops.tie(tieops.untie(model))
+    assert [str(slot) for slot in again.slots] == [str(slot) for slot in model.slots]
+    assert {*again.ties[0].names} == {*model.ties[0].names}
+    assert again.ledger == model.ledger

@@ -155,6 +155,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent_gemma": Family(
         "RecurrentGemmaForCausalLM",
         _GROUPED | {"num_hidden_layers": 3, "lru_width": WIDTH, "attention_window_size": 16},
+        _fixed(_text),
     ),
     "phi": Family("PhiForCausalLM", _SIZES),
     "phi3": Family("Phi3ForCausalLM", _GROUPED | {"pad_token_id": 0}),
@@ -179,7 +180,9 @@ FAMILIES: dict[str, Family] = {
         "Mamba2ForCausalLM",
         _MAMBA | {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     ),
-    "rwkv": Family("RwkvForCausalLM", _SIZES | {"attention_hidden_size": WIDTH}),
+    "rwkv": Family(
+        "RwkvForCausalLM", _SIZES | {"attention_hidden_size": WIDTH}, _fixed(_text)
+    ),
     "xlnet": Family(
         "XLNetLMHeadModel", {"d_model": WIDTH, "n_layer": 2, "n_head": 2, "d_inner": 2 * WIDTH}
     ),

@@ -22,7 +22,7 @@ import onnx_ir
 from tieops.detect.bits import Bits, bit_equal, blocks
 from tieops.detect.stored import StoredBits
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import is_made_up, origin_of
+from tieops.ir.names import AXES, is_made_up, origin_of
 from tieops.ir.parameter import Parameter
 from tieops.ir.ranged import RangedTensor, elements_at, prefetch
 from tieops.ir.storage import storage_key
@@ -181,8 +181,11 @@ def _equal_sets(group: Sequence[_Candidate], whole: bool) -> Iterator[Duplicate]
 
 
 def _rank(parameter: Parameter) -> int:
-    """Return which of equal tensors to keep: the one that others left, then one with a name."""
-    if origin_of(parameter.value) == parameter.name:
+    """Return which of equal tensors to keep: the one that others left, then one with a name.
+
+    One that left under the name of all, its axes in another order, is not the one that others left.
+    """
+    if origin_of(parameter.value) == parameter.name and AXES not in parameter.value.metadata_props:
         return 0
     return 2 if is_made_up(parameter.name) else 1
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
-from tieops.importers.onnx import from_onnx
+from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
@@ -293,8 +293,15 @@ def _tidy(model: onnx_ir.Model) -> None:
         if kept and value.const_value is not None:
             hidden[value] = value.const_value
             value.const_value = None
-    with quiet():
-        onnxscript.optimizer.optimize_ir(model)
+    try:
+        with quiet():
+            onnxscript.optimizer.optimize_ir(model)
+    except onnx_ir.passes.PassError as error:
+        raise ExportError(
+            "onnxscript cannot clean up what torch exported",
+            {"onnxscript says": innermost(error)},
+            "leave out of the module what it names, or export with another onnxscript",
+        ) from error
     for value, tensor in hidden.items():
         value.const_value = tensor
 

@@ -41,6 +41,15 @@ def _truncated(a: int, b: int) -> int:
     return a // b if (a >= 0) == (b > 0) else -(-a // b)
 
 
+def _rest(a: int, b: int) -> int:
+    return a - b * _truncated(a, b)
+
+
+def mod(a: Numbers, b: Numbers, *, fmod: int = 0) -> Any:
+    """Return the rest of a division, of the sign of the divisor, or of the dividend (``fmod``)."""
+    return _each(_rest if fmod else operator.mod, a, b)
+
+
 def _chosen(condition: bool, a: int, b: int) -> int:
     return a if condition else b
 
@@ -49,7 +58,6 @@ add = _elementwise("add", operator.add)
 sub = _elementwise("sub", operator.sub)
 mul = _elementwise("mul", operator.mul)
 div = _elementwise("div", _truncated)
-mod = _elementwise("mod", operator.mod)
 neg = _elementwise("neg", operator.neg)
 absolute = _elementwise("absolute", abs)
 maximum = _elementwise("maximum", torch.sym_max)
