@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnx_ir
 
 from tieops.ir.external import open_data
 
-__all__ = ["Mapped", "can_be_mapped", "map_tensor"]
+__all__ = ["Mapped", "can_be_mapped", "give_back_again", "map_tensor"]
 
 # What a provider's kernels read as it is stored, and numpy has a type for. On the CPU float16 is
 # converted into a copy of its own, so handing it over saves nothing.
@@ -24,9 +24,11 @@ _TYPES = {
 }
 
 
-GIVE_BACK_EVERY_S = 0.005
-"""How often pages that came back are given back. A row that is looked up brings at least a page, on
-recent kernels the 2 MB that the file's pages are kept in; giving back costs some microseconds."""
+KEPT_BYTES = 8_000_000
+KEPT_SHARE = 0.04
+"""How much may come back before it is given back, and which share of large weights. A row that is
+looked up brings at least a page, on recent kernels the 2 MB that the file's pages are kept in, and
+takes a tenth of a millisecond to come back."""
 
 
 @dataclass(eq=False)
@@ -40,20 +42,40 @@ class Mapped:
 
     pages: mmap.mmap
     array: np.ndarray[Any, Any]
-    given_back_s: float = 0.0
-    """When that was, on the monotonic clock."""
+    level: int | None = None
+    """The process's resident file pages, in bytes, when these were given back."""
 
     def give_back(self) -> None:
         """Drop the pages from memory; they are read again from the file where they are touched."""
         # Without this a looked-up row brings its neighbours in with it.
         self.pages.madvise(mmap.MADV_RANDOM)
         self.pages.madvise(mmap.MADV_DONTNEED)
-        self.given_back_s = time.monotonic()
 
-    def give_back_again(self) -> None:
-        """Drop the pages that came back, unless that was done a moment ago."""
-        if time.monotonic() - self.given_back_s >= GIVE_BACK_EVERY_S:
-            self.give_back()
+
+def give_back_again(mappings: Sequence[Mapped]) -> None:
+    """Drop the pages of mappings that came back, once they are more than a few.
+
+    Args:
+        mappings: Those of one session; of its process, all mapped files are counted.
+    """
+    first = mappings[0]
+    resident = _resident_file_bytes()
+    if first.level is not None and resident is not None:
+        kept = max(KEPT_BYTES, KEPT_SHARE * sum(len(each.pages) for each in mappings))
+        if resident - first.level <= kept:
+            return
+    for mapping in mappings:
+        mapping.give_back()
+    first.level = _resident_file_bytes()
+
+
+def _resident_file_bytes() -> int | None:
+    """Return the file pages of this process that are in memory; None where nothing tells."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakValueDictionary()

@@ -31,7 +31,7 @@ from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.importers.external_data import DataFolder
 from tieops.importers.onnx import read_proto
 from tieops.runtime.fused import fuse_products
-from tieops.runtime.mapped import Mapped, can_be_mapped, map_tensor
+from tieops.runtime.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.stored import StoredWeight, stored_weights
 
@@ -74,8 +74,8 @@ class Arranged:
 
     def has_run(self) -> None:
         """Tell that the session has run: what it looked up in the originals may go again."""
-        for mapping in self.packed:
-            mapping.give_back_again()
+        if self.packed:
+            give_back_again(self.packed)
 
 
 def _trim_heap() -> None:
