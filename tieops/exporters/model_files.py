@@ -38,7 +38,8 @@ from tieops.exporters.old_data import (
     unread,
 )
 from tieops.exporters.temporary import Temporary, folder_lock, temporary
-from tieops.importers.onnx import MAX_PROTO_BYTES, from_onnx, innermost
+from tieops.importers.onnx import from_onnx, innermost
+from tieops.importers.onnx_file import MAX_PROTO_BYTES
 from tieops.ir.brief import brief_bytes
 from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tieops.exporters.files import remove
 from tieops.exporters.temporary import folder_lock, is_abandoned, is_temporary, left_over
-from tieops.importers.onnx import MAX_PROTO_BYTES
+from tieops.importers.onnx_file import MAX_PROTO_BYTES
 
 __all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "mentions", "sweep", "unread"]
 

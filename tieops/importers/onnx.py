@@ -20,12 +20,7 @@ from tieops.importers.embedded import Embedded, take_out
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
-from tieops.importers.onnx_file import (
-    MAX_PROTO_BYTES,
-    check_size,
-    read_file,
-    refuse_other_formats,
-)
+from tieops.importers.onnx_file import check_size, read_file, refuse_other_formats
 from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
@@ -35,7 +30,7 @@ from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, call_paths
 from tieops.tied_model import TiedModel
 
-__all__ = ["MAX_PROTO_BYTES", "from_onnx", "innermost", "read_proto"]
+__all__ = ["from_onnx", "innermost", "read_proto"]
 
 MOST_ELEMENTS = 1 << 24
 """Of a ModelProto in memory that is written out to look at its wire format."""
