@@ -116,6 +116,8 @@ def _bodies(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
 def _better(
     value: onnx_ir.Value, infos: dict[str, onnx.ValueInfoProto]
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
+    if value.dtype is not None and value.shape is not None and value.shape.is_static():
+        return  # nothing is left to be told
     info = infos.get(value.name or "")
     if info is not None:
         yield value, onnx_ir.serde.deserialize_value_info_proto(info, None)

@@ -41,6 +41,7 @@ from tieops.exporters.temporary import Temporary, folder_lock, temporary
 from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.onnx_file import MAX_PROTO_BYTES
 from tieops.ir.brief import brief_bytes
+from tieops.ir.collector import collector_paused
 from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import stored_values, subgraphs_of
@@ -213,6 +214,7 @@ def _take_back(data: Temporary, layout: Layout, paths: Sequence[Path]) -> None:
             layout.path.unlink()
 
 
+@collector_paused()
 def _serialized(draft: Draft) -> bytes:
     try:
         with silenced("onnx_ir.serde"):
@@ -250,6 +252,7 @@ def _move_metadata(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(copies)
 
 
+@collector_paused()
 def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
     """Parse what was written, as any reader would, before it replaces anything."""
     try:

@@ -21,6 +21,7 @@ from tieops.exporters.files import as_export_error
 from tieops.exporters.layout import PAGE_BYTES, Layout, lay_out
 from tieops.exporters.model_files import Draft, check_nesting, write_models
 from tieops.ir.brief import brief_bytes
+from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import stored_values
 from tieops.ir.storage import stored_bytes
 from tieops.passes.lower import LowerTiedReadsPass
@@ -175,6 +176,7 @@ def _several(
     return _write(drafts, notes, layout, inline=False)
 
 
+@collector_paused()
 def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
     """Return where the tensors go.
 
@@ -262,6 +264,7 @@ def _paired(
     return models, paths
 
 
+@collector_paused()
 def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[str, ...]]:
     """Return what to write where, and the tied reads that could not be given their form."""
     if not path.name:

@@ -66,8 +66,11 @@ def is_made_up(name: str) -> bool:
 
 def _parsed(value: onnx_ir.Value, key: str) -> object:
     # A file from elsewhere may hold anything under our keys; what is not ours is left alone.
+    text = value.metadata_props.get(key)
+    if text is None:
+        return None
     try:
-        return json.loads(value.metadata_props.get(key, "null"))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 

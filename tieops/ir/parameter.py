@@ -50,7 +50,7 @@ class Parameter:
             raise ValueError(f"{self.name} has no stored value")
         return tensor
 
-    @property
+    @cached_property
     def dtype(self) -> onnx_ir.DataType:
         """The ONNX data type that is stored."""
         return self.tensor.dtype
@@ -60,12 +60,12 @@ class Parameter:
         """The stored shape."""
         return tuple(int(size) for size in self.tensor.shape.numpy())
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many elements are stored."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """How many bytes are stored."""
         return int(self.tensor.nbytes)
@@ -161,7 +161,7 @@ class Slot:
         """Whether it reads parts joined by a Concat."""
         return any(isinstance(step, Join) for read in self.reads for step in read.view.steps)
 
-    @property
+    @cached_property
     def logical_bytes(self) -> int:
         """The bytes that this reader would own if nothing were shared."""
         bits = sum(r.view.elements * r.parameter.dtype.bitwidth for r in self._parts())

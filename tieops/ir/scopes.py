@@ -34,12 +34,10 @@ MAX_CALLS = 100_000
 
 def subgraphs_of(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
     """Yield the graphs that a node holds: If's branches, Loop's and Scan's bodies."""
-    for attr in node.attributes.values():
-        if attr.is_ref():
-            continue
-        if attr.type == onnx_ir.AttributeType.GRAPH:
+    for attr in node.attributes.data.values():  # the dict within: every look at a model is here
+        if attr.type == onnx_ir.AttributeType.GRAPH and not attr.is_ref():
             yield attr.as_graph()
-        elif attr.type == onnx_ir.AttributeType.GRAPHS:
+        elif attr.type == onnx_ir.AttributeType.GRAPHS and not attr.is_ref():
             yield from attr.as_graphs()
 
 

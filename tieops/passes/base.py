@@ -76,6 +76,9 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
     """
 
     preserves: ClassVar[Preserves]
+    rewrite_checks: ClassVar[bool] = False
+    """Whether ``rewrite`` raises all that ``requires`` does: on a copy that nobody gets if it
+    fails, the latter is left out."""
 
     @abc.abstractmethod
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
@@ -91,14 +94,21 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
             else model_or_result
         )
         self.requires(model)
-        result = self.call(model)
-        self.ensures(model)
-        return result
+        return self._checked(model)
 
     def call(self, model: onnx_ir.Model) -> SurgeryResult:
         """Run the rewrite; what ``onnx_ir`` calls between the checks."""
         rewrite = self.rewrite(model)
         return SurgeryResult(model, bool(rewrite.changes), rewrite.changes, rewrite.skips)
+
+    def on_copy(self, copy: onnx_ir.Model) -> SurgeryResult:
+        """Run the pass on a copy that is thrown away if it fails."""
+        return self._checked(copy) if self.rewrite_checks else self(copy)
+
+    def _checked(self, model: onnx_ir.Model) -> SurgeryResult:
+        result = self.call(model)
+        self.ensures(model)
+        return result
 
     def ensures(self, model: onnx_ir.Model) -> None:
         """Check that no value is read that nothing defines.
@@ -129,5 +139,5 @@ def run(surgery: SurgeryPass, model: TiedModel) -> tuple[TiedModel, SurgeryResul
         UnsupportedModelError: If it is given something else than a TiedModel.
     """
     check_model(model)
-    result = surgery(model.clone())
+    result = surgery.on_copy(model.clone())
     return TiedModel(result.model), result

@@ -7,12 +7,14 @@ around it. All operators are standard ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir
 
+from tieops.analysis.shapes import shaped
 from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
@@ -44,9 +46,9 @@ class LowerTiedReadsPass(SurgeryPass):
         skips: list[Skip] = []
         functions = function_graphs(model)
         names = FreshNames(model)
-        for slot in _shared(tied):
-            if not is_transposed_product(slot):
-                continue
+        slots = [slot for slot in _shared(tied) if is_transposed_product(slot)]
+        shapes = _input_shapes(model, slots)
+        for slot in slots:
             why = ""
             if slot.path or slot.parameter.value.graph in functions:
                 why = "it is read in a function"
@@ -60,7 +62,7 @@ class LowerTiedReadsPass(SurgeryPass):
             if slot.node.op_type == "Gemm":
                 _flip(slot)
             else:
-                _matmul_to_gemm(slot, model, names)
+                _matmul_to_gemm(slot, shapes[slot.node], model, names)
             _drop_view(slot)
             changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
         return Rewrite(tuple(changes), tuple(skips))
@@ -72,6 +74,19 @@ def _shared(model: TiedModel) -> list[Slot]:
     return [slot for slot in model.slots if slot in tied or origin_of(slot.parameter.value)]
 
 
+def _input_shapes(
+    model: onnx_ir.Model, slots: Sequence[Slot]
+) -> dict[onnx_ir.Node, onnx_ir.Shape | None]:
+    """Return the shape of what each product multiplies, inferred where the graph does not say it.
+
+    With two axes a Gemm is all that it takes.
+    """
+    given = {slot.node: value for slot in slots if (value := slot.node.inputs[0]) is not None}
+    unsaid = any(value.shape is None for value in given.values())
+    better = shaped(model) if unsaid else {}
+    return {node: better.get(value, value).shape for node, value in given.items()}
+
+
 def _flip(slot: Slot) -> None:
     node = slot.node
     attr = node.attributes.get("transB")
@@ -79,7 +94,9 @@ def _flip(slot: Slot) -> None:
     node.replace_input_with(1, slot.parameter.value)
 
 
-def _matmul_to_gemm(slot: Slot, model: onnx_ir.Model, names: FreshNames) -> None:
+def _matmul_to_gemm(
+    slot: Slot, shape: onnx_ir.Shape | None, model: onnx_ir.Model, names: FreshNames
+) -> None:
     # A bias that is added afterwards stays where it is: within the Gemm it would be added first,
     # and round otherwise. Without it ONNX Runtime's packed Gemm is its packed MatMul bit for bit.
     node, weight = slot.node, slot.parameter
@@ -87,12 +104,12 @@ def _matmul_to_gemm(slot: Slot, model: onnx_ir.Model, names: FreshNames) -> None
     assert x is not None
     features, hidden = weight.shape
     build = _Builder(node.name or out.name or "linear", node, model, names)
-    if x.shape is not None and x.shape.rank() == 2:
+    if shape is not None and shape.rank() == 2:
         result = build("Gemm", [x, weight.value], "gemm", {"transB": 1})
     else:
         flat = build("Reshape", [x, build.ints(-1, hidden)], "flat")
         rows = build("Gemm", [flat, weight.value], "gemm", {"transB": 1})
-        sizes = _unflattened(build, x, features)
+        sizes = _unflattened(build, x, shape, features)
         # Computed sizes may be 0, which is a size here and not "as it was".
         as_given = {} if sizes.is_initializer() else {"allowzero": 1}
         result = build("Reshape", [rows, sizes], "unflat", as_given)
@@ -103,11 +120,13 @@ def _matmul_to_gemm(slot: Slot, model: onnx_ir.Model, names: FreshNames) -> None
     graph.remove(node, safe=True)
 
 
-def _unflattened(build: _Builder, x: onnx_ir.Value, features: int) -> onnx_ir.Value:
+def _unflattened(
+    build: _Builder, x: onnx_ir.Value, shape: onnx_ir.Shape | None, features: int
+) -> onnx_ir.Value:
     """Return the sizes of ``x``, ``features`` for the last: a constant if one at most varies."""
-    leading = [] if x.shape is None else list(x.shape.dims[:-1])
+    leading = [] if shape is None else list(shape.dims[:-1])
     fixed = [size if isinstance(size, int) else -1 for size in leading]
-    if x.shape is not None and fixed.count(-1) <= 1 and 0 not in fixed:
+    if shape is not None and fixed.count(-1) <= 1 and 0 not in fixed:
         return build.ints(*fixed, features)
     whole = build("Shape", [x], "shape")
     lead = build("Slice", [whole, build.ints(0), build.ints(-1)], "leading")

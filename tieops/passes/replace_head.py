@@ -106,6 +106,7 @@ class ReplaceHeadPass(SurgeryPass):
     """Replace the head by one of another size; see ``tieops.replace_head``."""
 
     preserves: ClassVar[Preserves] = Preserves(0)
+    rewrite_checks: ClassVar[bool] = True
     head: str | None = None
     out_features: int
     lr_factor: float = 1.0
@@ -129,7 +130,8 @@ class ReplaceHeadPass(SurgeryPass):
         self, model: onnx_ir.Model
     ) -> tuple[list[Change], Head, Array, Array | None, Following]:
         check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
-        layer = find_head(TiedModel(model), self.head)
+        tied = TiedModel(model)
+        layer = find_head(tied, self.head)
         inlined: list[Change] = []
         if model.functions and layer.slots:
             slot = layer.slots[0]
@@ -137,14 +139,14 @@ class ReplaceHeadPass(SurgeryPass):
             if slot.path:
                 node, inlined = inline_path(model, slot.path, node)
             inlined += inline_behind(model, node)
-            layer = next(each for each in TiedModel(model).layers if node in each.nodes)
+            tied = TiedModel(model)
+            layer = next(each for each in tied.layers if node in each.nodes)
         # What follows needs ranks and sizes, which hand-written and older files do not have.
         infer_in_place(model)
-        tied = TiedModel(model)
-        head = as_head(tied, next(e for e in tied.layers if {*e.nodes} & {*layer.nodes}))
+        head = as_head(tied, layer)
         weight, bias = _values(head, self)
         following = follow(head.out, head.axis, head.out_features, self.out_features)
-        taken = {layer.name for layer in TiedModel(model).layers} - {head.layer.name}
+        taken = {layer.name for layer in tied.layers} - {head.layer.name}
         if self.name in taken:
             raise SelectionError(
                 f"a layer is called {self.name} already", None, "choose another name"

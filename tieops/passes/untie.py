@@ -93,12 +93,15 @@ def untie_in_place(
     liveness = Liveness(model)
     names = FreshNames(model)
     ways = Ways(model, names)
-    _lift_held(model, ways, targets)
-    _part_ways(TiedModel(model), ways, targets, together=together)
+    tied = TiedModel(model)
+    # Only functions have to be changed before: without them the graph is traced once.
+    if _lift_held(tied, ways, targets):
+        tied = TiedModel(model)
+    if _part_ways(tied, ways, targets, together=together):
+        tied = TiedModel(model)
     leaver = Leaver(model, names)
     changes: list[Change] = []
     skips: list[Skip] = []
-    tied = TiedModel(model)
     for tie, leaving in _leaving(tied, ways, targets, together=together):
         stuck = _stuck(tie, leaving, ways)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
@@ -122,20 +125,29 @@ def untie_in_place(
     return Rewrite(tuple(changes), tuple(skips))
 
 
-def _lift_held(model: onnx_ir.Model, ways: Ways, targets: Sequence[Target]) -> None:
-    """Take what leaves out of functions: a body has one Constant for all of its calls."""
+def _lift_held(model: TiedModel, ways: Ways, targets: Sequence[Target]) -> bool:
+    """Take what leaves out of functions: a body has one Constant for all of its calls.
+
+    Returns:
+        Whether there was any.
+    """
     held = {
         tie.parameter.value
-        for tie, slots in _leaving(TiedModel(model), ways, targets)
+        for tie, slots in _leaving(model, ways, targets)
         for slot in slots
         if ways.can_lift(tie.parameter.value) and (not _is_held(slot) or ways.can_part(slot))
     }
-    for value in [value for value in stored_values(model) if value in held]:
+    for value in [value for value in stored_values(model.ir) if value in held]:
         ways.lift(value)
+    return bool(held)
 
 
-def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool) -> None:
-    """Give slots that leave inputs of their own: who shares one, or does not read all of it."""
+def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool) -> bool:
+    """Give slots that leave inputs of their own: who shares one, or does not read all of it.
+
+    Returns:
+        Whether there was any.
+    """
     parted: dict[tuple[onnx_ir.Node, int], None] = {}
     for tie, leaving in _leaving(model, ways, targets, together=together):
         company: dict[object, set[bool | Slot]] = {}
@@ -150,6 +162,7 @@ def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, toget
                 parted[slot.node, slot.index] = None
     for node, index in parted:
         ways.part(node, index)
+    return bool(parted)
 
 
 def _stuck(tie: Tie, leaving: Sequence[Slot], ways: Ways) -> list[Slot]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tieops.ir.brief import brief, brief_bytes, counted, printable
+from tieops.ir.collector import collector_paused
 from tieops.ir.parameter import Parameter, Slot
 from tieops.render.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
 from tieops.render.fold import fold
@@ -127,6 +128,7 @@ class Picture:
         return dataclasses.asdict(self)
 
 
+@collector_paused()
 def picture_of(model: TiedModel, title: str = "") -> Picture:
     """Return a model's picture.
 
