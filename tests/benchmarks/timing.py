@@ -1,7 +1,11 @@
-"""Interleaved timing: contenders take turns in one process, so that all see the same noise."""
+"""Interleaved timing: contenders take turns in one process, so that all see the same noise.
+
+Each round has an order of its own: who runs after whom decides what the caches hold.
+"""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +18,13 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Return the seconds of every round of each contender, after ``warm_up`` rounds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    turns = list(contenders)
+    order = random.Random(0)
     for turn in range(warm_up + rounds):
-        for name, work in contenders.items():
+        order.shuffle(turns)
+        for name in turns:
             start = time.perf_counter()
-            work()
+            contenders[name]()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

@@ -34,7 +34,7 @@ MAX_CALLS = 100_000
 
 def subgraphs_of(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
     """Yield the graphs that a node holds: If's branches, Loop's and Scan's bodies."""
-    for attr in node.attributes.data.values():  # the dict within: every look at a model is here
+    for attr in node.attributes.data.values():  # the dict within: it is walked for every node
         if attr.type == onnx_ir.AttributeType.GRAPH and not attr.is_ref():
             yield attr.as_graph()
         elif attr.type == onnx_ir.AttributeType.GRAPHS and not attr.is_ref():
@@ -47,7 +47,7 @@ def nested_graphs(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Graph]:
     while stack:
         current = stack.pop()
         yield current
-        inner = [sub for node in current for sub in subgraphs_of(node)]
+        inner = [sub for node in current if node.attributes.data for sub in subgraphs_of(node)]
         stack.extend(reversed(inner))
 
 
