@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from tieops.errors import UnsupportedModelError
 
-__all__ = ["Limits", "check_limit"]
+__all__ = ["UNLIMITED", "Limits", "check_limit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,20 @@ class Limits:
     rank: int = 32
     name_bytes: int = 65_536
     hard_links: bool = False
+
+
+UNLIMITED = Limits(
+    data_bytes=sys.maxsize,
+    fields=sys.maxsize,
+    numbers=sys.maxsize,
+    nodes=sys.maxsize,
+    tensors=sys.maxsize,
+    call_depth=sys.maxsize,
+    rank=sys.maxsize,
+    name_bytes=sys.maxsize,
+    hard_links=True,
+)
+"""For a model that this process holds already; the two that are protobuf's own stay."""
 
 
 def check_limit(limits: Limits, option: str, count: int, what: str) -> None:
