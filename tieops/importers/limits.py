@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tieops.errors import UnsupportedModelError
 
-__all__ = ["UNLIMITED", "Limits", "check_limit"]
+__all__ = ["UNLIMITED", "Limits", "check_limit", "raising"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +81,16 @@ def check_limit(limits: Limits, option: str, count: int, what: str) -> None:
         raise UnsupportedModelError(
             f"{what}: more than the limit",
             {"found": f"{count:,}", "limit": f"{most:,}"},
-            f"if you trust the file: from_onnx(..., limits=Limits({option}=...))",
+            f"if you trust the file: {raising(option)}",
         )
+
+
+def raising(option: str) -> str:
+    """Return how a limit is raised, in Python and on the command line.
+
+    Example:
+        >>> raising("nodes")
+        'from_onnx(..., limits=Limits(nodes=...)), or --limit nodes=...'
+    """
+    value, word = ("True", "true") if option == "hard_links" else ("...", "...")
+    return f"from_onnx(..., limits=Limits({option}={value})), or --limit {option}={word}"
