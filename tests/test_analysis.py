@@ -164,6 +164,15 @@ CASES = {
 }
 
 
+COPIES = {"folded copy", "packed copy"}
+
+
+def assert_mended(kind: str, again: tieops.TiedModel) -> None:
+    """Hold that a problem is gone; what mends one copy in memory leaves no other."""
+    gone = COPIES if kind in COPIES else {kind}
+    assert not gone & {each.kind for each in tieops.analyze(again).problems}
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_the_call_that_is_told_mends_the_problem(kind, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -171,7 +180,7 @@ def test_the_call_that_is_told_mends_the_problem(kind, monkeypatch, tmp_path):
     problem = next(each for each in tieops.analyze(model).problems if each.kind == kind)
     mended: Any = eval(problem.call, {"tieops": tieops, "model": model})
     again = mended if isinstance(mended, tieops.TiedModel) else tieops.from_onnx(mended.path)
-    assert kind not in [each.kind for each in tieops.analyze(again).problems]
+    assert_mended(kind, again)
     if problem.severity == "waste":
         saved = model.ledger.stored_bytes - again.ledger.stored_bytes
         assert saved == problem.nbytes > 0
@@ -188,8 +197,7 @@ def test_the_command_that_is_told_mends_the_problem(kind, tmp_path):
     assert program == "tieops"
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
-    again = tieops.from_onnx(tmp_path / "out.onnx")
-    assert kind not in [each.kind for each in tieops.analyze(again).problems]
+    assert_mended(kind, tieops.from_onnx(tmp_path / "out.onnx"))
 
 
 def test_a_packed_copy_is_told_where_an_embedding_keeps_the_original_alive(tmp_path):

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 import torch
+from onnx import numpy_helper, parser
 from onnx_ir.tensor_adapters import TorchTensor
 
+import tieops
 from tieops.errors import ExportError
 from tieops.exporters.data_file import write_data
 from tieops.exporters.layout import Layout, Range
@@ -77,6 +81,51 @@ def test_a_file_that_changed_is_an_error(tmp_path):
     os.mkfifo(path)
     with pytest.raises(ExportError, match="the data of w is no regular file any more"):
         written(external(path), tmp_path)
+
+
+def imported(path: Path, array: np.ndarray[Any, Any]) -> tieops.TiedModel:
+    """Return a model whose weight lies in a data file that is imported now."""
+    proto = parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, k] x) => (float[n, 40] y) { y = MatMul(x, w) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(array, "w"))
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+    onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+    return tieops.from_onnx(path)
+
+
+ONES = np.ones((40, 40), np.float32)
+
+
+@pytest.mark.parametrize("how", ["replaced", "overwritten", "gone", "a FIFO", "a link"])
+def test_another_file_than_the_imported_one_is_not_copied(how, tmp_path):
+    model = imported(tmp_path / "m.onnx", ONES)
+    data, other = tmp_path / "m.onnx.data", tmp_path / "other"
+    other.write_bytes(2 * ONES.tobytes())
+    if how == "overwritten":
+        data.write_bytes((2 * ONES).tobytes())
+        os.utime(data, ns=(0, 0))
+    else:
+        data.unlink()
+    if how == "replaced":
+        other.rename(data)
+    elif how == "a FIFO":
+        os.mkfifo(data)
+    elif how == "a link":
+        data.symlink_to(other)
+    with pytest.raises(ExportError, match="the data of w cannot be read any more") as caught:
+        tieops.to_onnx(model, tmp_path / "out.onnx", external_data=True)
+    assert "fix: another program changed it after the import" in str(caught.value)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_two_imports_of_one_path_are_two_files(tmp_path):
+    """What the second import has checked says nothing about what the first one had."""
+    old = imported(tmp_path / "m.onnx", ONES)
+    new = imported(tmp_path / "m.onnx", np.ones((60, 40), np.float32))
+    for models in ([old, new], [new, old]):
+        with pytest.raises(ExportError, match="cannot be read any more"):
+            tieops.to_onnx(models, [tmp_path / "a.onnx", tmp_path / "b.onnx"])
+    assert not list(tmp_path.glob("[ab].onnx*"))
 
 
 def test_weights_of_torch_are_not_copied_in_memory(tmp_path):

@@ -18,6 +18,8 @@ from tieops.errors import ExportError, PostconditionError, UnsupportedModelError
 from tieops.exporters import model_files
 from tieops.exporters.layout import PAGE_BYTES
 from tieops.exporters.old_data import DATA
+from tieops.importers import onnx as importer
+from tieops.importers.limits import UNLIMITED
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.standard_normal((5000, 64), np.float32)
@@ -274,11 +276,11 @@ def test_the_second_is_read_again_before_the_first_is_replaced(
     before = files(tmp_path)
     original, calls = model_files.from_onnx, []
 
-    def once(path: Path) -> tieops.TiedModel:
+    def once(path: Path, **options: Any) -> tieops.TiedModel:
         calls.append(path)
         if len(calls) == 2:
             raise UnsupportedModelError("no")
-        return original(path)
+        return original(path, **options)
 
     monkeypatch.setattr(model_files, "from_onnx", once)
     with pytest.raises(PostconditionError, match="a model that it cannot read"):
@@ -371,3 +373,29 @@ def test_graphs_that_nobody_could_read_again_are_refused(depth: int, tmp_path: P
     with pytest.raises(ExportError, match="nest too deep to be read again"):
         tieops.to_onnx(nested(depth), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+# Limits are for the files of strangers.
+
+
+def test_a_model_beyond_the_limits_of_readers_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = decoder()  # more nodes, tensors and so on than the limits that are set now
+    small = tieops.Limits(
+        data_bytes=1, fields=1, numbers=1, nodes=1, tensors=1, call_depth=0, rank=1, name_bytes=1
+    )
+    monkeypatch.setattr(importer, "Limits", lambda: small)
+    written = tieops.to_onnx(large, tmp_path / "m.onnx", external_data=True)
+    with pytest.raises(UnsupportedModelError, match="more than the limit"):
+        tieops.from_onnx(written)
+    again = tieops.from_onnx(written, limits=UNLIMITED)
+    assert again.ledger.stored_bytes == written.stored_bytes
+
+
+def test_hard_links_that_were_allowed_are_reused(tmp_path: Path) -> None:
+    tieops.to_onnx(encoder(), tmp_path / "m.onnx", external_data=True)
+    (tmp_path / "other").hardlink_to(tmp_path / "m.onnx.data")
+    model = tieops.from_onnx(tmp_path / "m.onnx", limits=tieops.Limits(hard_links=True))
+    written = tieops.to_onnx(model, tmp_path / "again.onnx", external_data="reuse")
+    assert written.data_paths == (tmp_path / "m.onnx.data",)

@@ -278,7 +278,7 @@ def test_what_nobody_expected_is_in_the_record(
         raise ZeroDivisionError("division\nby zero")
 
     monkeypatch.setattr("tieops.fleet.look.from_onnx", fail)
-    record = look(str(models / NAMES[3]), whole=False, options=None, known=None)
+    record = look(str(models / NAMES[3]), whole=False, options=None, limits=None, known=None)
     assert record.error is not None
     assert ("Python says", "ZeroDivisionError: division") in record.error.facts
 

@@ -75,7 +75,7 @@ def test_what_matches_nothing_is_an_error_with_the_nearest_names(model, target):
         slots_of(model, target)
     text = str(caught.value)
     assert text.startswith(f"nothing in the model is called {target}")
-    assert "fix: see print(model.layers)" in text
+    assert "fix: see print(model.layers), or tieops inspect MODEL" in text
     if target.lower().startswith("gemm"):
         assert "nearest: " in text
         assert "Gemm_b" in text

@@ -119,7 +119,8 @@ def _nothing(model: TiedModel, target: object) -> tuple[str, dict[str, object], 
         near = difflib.get_close_matches(target, known, n=4, cutoff=0.4)
     shown = ", ".join(map(printable, near or known[:8])) or "none"
     facts: dict[str, object] = {"nearest" if near else "layers": shown}
-    return f"nothing in the model is called {_text(target)}", facts, "see print(model.layers)"
+    fix = "see print(model.layers), or tieops inspect MODEL"
+    return f"nothing in the model is called {_text(target)}", facts, fix
 
 
 def _known_names(model: TiedModel) -> list[str]:

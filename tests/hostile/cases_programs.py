@@ -1,7 +1,7 @@
 """Exported programs (``.pt2``) that make torch's own loader run code, or reach beyond their bytes.
 
-``trap`` texts are run by ``torch.export.load`` or by the first use of what it returns; that they
-would be is held by ``tests/test_importers_program_checks.py``.
+Those of ``TRAPS`` are run by ``torch.export.load``, or when what it returns is made a module:
+``tests/hostile/test_traps.py`` holds that torch does so, and tieops does not.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 TRAP = "__import__('os').system('touch hit')"
+GUARD = f"True #\n, 'x')\n{TRAP}\ndef more(): #"
+"""Ends the function that torch makes of guards: what follows runs when that is defined."""
+TRAPS = (
+    "q_expression_is_code",
+    "q_guards_are_code",
+    "q_sample_inputs_are_a_pickle",
+    "q_weights_of_old",
+    "q_constants_of_old",
+    "q_weight_is_a_pickle",
+)
 LEAF = {"type": None, "context": None, "children_spec": []}
 
 
@@ -256,7 +266,7 @@ def q_inputs_have_code_as_keywords(data: Any) -> None:
 
 @edited(MODEL, ok=True, memory_mb=4096, clock_s=60)
 def q_guards_are_code(data: Any) -> None:
-    data["guards_code"] = [f"{TRAP} == 0"]
+    data["guards_code"] = [GUARD]
 
 
 # Pickles and native code in the archive
@@ -297,6 +307,11 @@ def q_constant_is_a_script_object(entries: dict[str, bytes]) -> None:
 @spoiled("more than a program and its weights", "data/weights/model.pt")
 def q_weights_of_old(entries: dict[str, bytes]) -> None:
     entries["data/weights/model.pt"] = pickle.dumps(Trap())
+
+
+@spoiled("more than a program and its weights", "data/constants/model.pt")
+def q_constants_of_old(entries: dict[str, bytes]) -> None:
+    entries["data/constants/model.pt"] = pickle.dumps(Trap())
 
 
 @spoiled("more than a program and its weights", "data/aotinductor")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tieops.cli.common import Json, print_json, read_model, refuse_unused
+from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
+from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import is_stream
 from tieops.errors import PreconditionError
 from tieops.importers.remote import is_url, shown
@@ -34,9 +36,10 @@ class Finding:
         return f"{self.what}; fix: {self.fix}"
 
 
+@reads_models
 def check(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="The .onnx file to check, or its URL; - for stdin.")],
+    model: ModelPath,
     runtime: Annotated[
         bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
     ] = False,
@@ -55,6 +58,8 @@ def check(
             "--max-duplicate-bytes", min=0, help="No more than this is stored a second time."
         ),
     ] = None,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Check what is asked for: exit 0 if it holds, 1 with a line for each that does not.
@@ -79,7 +84,9 @@ def check(
             {"model": "stdin" if is_stream(model) else shown(model)},
             "name the file",
         )
-    tied = read_model(model)
+    if runtime:
+        refuse_torch(Path(model))
+    tied = reading.model(model)
     found = [each for names in expect_tie or [] for each in _untied(tied, names, model)]
     if max_duplicate_bytes is not None:
         found += _duplicates(tied, max_duplicate_bytes, model)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tieops.cli.common import Examples, Json, ModelPath, OutPath, Trust, print_json, read_model
+from tieops.cli.common import Json, OutPath, print_json
+from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, write_model
 from tieops.ir.brief import brief_bytes, counted
 from tieops.passes.base import run
@@ -15,11 +16,10 @@ from tieops.passes.tie import TiePass
 __all__ = ["convert"]
 
 
+@reads_models
 def convert(
     model: ModelPath,
     out: OutPath,
-    example: Examples = None,
-    trust: Trust = False,
     external_data: Annotated[
         bool | None,
         typer.Option(
@@ -33,6 +33,8 @@ def convert(
     join: Annotated[
         bool, typer.Option(help="Join equal weights that the file stores more than once.")
     ] = True,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Convert PyTorch or ONNX to ONNX with every parameter stored once.
@@ -41,7 +43,7 @@ def convert(
     tieops convert exported.onnx tied.onnx
     """
     check_out(out, as_json=as_json)
-    source = read_model(model, example, trust=trust)
+    source = reading.model(model)
     tied, result = run(TiePass(), source) if join else (source, None)
     written = write_model(tied, out, external_data=external_data, tie_form=tie_form)
     changes = list(result.changes) if result else []

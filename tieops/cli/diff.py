@@ -7,17 +7,21 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, print_json, read_model, refuse_two_streams
+from tieops.cli.common import Json, print_json, refuse_two_streams
+from tieops.cli.reading import ModelPath, Reading, reads_models
 
 __all__ = ["diff"]
 
 
+@reads_models
 def diff(
-    before: Annotated[str, typer.Argument(help="The first .onnx file or its URL; - for stdin.")],
+    before: ModelPath,
     after: Annotated[str, typer.Argument(help="The second one.")],
     everything: Annotated[
         bool, typer.Option("--all", help="Every difference; else the first of many.")
     ] = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Tell what changed: signature, ties, parameters, layers and bytes; exit 1 if anything did.
@@ -28,7 +32,7 @@ def diff(
         tieops diff exported.onnx tied.onnx
     """
     refuse_two_streams(before, after)
-    found = tieops.diff(read_model(before), read_model(after))
+    found = tieops.diff(*reading.models(before, after))
     if as_json:
         print_json(found.to_dict())
     else:

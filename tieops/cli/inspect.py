@@ -7,19 +7,21 @@ from typing import Annotated
 import typer
 
 from tieops.analysis.text import print_to
-from tieops.cli.common import Examples, Json, ModelPath, Trust, print_json, read_model, terminal
+from tieops.cli.common import Json, print_json, terminal
+from tieops.cli.reading import ModelPath, Reading, reads_models
 
 __all__ = ["inspect"]
 
 
+@reads_models
 def inspect(
     model: ModelPath,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Every tie, problem and layer; repeated blocks not folded."),
     ] = False,
-    example: Examples = None,
-    trust: Trust = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Show what is tied, what is wasted and what is wrong, each with what mends it; then layers.
@@ -30,7 +32,7 @@ def inspect(
         tieops inspect model.onnx
         tieops inspect model.onnx --all | less
     """
-    found = read_model(model, example, trust=trust).analysis
+    found = reading.model(model).analysis
     if as_json:
         print_json(found.to_dict())
     else:

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Examples, Json, ModelPath, Trust, print_json, read_model
+from tieops.cli.common import Json, print_json
+from tieops.cli.reading import ModelPath, Reading, reads_models
 
 __all__ = ["render"]
 
 
+@reads_models
 def render(
     model: ModelPath,
     out: Annotated[
@@ -22,8 +24,8 @@ def render(
         str | None, typer.Option(help="The model before a surgery, to draw beside the other one.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="What to call it; the file's name.")] = None,
-    example: Examples = None,
-    trust: Trust = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Draw a model's layers, and each shared parameter with the layers that read it.
@@ -31,10 +33,11 @@ def render(
     tieops render tied.onnx tied.html
     tieops render transfer.onnx transfer.svg --before tied.onnx
     """
+    drawn, *beside = reading.models(model, *([] if before is None else [before]))
     path = tieops.render(
-        read_model(model, example, trust=trust),
+        drawn,
         out,
-        before=None if before is None else read_model(before, example, trust=trust),
+        before=beside[0] if beside else None,
         title=Path(model).name if title is None else title,
     )
     if as_json:

@@ -23,6 +23,7 @@ from tieops.cli.common import (
     sandbox_of,
     sizes_of,
 )
+from tieops.cli.reading import Limit, limits_of
 from tieops.cli.streams import source_of
 from tieops.errors import ExportError, PreconditionError
 from tieops.ir.brief import printable
@@ -48,6 +49,7 @@ def run(
     memory: Annotated[
         bool, typer.Option("--memory", help="Then say which copies of the weights there are.")
     ] = False,
+    limit: Limit = None,
     sandbox: Sandboxed = False,
     memory_limit: MemoryLimit = 4.0,
     seconds: Seconds = 60.0,
@@ -61,14 +63,17 @@ def run(
     refuse_torch(model)
     if given:
         refuse_unused(context, ("size", "seed"), "where inputs are given")
+        if not sandbox:  # ONNX Runtime alone reads the model then
+            refuse_unused(context, ("limit",), "where inputs are given")
     feeds = _read_inputs(given or [])
-    source = source_of(model)
+    source, limits = source_of(model), limits_of(limit)
     if not feeds:
-        feeds = make_inputs(tieops.from_onnx(source).ir, sizes=sizes_of(size), seed=seed)
-    limits = sandbox_of(sandbox, memory_limit, seconds)
-    if limits is not None:
+        read = tieops.from_onnx(source, limits=limits)
+        feeds = make_inputs(read.ir, sizes=sizes_of(size), seed=seed)
+    held = sandbox_of(sandbox, memory_limit, seconds)
+    if held is not None:
         _check_sandboxed(provider, memory)
-        with closing(SandboxedOnnx(source, limits)) as side:
+        with closing(SandboxedOnnx(source, held, limits=limits)) as side:
             names = side.output_names or ()
             outputs = dict(zip(names, side.run(feeds, None), strict=True))
         used, note, ledger = "cpu", "running on the CPU, in a sandbox", None

@@ -10,6 +10,7 @@ import typer
 
 import tieops
 from tieops.cli.common import Json
+from tieops.cli.reading import Limit, limits_of
 from tieops.fleet.summary import Summary
 
 __all__ = ["scan"]
@@ -42,6 +43,7 @@ def scan(
     ordered: Annotated[
         bool, typer.Option("--ordered", help="Lines in the order of the names.")
     ] = False,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Look at many models: a line of JSON for each, then a summary; exit 1 if one cannot be read.
@@ -62,6 +64,7 @@ def scan(
         ordered=ordered,
         timeout_s=timeout,
         max_memory_bytes=None if memory is None else memory * 1_000_000,
+        limits=limits_of(limit),
     ):
         summary.add(record)
         if out is None:

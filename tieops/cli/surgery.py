@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli.common import Json, ModelPath, OutPath, print_json, read_model
+from tieops.cli.common import Json, OutPath, print_json
+from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, is_stream, write_model
 from tieops.ir.brief import brief_bytes
 from tieops.passes.base import SurgeryPass
@@ -31,11 +32,18 @@ Reuse = Annotated[
 
 
 def _apply(
-    surgery: SurgeryPass, model: str, out: Path, *, reuse: bool, dry_run: bool, as_json: bool
+    surgery: SurgeryPass,
+    model: str,
+    out: Path,
+    *,
+    reuse: bool,
+    dry_run: bool,
+    reading: Reading,
+    as_json: bool,
 ) -> None:
     if not dry_run:
         check_out(out, as_json=as_json, reuse=reuse)
-    report = Pipeline([surgery])(read_model(model))
+    report = Pipeline([surgery])(reading.model(model))
     external_data = "reuse" if reuse else None
     written = None if dry_run else write_model(report.model, out, external_data=external_data)
     _, result = report.results[0]
@@ -65,6 +73,7 @@ def _called(out: Path) -> str:
     return "stdout" if is_stream(out) else str(out)
 
 
+@reads_models
 def tie(
     model: ModelPath,
     out: OutPath,
@@ -82,6 +91,8 @@ def tie(
     ] = False,
     reuse: Reuse = False,
     dry_run: DryRun = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Join equal weights, transposed copies included; or tie the layers named.
@@ -90,9 +101,10 @@ def tie(
     tieops tie model.onnx tied.onnx -t emb -t fc
     """
     surgery = TiePass(targets=tuple(target or ()), keep=keep or False, include_small=include_small)
-    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
 
+@reads_models
 def untie(
     model: ModelPath,
     out: OutPath,
@@ -105,6 +117,8 @@ def untie(
     ] = False,
     reuse: Reuse = False,
     dry_run: DryRun = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Give layers weights of their own: all that share one, or the ones named.
@@ -113,9 +127,10 @@ def untie(
     tieops untie tied.onnx free.onnx -t fc
     """
     surgery = UntiePass(targets=tuple(target or ()), together=together)
-    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
 
+@reads_models
 def replace_head(
     model: ModelPath,
     out: OutPath,
@@ -137,6 +152,8 @@ def replace_head(
     ] = None,
     reuse: Reuse = False,
     dry_run: DryRun = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Replace the head by one of another size; a tied one leaves its tie first.
@@ -153,9 +170,10 @@ def replace_head(
         seed=seed,
         name=name,
     )
-    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
 
+@reads_models
 def remove_outputs(
     model: ModelPath,
     out: OutPath,
@@ -171,6 +189,8 @@ def remove_outputs(
     ] = False,
     reuse: Reuse = False,
     dry_run: DryRun = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Remove outputs that no input reaches, or named ones, and what only they kept alive.
@@ -181,18 +201,29 @@ def remove_outputs(
     surgery = RemoveDisconnectedOutputsPass(
         outputs=tuple(output or ()), keep=tuple(keep or ()), unused_inputs=unused_inputs
     )
-    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
+    _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
 
+@reads_models
 def remove_branches(
     model: ModelPath,
     out: OutPath,
     reuse: Reuse = False,
     dry_run: DryRun = False,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Remove branches that never run, of Ifs whose condition is a constant.
 
     tieops remove-branches model.onnx smaller.onnx
     """
-    _apply(RemoveDeadBranchesPass(), model, out, reuse=reuse, dry_run=dry_run, as_json=as_json)
+    _apply(
+        RemoveDeadBranchesPass(),
+        model,
+        out,
+        reuse=reuse,
+        dry_run=dry_run,
+        reading=reading,
+        as_json=as_json,
+    )

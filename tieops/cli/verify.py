@@ -15,12 +15,12 @@ from tieops.cli.common import (
     Sandboxed,
     Seconds,
     Sizes,
-    Trust,
     print_json,
     refuse_two_streams,
     sandbox_of,
     sizes_of,
 )
+from tieops.cli.reading import Limit, Trust, limits_of
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
@@ -40,6 +40,7 @@ def verify(
     provider: ProviderName = "cpu",
     optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
     trust: Trust = False,
+    limit: Limit = None,
     sandbox: Sandboxed = False,
     memory_limit: MemoryLimit = 4.0,
     seconds: Seconds = 60.0,
@@ -63,6 +64,7 @@ def verify(
         provider=provider,
         optimize=optimize,
         trust=trust,
+        limits=limits_of(limit),
         sandbox=sandbox_of(sandbox, memory_limit, seconds) or False,
         raises=False,
     )

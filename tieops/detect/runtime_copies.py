@@ -54,8 +54,8 @@ def runtime_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
                 "caution",
                 f"ONNX Runtime folds the transpose of {name} for {shown_slots(folded)}: a second "
                 f"copy of {brief_bytes(nbytes)} in memory",
-                "tieops convert MODEL OUT",
-                'tieops.to_onnx(model, "out.onnx")',
+                "tieops convert MODEL OUT --external-data",
+                'tieops.to_onnx(model, "out.onnx", external_data=True)',
                 nbytes,
             )
             continue

@@ -7,10 +7,12 @@ import stat
 
 import onnx_ir
 
-from tieops.errors import ExportError
+from tieops.errors import ExportError, UntrustedFileError
 from tieops.exporters.copying import copy_range, write_array, write_bytes
 from tieops.exporters.layout import Layout
+from tieops.exporters.room import check_room
 from tieops.ir.brief import printable
+from tieops.ir.external import CheckedTensor, DataFile, open_data
 from tieops.progress import advance, progress
 
 __all__ = ["write_data"]
@@ -25,9 +27,11 @@ def write_data(layout: Layout, descriptor: int, name: str) -> None:
         name: What to call it in the progress that is shown.
 
     Raises:
-        ExportError: If a file that a tensor lies in is gone, or shorter than it was.
+        ExportError: If there is no room for them, before any is written; if a file that a tensor
+            lies in is gone, another one or shorter than it was.
         OSError: If the disk is full or broken.
     """
+    check_room(descriptor, sum(each.nbytes for each in layout.ranges), name)
     source = _Source()
     try:
         with progress(f"writing {printable(name)}", layout.size, "bytes"):
@@ -49,19 +53,22 @@ class _Source:
     """The data file that is read; the last one stays open, for most models have only one."""
 
     def __init__(self) -> None:
-        self._path = ""
+        self._opened: DataFile | str | None = None
         self._descriptor = -1
 
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._path, self._descriptor = "", -1
+        self._opened, self._descriptor = None, -1
 
     def copy(self, tensor: onnx_ir.ExternalTensor, target: int, to: int) -> None:
         """Copy a tensor's bytes into another file."""
-        if tensor.path != self._path:
+        # Of two imports, each has checked a file of its own, also where the path is the same.
+        file = tensor.data if isinstance(tensor, CheckedTensor) else tensor.path
+        if file != self._opened:
             self.close()
             self._open(tensor)
+            self._opened = file
         nbytes = int(tensor.nbytes)
         copied = copy_range(self._descriptor, tensor.offset or 0, target, to, nbytes)
         if copied < nbytes:
@@ -73,15 +80,15 @@ class _Source:
 
     def _open(self, tensor: onnx_ir.ExternalTensor) -> None:
         try:
-            # Without blocking: a FIFO in its place would never end.
-            self._descriptor = os.open(tensor.path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
+            self._descriptor = open_data(tensor)
+        except (OSError, UntrustedFileError) as error:
+            is_other = isinstance(error, UntrustedFileError)
+            facts = error.facts if is_other else {"the system says": error.strerror}
             raise ExportError(
                 f"the data of {printable(tensor.name)} cannot be read any more",
-                {"file": tensor.path, "the system says": error.strerror},
+                {"file": tensor.path, **facts},
                 _AGAIN,
             ) from error
-        self._path = tensor.path
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             raise ExportError(
                 f"the data of {printable(tensor.name)} is no regular file any more",

@@ -13,6 +13,7 @@ from tieops.errors import ExportError
 from tieops.exporters.temporary import free_name, is_temporary
 
 __all__ = [
+    "MAKE_ROOM",
     "as_export_error",
     "mode_of",
     "place",
@@ -21,6 +22,8 @@ __all__ = [
     "sync_folder",
     "without_values",
 ]
+
+MAKE_ROOM = "make room or choose another folder; what was there is unchanged"
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def as_export_error(path: Path) -> Generator[None]:
         raise ExportError(
             f"cannot write {path}",
             facts,
-            "make room or choose another folder; what was there is unchanged",
+            MAKE_ROOM,
         ) from error
     except NotImplementedError as error:  # torch's, for a tensor on the meta device
         raise without_values(path, str(error)) from error

@@ -38,6 +38,7 @@ from tieops.exporters.old_data import (
     unread,
 )
 from tieops.exporters.temporary import Temporary, folder_lock, temporary
+from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.onnx_file import MAX_PROTO_BYTES
 from tieops.ir.brief import brief_bytes
@@ -254,9 +255,12 @@ def _move_metadata(graph: onnx.GraphProto) -> None:
 
 @collector_paused()
 def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
-    """Parse what was written, as any reader would, before it replaces anything."""
+    """Parse what was written, as any reader would, before it replaces anything.
+
+    Limits are for files of strangers: whoever holds this model has let it in.
+    """
     try:
-        again = from_onnx(written)
+        again = from_onnx(written, limits=UNLIMITED)
     except TieopsError as error:
         _check_kept(layout)
         raise PostconditionError(

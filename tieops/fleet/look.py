@@ -15,6 +15,7 @@ from tieops.detect.content import find_duplicates
 from tieops.errors import TieopsError, UnsupportedModelError
 from tieops.fleet.record import Failure, FileMark, FoundDuplicate, FoundTie, ScanRecord
 from tieops.importers import TORCH_SUFFIXES
+from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
 from tieops.importers.remote import SOURCE, RemoteFile, is_url, open_remote
 from tieops.ir.brief import printable
@@ -27,7 +28,12 @@ __all__ = ["look"]
 
 
 def look(
-    target: str, *, whole: bool, options: Mapping[str, Any] | None, known: ScanRecord | None
+    target: str,
+    *,
+    whole: bool,
+    options: Mapping[str, Any] | None,
+    limits: Limits | None,
+    known: ScanRecord | None,
 ) -> ScanRecord:
     """Look at one model.
 
@@ -35,6 +41,7 @@ def look(
         target: Its path or URL.
         whole: Read large tensors of a remote file whole where they may be equal.
         options: What the file systems of URLs need.
+        limits: What it may hold.
         known: What is known of it from before; returned as it is if no file has changed since.
 
     Returns:
@@ -45,13 +52,15 @@ def look(
         if known is not None and _still_holds(known, whole, options):
             return known
         with silent():
-            record = _look(target, whole, options)
+            record = _look(target, whole, options, limits)
     except Exception as error:
         record = ScanRecord(target, error=Failure.of(error))
     return replace(record, seconds=round(time.perf_counter() - started, 3))
 
 
-def _look(target: str, whole: bool, options: Mapping[str, Any] | None) -> ScanRecord:
+def _look(
+    target: str, whole: bool, options: Mapping[str, Any] | None, limits: Limits | None
+) -> ScanRecord:
     if target.lower().endswith(TORCH_SUFFIXES) and not is_url(target):
         raise UnsupportedModelError(
             "a scan reads ONNX, and this is a PyTorch file",
@@ -60,7 +69,8 @@ def _look(target: str, whole: bool, options: Mapping[str, Any] | None) -> ScanRe
         )
     # Marked before it is read: what changes meanwhile is seen to have changed.
     first = None if is_url(target) else _mark(target, options)
-    model = from_onnx(target, storage_options=options if is_url(target) else None)
+    storage_options = options if is_url(target) else None
+    model = from_onnx(target, storage_options=storage_options, limits=limits)
     remote = _remote_files(model)
     ties = tuple(
         FoundTie(tie.names, tuple(slot.name for slot in tie.slots), tie.saved_bytes)

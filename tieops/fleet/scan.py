@@ -15,6 +15,7 @@ from tieops.fleet.journal import Journal
 from tieops.fleet.look import look
 from tieops.fleet.record import Failure, ScanRecord
 from tieops.fleet.workers import WorkerPool
+from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, list_remote, local_path
 from tieops.progress import advance, progress
 
@@ -35,6 +36,7 @@ def scan(
     max_memory_bytes: int | None = None,
     max_in_flight: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[ScanRecord]:
     """Look at many ONNX models: ties, duplicates, wasted bytes.
 
@@ -54,6 +56,7 @@ def scan(
         max_memory_bytes: How much memory one process may take, mapped files not counted.
         max_in_flight: How many models are handed to the executor at a time.
         storage_options: What the file systems of URLs need, for fsspec.
+        limits: As for ``from_onnx``: what a model may hold.
 
     Returns:
         Records as they come. A model that cannot be read has the error in its record.
@@ -93,7 +96,7 @@ def scan(
         )
     runs = _Runs(executor, workers or _processors(), timeout_s, max_memory_bytes)
     journal = None if out is None else Journal(out)
-    one = partial(look, whole=whole, options=storage_options)
+    one = partial(look, whole=whole, options=storage_options, limits=limits)
     limit = max_in_flight or 4 * (workers or _processors())
     return _scan(targets, runs, journal, one, limit, ordered)
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import onnx_ir
 
 from tieops.errors import PreconditionError, UntrustedFileError
-from tieops.importers.limits import Limits
+from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_file import ModelFile
 from tieops.ir.brief import brief, printable
 from tieops.ir.external import CheckedTensor, DataFile, open_regular
@@ -169,13 +169,13 @@ class DataFolder:
                 f"the external data of {name} has other names elsewhere (hard links)",
                 {"file": file, "links": status.st_nlink},
                 "copy the file, so that nobody can change it from outside of the folder; if you "
-                "trust who made the links: from_onnx(..., limits=Limits(hard_links=True))",
+                f"trust who made the links: {raising('hard_links')}",
             )
         if status.st_size > self._limits.data_bytes:
             raise UntrustedFileError(
                 f"the external data of {name} is larger than the limit",
                 {"file": file, "size": status.st_size, "limit": self._limits.data_bytes},
-                "if you trust the file: from_onnx(..., limits=Limits(data_bytes=...))",
+                f"if you trust the file: {raising('data_bytes')}",
             )
 
 

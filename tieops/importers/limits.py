@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from tieops.errors import UnsupportedModelError
 
-__all__ = ["Limits", "check_limit"]
+__all__ = ["UNLIMITED", "Limits", "check_limit", "raising"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,20 @@ class Limits:
     hard_links: bool = False
 
 
+UNLIMITED = Limits(
+    data_bytes=sys.maxsize,
+    fields=sys.maxsize,
+    numbers=sys.maxsize,
+    nodes=sys.maxsize,
+    tensors=sys.maxsize,
+    call_depth=sys.maxsize,
+    rank=sys.maxsize,
+    name_bytes=sys.maxsize,
+    hard_links=True,
+)
+"""For a model that this process holds already; the two that are protobuf's own stay."""
+
+
 def check_limit(limits: Limits, option: str, count: int, what: str) -> None:
     """Refuse what is more than a limit.
 
@@ -66,5 +81,16 @@ def check_limit(limits: Limits, option: str, count: int, what: str) -> None:
         raise UnsupportedModelError(
             f"{what}: more than the limit",
             {"found": f"{count:,}", "limit": f"{most:,}"},
-            f"if you trust the file: from_onnx(..., limits=Limits({option}=...))",
+            f"if you trust the file: {raising(option)}",
         )
+
+
+def raising(option: str) -> str:
+    """Return how a limit is raised, in Python and on the command line.
+
+    Example:
+        >>> raising("nodes")
+        'from_onnx(..., limits=Limits(nodes=...)), or --limit nodes=...'
+    """
+    value, word = ("True", "true") if option == "hard_links" else ("...", "...")
+    return f"from_onnx(..., limits=Limits({option}={value})), or --limit {option}={word}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tieops.errors import UntrustedFileError
-from tieops.importers.limits import Limits
+from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_tensors import shown
 from tieops.ir.brief import printable
 
@@ -102,7 +102,7 @@ def check_size(size: int, name: str, limits: Limits) -> None:
         raise UntrustedFileError(
             f"{name} is larger than the limit",
             {"size": size, "limit": limits.file_bytes},
-            "if you trust the file: from_onnx(..., limits=Limits(file_bytes=...))",
+            f"if you trust the file: {raising('file_bytes')}",
         )
 
 

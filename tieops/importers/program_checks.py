@@ -269,5 +269,5 @@ def _refused(name: str, what: str, found: object) -> UntrustedFileError:
     return UntrustedFileError(
         f"{printable(name)} holds {what}: tieops does not hand it to torch",
         {"found": printable(str(found)[:200])},
-        "if you trust who made it: from_torch(path, trust=True), or tieops convert --trust",
+        "if you trust who made it: from_torch(path, trust=True), or --trust on the command line",
     )

@@ -31,7 +31,7 @@ _CONFIGS = {
     "weight": "data/weights/model_weights_config.json",
     "tensor": "data/constants/model_constants_config.json",
 }
-_TRUST = "if you trust who made it: from_torch(path, trust=True), or tieops convert --trust"
+_TRUST = "if you trust who made it: from_torch(path, trust=True), or --trust on the command line"
 _PROGRAMS = "pass a .pt2 of torch.export.save or a TorchScript archive of torch.jit.save"
 
 

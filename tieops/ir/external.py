@@ -196,7 +196,9 @@ class CheckedTensor(onnx_ir.ExternalTensor):
 
 
 def open_data(tensor: onnx_ir.ExternalTensor) -> int:
-    """Open the file of a tensor; return a descriptor.
+    """Open the file of a tensor without waiting for it; return a descriptor.
+
+    Whether it is a regular file has been looked at of a checked tensor, and of no other.
 
     Raises:
         OSError: If it cannot be opened.
@@ -204,4 +206,4 @@ def open_data(tensor: onnx_ir.ExternalTensor) -> int:
     """
     if isinstance(tensor, CheckedTensor):
         return tensor.data.open()
-    return os.open(tensor.path, os.O_RDONLY)
+    return os.open(tensor.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

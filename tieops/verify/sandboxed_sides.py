@@ -13,6 +13,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider
 from tieops.runtime.source import Folder, source
@@ -30,11 +31,18 @@ class SandboxedOnnx(OnnxSide):
     """An ONNX graph that runs in a process of its own; this one reads it, and does not run it."""
 
     def __init__(
-        self, model: Any, sandbox: Sandbox, *, label: str = "", optimize: bool = True
+        self,
+        model: Any,
+        sandbox: Sandbox,
+        *,
+        label: str = "",
+        optimize: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         self.label = label or label_of(model)
         self.provider = "cpu"
-        self.ir = model.ir if isinstance(model, TiedModel) else from_onnx(model).ir
+        is_read = isinstance(model, TiedModel)
+        self.ir = model.ir if is_read else from_onnx(model, limits=limits).ir
         self.random = random_nodes(self.ir)
         self._folder = Folder()
         opened = source(model, self._folder.path)
@@ -76,7 +84,13 @@ class _SandboxedTorch(TorchSide):
 
 
 def open_sandboxed(
-    model: Comparable, provider: Provider, *, optimize: bool, trust: bool, sandbox: Sandbox
+    model: Comparable,
+    provider: Provider,
+    *,
+    optimize: bool,
+    trust: bool,
+    limits: Limits | None,
+    sandbox: Sandbox,
 ) -> OnnxSide | TorchSide:
     """Return a model as a side that runs in a process of its own.
 
@@ -94,8 +108,8 @@ def open_sandboxed(
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return _SandboxedTorch(os.fspath(model), sandbox, trust=trust)
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
-        return SandboxedOnnx(model, sandbox, optimize=optimize)
-    return open_side(model, provider, optimize=optimize, trust=trust)
+        return SandboxedOnnx(model, sandbox, optimize=optimize, limits=limits)
+    return open_side(model, provider, optimize=optimize, trust=trust, limits=limits)
 
 
 def _ports(told: Any) -> tuple[Port, ...]:

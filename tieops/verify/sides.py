@@ -14,6 +14,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
@@ -67,13 +68,15 @@ class Side(Protocol):
 class OnnxSide:
     """An ONNX graph in a session."""
 
-    def __init__(self, label: str, sess: Session, *, own: bool) -> None:
+    def __init__(
+        self, label: str, sess: Session, *, own: bool, limits: Limits | None = None
+    ) -> None:
         self.label = label
         self.session = sess
         self.provider = sess.provider
         self.ports = sess.inputs
         self.output_names: tuple[str, ...] | None = tuple(port.name for port in sess.outputs)
-        self.ir = _graph(sess.model)
+        self.ir = _graph(sess.model, limits)
         self.random = random_nodes(self.ir)
         self._own = own
 
@@ -119,7 +122,12 @@ class TorchSide:
 
 
 def open_side(
-    model: Comparable, provider: Provider, *, optimize: bool, trust: bool = False
+    model: Comparable,
+    provider: Provider,
+    *,
+    optimize: bool,
+    trust: bool = False,
+    limits: Limits | None = None,
 ) -> OnnxSide | TorchSide:
     """Return the model as a side of a comparison.
 
@@ -137,11 +145,12 @@ def open_side(
         >>> side.close()
     """
     if isinstance(model, Session):
-        return OnnxSide(label_of(model.model), model, own=False)
+        return OnnxSide(label_of(model.model), model, own=False, limits=limits)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
-        return OnnxSide(label_of(model), session(model, provider, optimize=optimize), own=True)
+        sess = session(model, provider, optimize=optimize)
+        return OnnxSide(label_of(model), sess, own=True, limits=limits)
     # Who holds a torch model has imported torch; who does not need not have it.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
@@ -163,10 +172,11 @@ def label_of(model: object) -> str:
 
 def _graph(
     model: TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
+    limits: Limits | None,
 ) -> onnx_ir.Model:
     """Return the graph that a session was made from."""
     if isinstance(model, TiedModel):
         return model.ir
     if isinstance(model, onnx_ir.Model):
         return model
-    return from_onnx(model).ir
+    return from_onnx(model, limits=limits).ir

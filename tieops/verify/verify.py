@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
+from tieops.importers.limits import Limits
 from tieops.ir.names import TORCH_INPUTS
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
@@ -46,6 +47,7 @@ def verify(
     provider: Provider = "cpu",
     optimize: bool = True,
     trust: bool = False,
+    limits: Limits | None = None,
     sandbox: bool | Sandbox = False,
     raises: bool = True,
 ) -> Report:
@@ -67,6 +69,7 @@ def verify(
         provider: What runs the ONNX sides; a Session keeps its own.
         optimize: False turns ONNX Runtime's graph optimizations off.
         trust: As for ``from_torch``: a PyTorch file may run code when it is opened.
+        limits: As for ``from_onnx``: what an ONNX file may hold.
         sandbox: Open and run what is not this process's own (files, bytes, graphs) each in a
             process of its own, with an end to its memory and time; `Sandbox` says how much.
         raises: False returns a report of unequal or incomparable models instead of raising.
@@ -94,10 +97,12 @@ def verify(
     check_tolerances(rtol, atol)
     check_plan(sizes, seed)
     with ExitStack() as stack:
-        opening = partial(open_side, provider=provider, optimize=optimize, trust=trust)
+        opening = partial(
+            open_side, provider=provider, optimize=optimize, trust=trust, limits=limits
+        )
         if sandbox:
-            limits = Sandbox() if sandbox is True else sandbox
-            opening = partial(open_sandboxed, **opening.keywords, sandbox=limits)
+            held = Sandbox() if sandbox is True else sandbox
+            opening = partial(open_sandboxed, **opening.keywords, sandbox=held)
         left = stack.enter_context(closing(opening(candidate)))
         right = stack.enter_context(closing(opening(against)))
         _tell_layout(left, right)
