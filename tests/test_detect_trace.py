@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import time
+from functools import partial
 
 import numpy as np
 import onnx
 import onnx_ir
 import pytest
 
+from tests.counting import assert_linear
 from tieops.detect.moves import static_ints
 from tieops.detect.trace import trace
 from tieops.errors import UnsupportedModelError
@@ -161,10 +162,8 @@ def test_two_to_the_fortieth_calls_are_refused_at_once() -> None:
         f"{HEAD_F}g (float[2,2] x) => (float[2,2] y) <{W4}> {{ y = f.f0(w) }}"
         f"{levels}{LOCAL} f40 (p) => (q) {{ q = Relu(p) }}"
     )
-    started = time.perf_counter()
     with pytest.raises(UnsupportedModelError, match="more than 100000 function calls"):
         _ = model.ties
-    assert time.perf_counter() - started < 10
 
 
 def test_thirty_nested_branches_are_walked() -> None:
@@ -194,13 +193,14 @@ def chain(nodes: list[onnx.NodeProto], stored: np.ndarray) -> TiedModel:
     return TiedModel(onnx_ir.from_proto(make.make_model(graph, opset_imports=[opset])))
 
 
-def test_one_initializer_with_twenty_thousand_readers_takes_seconds() -> None:
-    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], [f"o{i}"]) for i in range(20_000)]
-    model = chain(nodes, np.ones((8, 8), "f4"))
-    started = time.perf_counter()
-    (tie,) = model.ties
-    assert time.perf_counter() - started < 20
+def test_many_readers_of_one_initializer_are_linear_work() -> None:
+    def model(readers: int) -> TiedModel:
+        nodes = [onnx.helper.make_node("MatMul", ["x", "w"], [f"o{i}"]) for i in range(readers)]
+        return chain(nodes, np.ones((8, 8), "f4"))
+
+    (tie,) = model(20_000).ties
     assert len(tie.slots) == 20_000
+    assert_linear(lambda readers: partial(getattr, model(readers), "ties"), 1000)
 
 
 def test_ten_thousand_aliases_in_a_row_are_followed() -> None:

@@ -179,6 +179,34 @@ def test_a_slice_of_opset_9_has_attributes():
     assert as_declared(replaced(inferred(model)), X)["y"].shape == (2, 15)
 
 
+OLD_HEADS = {
+    "a product": "g (float[n,8] x) => (float[n,10] y) { y = MatMul(x, w) }",
+    "a Gemm": "g (float[n,8] x) => (float[n,10] y) { y = Gemm(x, w, c) }",
+    "a Gemm that turns": "g (float[8,n] x) => (float[n,10] y) { y = Gemm<transA = 1>(x, w, c) }",
+}
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 13])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", OLD_HEADS)
+def test_heads_of_old_opsets_run(name: str, bias: bool, opset: int) -> None:
+    model = made(OLD_HEADS[name], opset=opset, w=(8, 10), c=(10,))
+    small = tieops.replace_head(model, out_features=15, bias=bias)
+    stored = {each.name.rpartition(".")[2]: each.numpy() for each in small.parameters}
+    x = rows(8, 3) if "turns" in name else rows(3, 8)
+    rows_of_x = x.T if "turns" in name else x
+    wanted = rows_of_x @ stored["weight"].T + stored.get("bias", np.float32(0))
+    np.testing.assert_allclose(outputs(small, {"x": x})["y"], wanted, atol=1e-5)
+
+
+def test_opset_6_takes_no_bias():
+    model = made("g (float[n,8] x) => (float[n,10] y) { y = MatMul(x, w) }", opset=6, w=(8, 10))
+    with pytest.raises(PreconditionError, match="opset 6 adds no vector to rows"):
+        tieops.replace_head(model, out_features=15)
+    small = tieops.replace_head(model, out_features=15, bias=False)
+    assert outputs(small, {"x": rows(3, 8)})["y"].shape == (3, 15)
+
+
 def test_a_top_k_of_opset_9_has_an_attribute():
     model = made(
         "g (float[n,8] x) => (float[n,3] y, int64[n,3] i) "

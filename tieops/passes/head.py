@@ -47,6 +47,11 @@ class Head:
     axis: int
 
     @property
+    def is_turned(self) -> bool:
+        """Whether it reads its input transposed."""
+        return self.weight.node.op_type == "Gemm" and _flag(self.weight.node, "transA")
+
+    @property
     def is_conv(self) -> bool:
         """Whether it is a convolution."""
         return self.weight.node.op_type == "Conv"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,10 @@ from tieops.tied_model import TiedModel
 __all__ = ["ReplaceHeadPass", "replace_head"]
 
 Array = np.ndarray[Any, Any]
+BROADCASTING = 7
+"""The first opset whose Gemm and Add spread a bias over rows by themselves."""
+GEMM_WITHOUT_BIAS = 11
+"""The first opset whose Gemm can do without one."""
 _FLOATS = {
     onnx_ir.DataType.FLOAT: np.dtype(np.float32),
     onnx_ir.DataType.DOUBLE: np.dtype(np.float64),
@@ -75,7 +79,8 @@ def replace_head(
 
     Raises:
         PreconditionError: If the head is ambiguous, has no size to replace, has a dtype that cannot
-            be initialised, or its size is baked into a node downstream, which is named.
+            be initialised, or its size is baked into a node downstream, which is named; if the
+            opset is older than 7 and there is a bias.
         SelectionError: If no layer is called ``head``.
 
     Example:
@@ -145,6 +150,14 @@ class ReplaceHeadPass(SurgeryPass):
         infer_in_place(model)
         head = as_head(tied, layer)
         weight, bias = _values(head, self)
+        opset = _opset(model)
+        if bias is not None and opset < BROADCASTING:
+            raise PreconditionError(
+                f"opset {opset} adds no vector to rows, and ONNX Runtime has no kernels of it",
+                {"opset": opset, "needed": BROADCASTING},
+                f"convert it first: onnx.version_converter.convert_version(model, {BROADCASTING}); "
+                "or pass bias=False",
+            )
         following = follow(head.out, head.axis, head.out_features, self.out_features)
         taken = {layer.name for layer in tied.layers} - {head.layer.name}
         if self.name in taken:
@@ -152,6 +165,10 @@ class ReplaceHeadPass(SurgeryPass):
                 f"a layer is called {self.name} already", None, "choose another name"
             )
         return inlined, head, weight, bias, following
+
+
+def _opset(model: onnx_ir.Model) -> int:
+    return model.opset_imports.get("") or model.opset_imports.get("ai.onnx") or 1
 
 
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:
@@ -214,12 +231,12 @@ def _replace(
     build = _Builder(name, node, head, names)
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
-    elif head.axis == 1:
-        turned = node.attributes.get("transA") if node.op_type == "Gemm" else None
-        flags = {"transB": 1} if turned is None else {"transA": turned.as_int(), "transB": 1}
+    elif head.axis == 1 and (offset is not None or _opset(model) >= GEMM_WITHOUT_BIAS):
+        flags = {"transA": 1, "transB": 1} if head.is_turned else {"transB": 1}
         out = build("Gemm", [head.x, stored, *([offset] if offset else [])], flags)
     else:
-        out = build("MatMul", [head.x, permute(stored, (1, 0), names)])
+        x = build("Transpose", [head.x], {"perm": [1, 0]}) if head.is_turned else head.x
+        out = build("MatMul", [x, permute(stored, (1, 0), names)])
         out = out if offset is None else build("Add", [out, offset])
     last = head.out.producer()
     assert last is not None
@@ -287,7 +304,7 @@ class _Builder:
         self,
         op_type: str,
         inputs: Sequence[onnx_ir.Value],
-        attributes: dict[str, int] | None = None,
+        attributes: Mapping[str, int | list[int]] | None = None,
     ) -> onnx_ir.Value:
         node = onnx_ir.node(op_type, inputs, attributes, name=f"{self._name}_{op_type}")
         return self._add(node)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx
 from tieops.ir.parameter import Parameter, Slot
 from tieops.progress import progress
@@ -73,7 +75,7 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
         PreconditionError: If the file does not exist, or no session can be opened.
         UnsupportedModelError: If tieops cannot read the model.
     """
-    model = from_onnx(recipe.opened)
+    model = from_onnx(recipe.opened, limits=UNLIMITED)  # the runtime has opened it
     with tempfile.TemporaryDirectory(prefix="tieops-") as name:
         folder = Path(name)
         with progress("measuring what ONNX Runtime holds"):
@@ -93,10 +95,10 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
 def _held(
     model: TiedModel, optimized: onnx_ir.Model, recipe: Recipe, found: Probe
 ) -> tuple[tuple[Held, ...], tuple[Copy, ...]]:
-    slots: dict[Parameter, tuple[Slot, ...]] = {}
+    slots: defaultdict[Parameter, list[Slot]] = defaultdict(list)
     for slot in model.slots:
         for parameter in dict.fromkeys(read.parameter for read in slot.reads):
-            slots[parameter] = (*slots.get(parameter, ()), slot)
+            slots[parameter].append(slot)
     tied = {tie.parameter for tie in model.ties}
     looked_at = [p for p in model.parameters if p in tied or p.nbytes >= MIN_BYTES]
     stored = {parameter.name for parameter in model.parameters}
@@ -107,7 +109,7 @@ def _held(
         for value in made:
             if value.const_value is None:
                 continue
-            reading = reading_of(parameter, slots.get(parameter, ()), value.const_value)
+            reading = reading_of(parameter, tuple(slots[parameter]), value.const_value)
             if reading is not None:
                 mine[value] = reading
         made = {value: None for value in made if value not in mine}
