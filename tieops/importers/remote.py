@@ -21,7 +21,7 @@ from tieops.errors import (
 from tieops.importers.external_data import check_range
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor, prefetch_operands
-from tieops.ir.scopes import all_graphs, is_constant, stored_values
+from tieops.ir.scopes import replace_tensors, stored_values
 
 __all__ = [
     "SOURCE",
@@ -322,7 +322,7 @@ def settle_remote(model: onnx_ir.Model, file: RemoteFile) -> None:
     Raises:
         UntrustedFileError: If data is missing, too short, or outside of the model's folder.
     """
-    _Settling(file).run(model)
+    replace_tensors(model, _Settling(file).ranged)
     prefetch_operands(filter(None, (value.const_value for value in stored_values(model))))
     model.meta[SOURCE] = file
 
@@ -332,24 +332,7 @@ class _Settling:
         self._file = file
         self._files: dict[str, RemoteFile] = {}
 
-    def run(self, model: onnx_ir.Model) -> None:
-        for graph in all_graphs(model):
-            for value in graph.initializers.values():
-                if value.const_value is not None:
-                    value.const_value = self._ranged(value.const_value)
-            for node in graph:
-                for name, attr in list(node.attributes.items()):
-                    if attr.is_ref():
-                        continue
-                    if attr.type == onnx_ir.AttributeType.TENSOR:
-                        tensor = self._ranged(attr.as_tensor())
-                        node.attributes[name] = onnx_ir.AttrTensor(name, tensor)
-                    elif attr.type == onnx_ir.AttributeType.TENSORS:
-                        tensors = [self._ranged(each) for each in attr.as_tensors()]
-                        node.attributes[name] = onnx_ir.AttrTensors(name, tensors)
-                is_constant(node)  # notes the tensor on the output, for all that come later
-
-    def _ranged(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    def ranged(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not isinstance(tensor, onnx_ir.ExternalTensor):
             return tensor
         location = str(tensor.location)

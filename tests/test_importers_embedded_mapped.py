@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import TieopsError
-from tieops.importers import embedded, onnx_file
+from tieops.importers import embedded_mapped, onnx_file
+from tieops.importers.wire import varint
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
           "INT4", "UINT2"]  # fmt: skip
@@ -26,7 +27,7 @@ DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "MIN_BYTES", 32)
+    monkeypatch.setattr(embedded_mapped, "MIN_BYTES", 32)
     monkeypatch.setattr(onnx_file, "MAPPED_FROM", 1)
 
 
@@ -102,7 +103,7 @@ def test_what_was_read_stays_when_the_file_is_replaced(tmp_path: Path) -> None:
 
 
 def message(number: int, value: bytes) -> bytes:
-    return embedded._varint(number << 3 | 2) + embedded._varint(len(value)) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 ODD = {

@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tieops.errors import UntrustedFileError
-from tieops.importers.wire import read_graph
+from tieops.importers.embedded_remote import read_graph
+from tieops.importers.limits import Limits
+from tieops.importers.wire import varint
 
 
 class Memory:
@@ -61,7 +63,7 @@ def tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 def test_large_tensors_are_stepped_over_wherever_they_are(model: onnx.ModelProto) -> None:
     source = Memory(model.SerializeToString())
-    got = onnx.ModelProto.FromString(read_graph(source, "here"))
+    got = onnx.ModelProto.FromString(read_graph(source, "here", Limits()))
     large = 0
     for old, new in zip(tensors(model), tensors(got), strict=True):
         entries = {entry.key: entry.value for entry in new.external_data}
@@ -80,14 +82,14 @@ def test_large_tensors_are_stepped_over_wherever_they_are(model: onnx.ModelProto
 
 def test_a_small_model_comes_back_byte_for_byte() -> None:
     data = helper.make_model(graph_of("g", small=normal(0, 5))).SerializeToString()
-    assert read_graph(Memory(data), "here") == data
+    assert read_graph(Memory(data), "here", Limits()) == data
 
 
 def test_a_file_that_was_cut_is_an_error(model: onnx.ModelProto) -> None:
     data = model.SerializeToString()
     for size in range(1, len(data), 4999):
         with pytest.raises(UntrustedFileError, match=r"no ONNX model in m.onnx, or a damaged one"):
-            read_graph(Memory(data[:size]), "here")
+            read_graph(Memory(data[:size]), "here", Limits())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_a_file_that_was_cut_is_an_error(model: onnx.ModelProto) -> None:
 )
 def test_what_is_no_protobuf_says_where(data: bytes, found: str) -> None:
     with pytest.raises(UntrustedFileError, match=found):
-        read_graph(Memory(data), "here")
+        read_graph(Memory(data), "here", Limits())
 
 
 def test_nesting_without_end_is_refused() -> None:
@@ -112,15 +114,7 @@ def test_nesting_without_end_is_refused() -> None:
             data = bytes([field << 3 | 2]) + varint(len(data)) + data
     data = bytes([7 << 3 | 2]) + varint(len(data)) + data
     with pytest.raises(UntrustedFileError, match="nested more than 100 deep"):
-        read_graph(Memory(data), "here")
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 0x7F:
-        out += bytes([number & 0x7F | 0x80])
-        number >>= 7
-    return out + bytes([number])
+        read_graph(Memory(data), "here", Limits())
 
 
 @pytest.mark.parametrize("how", ["float_data", "external", "twice"])
@@ -135,4 +129,4 @@ def test_values_in_two_places_are_refused(how: str) -> None:
         data += bytes([9 << 3 | 2]) + varint(20_000) + bytes(20_000)
     graph = bytes([5 << 3 | 2]) + varint(len(data)) + data
     with pytest.raises(UntrustedFileError, match=r"w\\x1b has its values in two places"):
-        read_graph(Memory(bytes([7 << 3 | 2]) + varint(len(graph)) + graph), "here")
+        read_graph(Memory(bytes([7 << 3 | 2]) + varint(len(graph)) + graph), "here", Limits())
