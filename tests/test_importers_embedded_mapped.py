@@ -20,6 +20,7 @@ import tieops
 from tieops.errors import TieopsError
 from tieops.importers import embedded_mapped, onnx_file
 from tieops.importers.wire import varint
+from tieops.ir.scopes import stored_values
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
           "INT4", "UINT2"]  # fmt: skip
@@ -47,19 +48,45 @@ def model(*tensors: TensorProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=13)
 
 
+def nested(place: str, tensor: TensorProto) -> onnx.ModelProto:
+    """Return a model that has a tensor somewhere else than among its initializers."""
+    opset = helper.make_opsetid("", 24)
+    y = helper.make_tensor_value_info("y", tensor.data_type, tensor.dims)
+    constant = helper.make_node("Constant", [], ["y"], name="c", value=tensor)
+    nodes, inputs, functions = [constant], [], []
+    if place == "branch":
+        inner = helper.make_graph([], "inner", [], [y], [tensor])
+        inner.output[0].name = tensor.name
+        inputs = [helper.make_tensor_value_info("flag", TensorProto.BOOL, [])]
+        nodes = [helper.make_node("If", ["flag"], ["y"], then_branch=inner, else_branch=inner)]
+    if place == "function":
+        functions = [helper.make_function("own", "F", [], ["y"], [constant], [opset])]
+        nodes = [helper.make_node("F", [], ["y"], domain="own")]
+    if place == "default":
+        body = helper.make_node("Constant", [], ["y"])
+        body.attribute.add(name="value", ref_attr_name="weight", type=onnx.AttributeProto.TENSOR)
+        default = helper.make_attribute("weight", tensor)
+        functions = [helper.make_function("own", "F", [], ["y"], [body], [opset], [], [default])]
+        nodes = [helper.make_node("F", [], ["y"], domain="own")]
+    graph = helper.make_graph(nodes, "g", inputs, [y])
+    opsets = [opset, helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=13, functions=functions)
+
+
+PLACES = ["constant", "branch", "function"]
+
+
 def stored(model: tieops.TiedModel) -> list[tuple[Any, ...]]:
     return [
-        (value.name, value.dtype, tuple(value.shape or ()), value.const_value.tobytes())
-        for value in model.ir.graph.initializers.values()
-        if value.const_value is not None
+        (value.name, value.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
+        for value in stored_values(model.ir)
+        if (tensor := value.const_value) is not None
     ]
 
 
 def slices(model: tieops.TiedModel) -> int:
     kinds = (onnx_ir.Tensor, onnx_ir.PackedTensor)
-    return sum(
-        isinstance(value.const_value, kinds) for value in model.ir.graph.initializers.values()
-    )
+    return sum(isinstance(value.const_value, kinds) for value in stored_values(model.ir))
 
 
 def outcome(source: Path | bytes) -> object:
@@ -80,6 +107,28 @@ def test_every_dtype_has_the_bytes_that_protobuf_finds(tmp_path: Path, dtype: st
     assert stored(read) == stored(tieops.from_onnx(proto))
     written = tieops.to_onnx(read, tmp_path / "again.onnx").path
     assert stored(tieops.from_onnx(written)) == stored(read)
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "INT4"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_not_an_initializer_is_a_slice_too(tmp_path: Path, place: str, dtype: str) -> None:
+    proto = nested(place, tensor("w", dtype))
+    onnx.save(proto, path := tmp_path / "m.onnx")
+    read = tieops.from_onnx(path)
+    assert slices(read) == (2 if place == "branch" else 1)
+    assert stored(read) == stored(tieops.from_onnx(proto))
+    written = tieops.to_onnx(read, tmp_path / "again.onnx").path
+    assert stored(tieops.from_onnx(written)) == stored(read)
+
+
+def test_the_default_of_a_function_stays_in(tmp_path: Path) -> None:
+    proto = nested("default", tensor("w"))
+    onnx.save(proto, path := tmp_path / "m.onnx")
+    defaults = [
+        tieops.from_onnx(source).ir.functions["own", "F", ""].attributes["weight"].as_tensor()
+        for source in (path, proto)
+    ]
+    assert defaults[0].tobytes() == defaults[1].tobytes()
 
 
 def test_names_documentation_and_metadata_stay(tmp_path: Path) -> None:
@@ -150,6 +199,35 @@ def test_odd_files_are_read_or_refused_as_protobuf_and_the_checks_do(
     assert outcome(path) == outcome(data)
 
 
+ODD_TENSORS = {
+    "other bytes than the shape says": {"dims": [9, 9]},
+    "values in two fields": {"float_data": [1.0]},
+    "a dtype that nobody knows": {"data_type": 99},
+    "no dtype": {"data_type": 0},
+    "strings": {"data_type": TensorProto.STRING},
+    "a negative shape": {"dims": [-16, -16]},
+    "a segment": {"segment": TensorProto.Segment(begin=1, end=2)},
+    "external data and inline data": {"data_location": TensorProto.EXTERNAL},
+    "a boolean that is two": {"data_type": TensorProto.BOOL, "dims": [1024]},
+}
+
+
+@pytest.mark.parametrize("place", ["initializer", *PLACES])
+@pytest.mark.parametrize("case", ODD_TENSORS)
+def test_odd_tensors_are_refused_as_those_in_memory_are(
+    tmp_path: Path, case: str, place: str
+) -> None:
+    given: dict[str, Any] = {"dims": [16, 16], "data_type": TensorProto.FLOAT}
+    odd = TensorProto(name="w", raw_data=bytes([2]) * 1024, **(given | ODD_TENSORS[case]))
+    proto = model(odd) if place == "initializer" else nested(place, odd)
+    (path := tmp_path / "m.onnx").write_bytes(data := proto.SerializeToString())
+    with pytest.raises(TieopsError) as in_memory:
+        tieops.from_onnx(data, base_dir=tmp_path)
+    with pytest.raises(type(in_memory.value)) as mapped:
+        tieops.from_onnx(path)
+    assert mapped.value.what == in_memory.value.what
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_as_protobuf_and_the_checks_do(
@@ -174,10 +252,11 @@ def test_damaged_files_are_read_or_refused_as_protobuf_and_the_checks_do(
     assert outcome(path) == outcome(bytes(whole))
 
 
-def test_a_large_file_is_not_copied_into_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["initializer", *PLACES])
+def test_a_large_file_is_not_copied_into_memory(tmp_path: Path, place: str) -> None:
     path = tmp_path / "large.onnx"
-    proto = model(TensorProto(name="w", dims=[64 << 20], data_type=2, raw_data=bytes(64 << 20)))
-    onnx.save(proto, path)
+    large = TensorProto(name="w", dims=[64 << 20], data_type=2, raw_data=bytes(64 << 20))
+    onnx.save(model(large) if place == "initializer" else nested(place, large), path)
     program = """
 import json, sys, tieops
 from tests.benchmarks.surgery_memory import growth
