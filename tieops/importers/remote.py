@@ -157,8 +157,8 @@ class RemoteFile:
         options: dict[str, Any] = {}
         if self._system.async_impl:
             options["batch_size"] = REQUESTS_AT_ONCE
-        if hasattr(self._system, "holds_to"):
-            options["expected"] = self._system.holds_to(self.size, self._info)
+        if hasattr(self._system, "new_call"):
+            options["call"] = self._system.new_call(self.size, self._info)
         starts, stops = [start for start, _, _ in ranges], [stop for _, stop, _ in ranges]
         return self._system.cat_ranges([self._path] * len(ranges), starts, stops, **options)
 
@@ -301,7 +301,9 @@ def _told(name: str, error: Exception) -> TieopsError:
     elif isinstance(error, asyncio.IncompleteReadError) or kind == "ClientPayloadError":
         said, fix = "less than it announced", "try again"
     elif isinstance(status, int) and status:
-        said, fix = f"HTTP status {status}", "check the URL and who may read it"
+        passes = status == 429 or status >= 500
+        fix = "try again later" if passes else "check the URL and who may read it"
+        said = f"HTTP status {status}"
     else:
         # The text may hold the whole URL.
         text = re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"]*", "", str(error)))
