@@ -152,3 +152,10 @@ def test_values_in_another_place_are_noticed(change: dict[str, object], ambiguou
 
 def test_data_that_is_there_twice_is_noticed() -> None:
     assert Lifted(TensorProto(name="w"), ((0, 9), (20, 29))).is_ambiguous
+
+
+def test_a_tensor_that_protobuf_cannot_read_is_damage() -> None:
+    sizes_cut_off = field(1, b"\x80")
+    data = field(7, field(5, sizes_cut_off + field(9, bytes(100))))
+    with pytest.raises(UntrustedFileError, match=r"no ONNX model in m\.onnx, or a damaged one"):
+        lift(Memory(data), 32, referring, Limits())

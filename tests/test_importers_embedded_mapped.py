@@ -206,6 +206,7 @@ ODD_TENSORS = {
     "no dtype": {"data_type": 0},
     "strings": {"data_type": TensorProto.STRING},
     "a negative shape": {"dims": [-16, -16]},
+    "a shape that takes hours to multiply": {"dims": [2**62] * 300_000},
     "a segment": {"segment": TensorProto.Segment(begin=1, end=2)},
     "external data and inline data": {"data_location": TensorProto.EXTERNAL},
     "a boolean that is two": {"data_type": TensorProto.BOOL, "dims": [1024]},

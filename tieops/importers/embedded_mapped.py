@@ -39,22 +39,6 @@ class Embedded:
     message: bytes = b""
     location: str = field(default_factory=lambda: f"embedded-{secrets.token_hex(16)}")
 
-    def refer(self, lifted: Lifted) -> bytes | None:
-        """Return the message of a tensor that can be a slice, and None for any other."""
-        try:
-            dtype = onnx_ir.DataType(lifted.tensor.data_type)
-        except ValueError:
-            return None
-        if dtype.name in ("STRING", "UNDEFINED") or dtype.bitwidth not in _WIDTHS:
-            return None
-        (start, stop), dims = lifted.ranges[0], lifted.tensor.dims
-        fits = stop - start == -(-math.prod(dims) * dtype.bitwidth // 8)
-        if lifted.is_ambiguous or not fits or any(size < 0 for size in dims):
-            return None
-        if dtype == onnx_ir.DataType.BOOL and self._bytes(stop - start, start).max() > 1:
-            return None  # what else is true is for the checks to say
-        return lifted.referring(self.location)
-
     def put_back(self, model: onnx_ir.Model) -> None:
         """Give the parsed model its tensors: slices of the mapped file."""
         replace_tensors(model, self._slice)
@@ -62,7 +46,7 @@ class Embedded:
     def _slice(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not isinstance(tensor, onnx_ir.ExternalTensor) or tensor.location != self.location:
             return tensor
-        raw = self._bytes(int(tensor.nbytes), tensor.offset or 0)
+        raw = np.frombuffer(self.data, np.uint8, int(tensor.nbytes), tensor.offset or 0)
         shape = onnx_ir.Shape(tensor.shape.numpy())
         metadata = dict(tensor.metadata_props)
         if tensor.dtype.bitwidth < 8:
@@ -74,9 +58,6 @@ class Embedded:
             array, dtype=tensor.dtype, shape=shape, name=tensor.name,
             doc_string=tensor.doc_string, metadata_props=metadata,
         )  # fmt: skip
-
-    def _bytes(self, count: int, offset: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        return np.frombuffer(self.data, np.uint8, count, offset)
 
 
 class _Mapping:
@@ -105,5 +86,27 @@ def take_out(data: mmap.mmap, name: str, limits: Limits) -> Embedded | None:
     if sys.byteorder != "little":
         return None
     found = Embedded(data)
-    found.message = lift(_Mapping(data, name), MIN_BYTES, found.refer, limits)
+
+    def refer(lifted: Lifted) -> bytes | None:
+        return lifted.referring(found.location) if _can_be_sliced(lifted, data, limits) else None
+
+    found.message = lift(_Mapping(data, name), MIN_BYTES, refer, limits)
     return found
+
+
+def _can_be_sliced(lifted: Lifted, data: mmap.mmap, limits: Limits) -> bool:
+    dims = lifted.tensor.dims
+    if lifted.is_ambiguous or len(dims) > limits.rank or any(size < 0 for size in dims):
+        return False
+    try:
+        dtype = onnx_ir.DataType(lifted.tensor.data_type)
+    except ValueError:
+        return False
+    if dtype.name in ("STRING", "UNDEFINED") or dtype.bitwidth not in _WIDTHS:
+        return False
+    ((start, stop),) = lifted.ranges
+    if stop - start != -(-math.prod(dims) * dtype.bitwidth // 8):
+        return False
+    if dtype != onnx_ir.DataType.BOOL:
+        return True
+    return int(np.frombuffer(data, np.uint8, stop - start, start).max()) <= 1
