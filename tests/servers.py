@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +31,9 @@ class Server:
         sent: Bytes of all bodies.
         asked: The path of every request, with its query.
         fault: How it misbehaves: "no ranges", "long" (says that files are 1000 bytes longer),
-            "truncates", "redirects", "slow", "forbids", "other range", "endless".
+            "truncates", "redirects", "slow", "forbids", "other range", "endless", "resets" (the
+            connection), or a status such as "503".
+        passing: Whether the fault meets each request only when it is made for the first time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,6 +41,8 @@ class Server:
         self.sent = 0
         self.asked: list[str] = []
         self.fault = ""
+        self.passing = False
+        self._met: set[tuple[str, str]] = set()
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self.http = _Http(("127.0.0.1", 0), self._handler())
@@ -45,6 +51,13 @@ class Server:
     def count(self, nbytes: int) -> None:
         with self._lock:
             self.sent += nbytes
+
+    def fault_of(self, request: tuple[str, str]) -> str:
+        """Return the fault that a request, told by its path and range, meets."""
+        with self._lock:
+            met = request in self._met
+            self._met.add(request)
+        return "" if self.passing and met else self.fault
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -57,18 +70,27 @@ class Server:
 
             def do_GET(self) -> None:
                 server.asked.append(self.path)
+                self.fault = server.fault_of((self.path, self.headers.get("Range", "")))
                 if not self._refused():
                     self._serve(server.folder / unquote(urlsplit(self.path).path).lstrip("/"))
 
             def _refused(self) -> bool:
-                if server.fault == "forbids":
+                if self.fault == "forbids":
                     self.send_error(403)
-                elif server.fault == "redirects" and not self.path.startswith("/moved/"):
+                elif self.fault.isdigit():
+                    self.send_error(int(self.fault))
+                elif self.fault == "resets":
+                    # Closed without waiting for what was not sent: the other side is told so.
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.connection.close()
+                    self.close_connection = True
+                elif self.fault == "redirects" and not self.path.startswith("/moved/"):
                     self.send_response(302)
                     self.send_header("Location", "/moved" + self.path)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
-                elif server.fault == "slow":
+                elif self.fault == "slow":
                     server.stopped.wait(20)
                     self.close_connection = True
                 else:
@@ -76,7 +98,7 @@ class Server:
                 return True
 
             def _serve(self, path: Path) -> None:
-                if server.fault == "redirects":
+                if self.fault == "redirects":
                     path = server.folder / path.relative_to(server.folder / "moved")
                 if path.is_dir():
                     self._send(200, self._listing(path), {"Content-Type": "text/html"})
@@ -85,10 +107,10 @@ class Server:
                     self.send_error(404)
                     return
                 real = path.stat().st_size
-                size = real + 1000 * (server.fault == "long")
+                size = real + 1000 * (self.fault == "long")
                 tag = {"ETag": f'"{path.stat().st_mtime_ns}"'}
                 asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                if asked is None or server.fault == "no ranges":
+                if asked is None or self.fault == "no ranges":
                     self._stream(path, size, tag)
                     return
                 start, stop = int(asked[1]), min(int(asked[2]) + 1, size)
@@ -98,7 +120,7 @@ class Server:
                 with path.open("rb") as file:
                     file.seek(start)
                     data = file.read(stop - start)
-                at = start + (server.fault == "other range")
+                at = start + (self.fault == "other range")
                 self._send(206, data, {"Content-Range": f"bytes {at}-{stop - 1}/{size}", **tag})
 
             def _listing(self, path: Path) -> bytes:
@@ -124,10 +146,10 @@ class Server:
                 for key, value in ({"Content-Length": str(len(data))} | headers).items():
                     self.send_header(key, value)
                 self.end_headers()
-                if server.fault == "truncates" and len(data) > 1:
+                if self.fault == "truncates" and len(data) > 1:
                     data = data[: len(data) // 2]
                     self.close_connection = True
-                if server.fault == "endless" and len(data) > 1:
+                if self.fault == "endless" and len(data) > 1:
                     data += bytes(50_000_000)
                 try:
                     self.wfile.write(data)

@@ -1,188 +1,161 @@
-"""Embedded weights: slices of the mapped file, and otherwise what protobuf makes of the file."""
+"""The walk over embedded weights: the same through all windows, in bounded memory and steps."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+import tracemalloc
 
-import numpy as np
 import onnx
-import onnx_ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-import tieops
-from tieops.errors import TieopsError
-from tieops.importers import embedded, onnx_file
-
-DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
-          "INT4", "UINT2"]  # fmt: skip
+from tieops.errors import UnsupportedModelError, UntrustedFileError
+from tieops.importers.embedded import Lifted, lift
+from tieops.importers.limits import Limits
+from tieops.importers.wire import LENGTH, varint
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "MIN_BYTES", 32)
-    monkeypatch.setattr(onnx_file, "MAPPED_FROM", 1)
+class Memory:
+    """A file in memory that is seen through windows of some sizes, one after the other."""
+
+    def __init__(self, data: bytes, *steps: int) -> None:
+        self.name, self.size = "m.onnx", len(data)
+        self._data = data
+        self._steps = list(steps)
+        self.windows: list[range] = []
+
+    def window(self, start: int, stop: int) -> memoryview:
+        step = self._steps.pop(0) if self._steps else self.size
+        end = min(max(stop, start + step), self.size)
+        self.windows.append(range(start, end))
+        return memoryview(self._data)[start:end]
 
 
-def tensor(name: str, dtype: str = "FLOAT", shape: tuple[int, ...] = (16, 16)) -> TensorProto:
-    size = -(-int(np.prod(shape)) * onnx_ir.DataType[dtype].bitwidth // 8)
-    raw = np.random.default_rng(len(name)).integers(0, 2, size, np.uint8).tobytes()
-    return TensorProto(name=name, dims=shape, data_type=onnx_ir.DataType[dtype], raw_data=raw)
+def field(number: int, value: bytes) -> bytes:
+    return varint(number << 3 | LENGTH) + varint(len(value)) + value
 
 
-def model(*tensors: TensorProto) -> onnx.ModelProto:
-    nodes = [helper.make_node("Identity", [each.name], [f"{each.name}_y"]) for each in tensors]
-    outputs = [
-        helper.make_tensor_value_info(f"{each.name}_y", each.data_type, each.dims)
-        for each in tensors
-    ]
-    graph = helper.make_graph(nodes, "g", [], outputs, list(tensors))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=13)
+def tensor(name: str, size: int) -> TensorProto:
+    return TensorProto(name=name, dims=[size], data_type=TensorProto.UINT8, raw_data=bytes(size))
 
 
-def stored(model: tieops.TiedModel) -> list[tuple[Any, ...]]:
-    return [
-        (value.name, value.dtype, tuple(value.shape or ()), value.const_value.tobytes())
-        for value in model.ir.graph.initializers.values()
-        if value.const_value is not None
-    ]
+def model() -> onnx.ModelProto:
+    """Return weights at every place, with lists of numbers and texts between them."""
+    inner = helper.make_graph([], "inner", [], [], [tensor("deep", 300), tensor("few", 3)])
+    node = helper.make_node("Loop", ["a"], ["b"], body=inner, ints=range(40), floats=[0.5] * 20)
+    constant = helper.make_node("Constant", [], ["c"], value=tensor("c", 100), doc_string="d" * 90)
+    lists = helper.make_node("Own", [], ["o"], domain="own", some=[tensor("s", 50)] * 3)
+    initializers = [tensor(f"w{size}", size) for size in (0, 20, 31, 32, 500)]
+    graph = helper.make_graph([node, constant, lists], "g", [], [], initializers)
+    body = helper.make_function("own", "F", [], ["c"], [constant], [helper.make_opsetid("", 20)])
+    return helper.make_model(graph, functions=[body], doc_string="text" * 20)
 
 
-def slices(model: tieops.TiedModel) -> int:
-    kinds = (onnx_ir.Tensor, onnx_ir.PackedTensor)
-    return sum(
-        isinstance(value.const_value, kinds) for value in model.ir.graph.initializers.values()
-    )
+def referring(lifted: Lifted) -> bytes:
+    return lifted.referring("here")
 
 
-def outcome(source: Path | bytes) -> object:
-    """Return what a model holds, or the kind of error it is refused with."""
-    try:
-        read = tieops.from_onnx(source, base_dir=".")
-        return stored(read), [(node.op_type, node.name) for node in read.ir.graph]
-    except TieopsError as error:
-        return type(error)
+def test_data_is_found_at_every_place_and_the_rest_stays() -> None:
+    found: list[Lifted] = []
+
+    def note(lifted: Lifted) -> bytes:
+        found.append(lifted)
+        return lifted.referring("here")
+
+    data = model().SerializeToString()
+    rest = onnx.ModelProto.FromString(lift(Memory(data), 32, note, Limits()))
+    assert [each.tensor.name for each in found] == [
+        "deep", "c", "s", "s", "s", "w32", "w500", "c"
+    ]  # fmt: skip
+    for each in found:
+        ((start, stop),) = each.ranges
+        assert data[start:stop] == bytes(each.tensor.dims[0])
+    assert [len(each.raw_data) for each in rest.graph.initializer] == [0, 20, 31, 0, 0]
+    assert rest.doc_string == model().doc_string
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_has_the_bytes_that_protobuf_finds(tmp_path: Path, dtype: str) -> None:
-    proto = model(tensor("w", dtype), tensor("odd", dtype, (13, 11)))
-    onnx.save(proto, path := tmp_path / "m.onnx")
-    read = tieops.from_onnx(path)
-    assert slices(read) == 2
-    assert stored(read) == stored(tieops.from_onnx(proto))
-    written = tieops.to_onnx(read, tmp_path / "again.onnx").path
-    assert stored(tieops.from_onnx(written)) == stored(read)
+def test_what_is_left_as_it_is_comes_back_byte_for_byte() -> None:
+    data = model().SerializeToString()
+    assert lift(Memory(data), 32, lambda lifted: None, Limits()) == data
+    assert lift(Memory(data, 1, 7), 32, lambda lifted: None, Limits()) == data
 
 
-def test_names_documentation_and_metadata_stay(tmp_path: Path) -> None:
-    proto = model(tensor("w"))
-    proto.graph.initializer[0].doc_string = "a weight"
-    proto.graph.initializer[0].metadata_props.add(key="tieops.names", value='["w", "v"]')
-    onnx.save(proto, path := tmp_path / "m.onnx")
-    read = tieops.from_onnx(path)
-    assert read.ir.graph.initializers["w"].const_value.doc_string == "a weight"
-    assert read.ir.graph.initializers["w"].metadata_props["tieops.names"] == '["w", "v"]'
-    assert slices(read) == 1
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 200), max_size=400))
+def test_windows_of_any_size_give_the_same(steps: list[int]) -> None:
+    data = model().SerializeToString()
+    source = Memory(data, *steps)
+    assert lift(source, 32, referring, Limits()) == lift(Memory(data), 32, referring, Limits())
+    ends = [window.stop for window in source.windows]
+    assert all(end <= next_.start for end, next_ in zip(ends, source.windows[1:], strict=False))
 
 
-def test_what_was_read_stays_when_the_file_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    onnx.save(model(tensor("w"), tensor("v")), path)
-    read = tieops.from_onnx(path)
-    before = stored(read)
-    tieops.to_onnx(tieops.tie(read), path)
-    assert stored(read) == before
-
-
-def message(number: int, value: bytes) -> bytes:
-    return embedded._varint(number << 3 | 2) + embedded._varint(len(value)) + value
-
-
-ODD = {
-    "two graphs, which are merged": lambda proto: (
-        proto.SerializeToString() + message(7, model(tensor("more")).graph.SerializeToString())
-    ),
-    "raw data twice, of which the last counts": lambda proto: (
-        message(
-            7,
-            message(5, tensor("w").SerializeToString() + message(9, bytes(16 * 16 * 4)))
-            + proto.graph.SerializeToString(),
-        )
-        + proto.SerializeToString()[: -len(message(7, proto.graph.SerializeToString()))]
-    ),
-    "a group": lambda proto: proto.SerializeToString() + b"\xa3\x06\xa4\x06",
-    "a field that nobody knows": lambda proto: proto.SerializeToString() + message(900, b"x" * 99),
-    "cut off": lambda proto: proto.SerializeToString()[:-40],
-    "bytes behind": lambda proto: proto.SerializeToString() + b"\x3a",
-    "other bytes than the shape says": lambda proto: model(
-        TensorProto(name="w", dims=[9, 9], data_type=1, raw_data=bytes(1024))
-    ).SerializeToString(),
-    "values in two fields": lambda proto: model(
-        TensorProto(name="w", dims=[16, 16], data_type=1, raw_data=bytes(1024), float_data=[1.0])
-    ).SerializeToString(),
-    "a dtype that nobody knows": lambda proto: model(
-        TensorProto(name="w", dims=[16, 16], data_type=99, raw_data=bytes(1024))
-    ).SerializeToString(),
-    "a negative shape": lambda proto: model(
-        TensorProto(name="w", dims=[-16, -16], data_type=1, raw_data=bytes(1024))
-    ).SerializeToString(),
-    "two of one name": lambda proto: model(tensor("w"), tensor("w")).SerializeToString(),
-    "external data and inline data": lambda proto: model(
-        TensorProto(name="w", dims=[16, 16], data_type=1, raw_data=bytes(1024), data_location=1)
-    ).SerializeToString(),
-}
-
-
-@pytest.mark.parametrize("case", ODD)
-def test_odd_files_are_read_or_refused_as_protobuf_and_the_checks_do(
-    tmp_path: Path, case: str
-) -> None:
-    data = ODD[case](model(tensor("w"), tensor("v")))
-    (path := tmp_path / "m.onnx").write_bytes(data)
-    assert outcome(path) == outcome(data)
+def test_no_window_begins_in_what_is_stepped_over() -> None:
+    data = model().SerializeToString()
+    source = Memory(data, *[1] * len(data))
+    lift(source, 32, referring, Limits())
+    read = sum(map(len, source.windows))
+    assert read < len(data) - 500 + 20 * 12
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damaged_files_are_read_or_refused_as_protobuf_and_the_checks_do(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    whole = bytearray(model(tensor("w", shape=(4, 4)), tensor("v", "INT4")).SerializeToString())
+def test_damage_is_found_or_does_no_harm(data: st.DataObject) -> None:
+    whole = bytearray(model().SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(whole) - 1))
-        match data.draw(st.sampled_from(["change", "insert", "delete", "cut"])):
-            case "change":
-                whole[at] = data.draw(st.integers(0, 255))
-            case "insert":
-                whole.insert(at, data.draw(st.integers(0, 255)))
-            case "delete":
-                del whole[at]
-            case _:
-                del whole[max(at, 1) :]
-        if len(whole) < 2:
-            break
-    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
-    path.write_bytes(whole)
-    assert outcome(path) == outcome(bytes(whole))
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    results: set[bytes | str] = set()
+    for steps in ([], data.draw(st.lists(st.integers(1, 50), max_size=60))):
+        try:
+            results.add(lift(Memory(bytes(whole), *steps), 32, referring, Limits()))
+        except UntrustedFileError as error:
+            results.add(str(error))
+    assert len(results) == 1
 
 
-def test_a_large_file_is_not_copied_into_memory(tmp_path: Path) -> None:
-    path = tmp_path / "large.onnx"
-    proto = model(TensorProto(name="w", dims=[64 << 20], data_type=2, raw_data=bytes(64 << 20)))
-    onnx.save(proto, path)
-    program = """
-import json, sys, tieops
-from tests.benchmarks.surgery_memory import growth
-tieops.from_onnx
-print(json.dumps(growth(lambda: tieops.from_onnx(sys.argv[1]).duplicates)))
-"""
-    command = [sys.executable, "-c", program, str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout) < 20_000_000
+def test_a_field_of_two_bytes_costs_two() -> None:
+    data = field(7, b"\x0a\x00" * 200_000)
+    tracemalloc.start()
+    try:
+        assert lift(Memory(data), 32, referring, Limits()) == data
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_fields_are_limited_and_a_list_of_numbers_is_one() -> None:
+    nodes = field(7, b"\x0a\x00" * 200)
+    with pytest.raises(UnsupportedModelError, match="protobuf fields: more than the limit"):
+        lift(Memory(nodes), 32, referring, Limits(fields=100))
+    attribute = helper.make_attribute("ints", range(2000)).SerializeToString()
+    listed = field(7, field(1, field(5, attribute)))
+    assert lift(Memory(listed), 32, referring, Limits(fields=100)) == listed
+
+
+@pytest.mark.parametrize(
+    ("change", "ambiguous"),
+    [
+        ({}, False),
+        ({"data_location": TensorProto.DEFAULT}, False),
+        ({"data_location": TensorProto.EXTERNAL}, True),
+        ({"int32_data": [1]}, True),
+        ({"string_data": [b"x"]}, True),
+        ({"raw_data": b"x"}, True),
+        ({"external_data": [onnx.StringStringEntryProto(key="location", value="x")]}, True),
+    ],
+)
+def test_values_in_another_place_are_noticed(change: dict[str, object], ambiguous: bool) -> None:
+    given = TensorProto(name="w", **change)  # type: ignore[arg-type]
+    assert Lifted(given, ((0, 9),)).is_ambiguous is ambiguous
+
+
+def test_data_that_is_there_twice_is_noticed() -> None:
+    assert Lifted(TensorProto(name="w"), ((0, 9), (20, 29))).is_ambiguous
+
+
+def test_a_tensor_that_protobuf_cannot_read_is_damage() -> None:
+    sizes_cut_off = field(1, b"\x80")
+    data = field(7, field(5, sizes_cut_off + field(9, bytes(100))))
+    with pytest.raises(UntrustedFileError, match=r"no ONNX model in m\.onnx, or a damaged one"):
+        lift(Memory(data), 32, referring, Limits())

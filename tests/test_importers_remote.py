@@ -98,6 +98,12 @@ def server(folder: Path) -> Iterator[Server]:
         yield served
 
 
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again at once."""
+    monkeypatch.setattr("tieops.importers.http.WAITS_S", (0.01, 0.01))
+
+
 @pytest.fixture
 def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a graph of some kB be read as a large one is."""
@@ -163,6 +169,9 @@ def test_opening_a_url_in_a_session_says_what_to_do(server: Server) -> None:
         ("forbids", "HTTP status 403"),
         ("other range", "it sent another range"),
         ("endless", ""),
+        ("503", "HTTP status 503"),
+        ("429", "try again later"),
+        ("resets", "check the URL and the network"),
     ],
 )
 def test_a_server_that_fails_is_one_clear_error(

@@ -1,210 +1,249 @@
-"""Weights embedded in a large .onnx file: left where they are, as slices of the mapped file.
+"""Weights embedded in an .onnx file: stepped over, so that what is left is the graph.
 
-protobuf copies every byte that it parses. So the large tensors are found in the wire format first
-and left out of what it is given; the rest is small. What is out of the ordinary is left in, and
-protobuf and the checks after it see it as it is.
-
-Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: onnx.proto.
+A model with its weights inside is gigabytes of tensors and some kB of graph, and protobuf copies
+every byte that it parses. So each large ``raw_data`` is found in the wire format first, and its
+tensor says instead where it lies. One walk serves mapped files and remote ones: what it needs of
+either is a few bytes at a place, and what it does not ask for is not read.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
-import secrets
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import onnx
-import onnx_ir
 from google.protobuf.message import DecodeError
 
-__all__ = ["Embedded", "take_out"]
+from tieops.errors import UntrustedFileError
+from tieops.importers.limits import Limits, check_limit
+from tieops.importers.wire import (
+    FIXED32,
+    FIXED64,
+    LENGTH,
+    MAX_DEPTH,
+    VARINT,
+    VARINT_BYTES,
+    more_of,
+    read_varint,
+    varint,
+)
 
-MIN_BYTES = 1 << 16
-"""Smaller tensors are parsed as usual."""
-MAX_REST_BYTES = 1 << 16
-"""A tensor that has more than this beside its bytes is not one of the usual kind."""
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+__all__ = ["Lifted", "Source", "lift"]
+
+# Which fields of each message lead to raw data, by onnx.proto. All others are kept as they are, and
+# so are the defaults of a function's attributes: a default may not be external.
+_INNER = {
+    "Model": {7: "Graph", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor"},
+    "Function": {7: "Node"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph"},
+    "Tensor": {9: "Data"},
+}
 _VALUES = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
-           "external_data")  # fmt: skip
-_WIDTHS = (2, 4, 8, 16, 32, 64, 128)
+           "external_data", "raw_data")  # fmt: skip
+KNOWN_NUMBERS = 32
+"""The numbers of all fields of onnx.proto are below this."""
+
+
+class Source(Protocol):
+    """The bytes of a file, some at a time.
+
+    Attributes:
+        name: What messages call it; safe for a terminal.
+        size: Bytes.
+    """
+
+    name: str
+    size: int
+
+    def window(self, start: int, stop: int) -> bytes | memoryview:
+        """Return what is from ``start`` on: up to ``stop``, or further where that costs little."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Field:
-    number: int
-    wire: int
-    begin: int
-    """Where the tag begins."""
-    start: int
-    """Where the value begins; of one with a length, what comes after the length."""
-    stop: int
-
-
-@dataclass(eq=False)
-class Embedded:
-    """A model without its large tensors, and where these are.
+class Lifted:
+    """A tensor whose large data was stepped over.
 
     Args:
-        data: The mapped file.
-        message: The rest, a serialized ``ModelProto``. A tensor that was left out is external
-            data there, at a location that no file can know.
+        tensor: All else that the file says of it.
+        ranges: Where in the file that data lies; more than one range if it is there twice.
     """
 
-    data: mmap.mmap
-    message: bytes = b""
-    location: str = field(default_factory=lambda: f"embedded-{secrets.token_hex(16)}")
+    tensor: onnx.TensorProto
+    ranges: tuple[tuple[int, int], ...]
 
-    def put_back(self, model: onnx_ir.Model) -> None:
-        """Give the values of the parsed model their tensors: slices of the mapped file."""
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, onnx_ir.ExternalTensor) and tensor.location == self.location:
-                value.const_value = self._slice(tensor)
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether it has, or says that it has, its values in another place too."""
+        external = self.tensor.data_location == onnx.TensorProto.EXTERNAL
+        others = any(len(getattr(self.tensor, each)) for each in _VALUES)
+        return external or others or len(self.ranges) > 1
 
-    def _slice(self, tensor: onnx_ir.ExternalTensor) -> onnx_ir.TensorProtocol:
-        raw = np.frombuffer(self.data, np.uint8, int(tensor.nbytes), tensor.offset or 0)
-        shape = onnx_ir.Shape(tensor.shape.numpy())
-        metadata = dict(tensor.metadata_props)
-        if tensor.dtype.bitwidth < 8:
-            return onnx_ir.PackedTensor(
-                raw, tensor.dtype, shape=shape, name=tensor.name, metadata_props=metadata
-            )
-        array = raw.view(tensor.dtype.numpy()).reshape(shape.numpy())
-        return onnx_ir.Tensor(
-            array, dtype=tensor.dtype, shape=shape, name=tensor.name,
-            doc_string=tensor.doc_string, metadata_props=metadata,
-        )  # fmt: skip
+    def referring(self, location: str) -> bytes:
+        """Return its message as one of external data, which lies where it was stepped over.
+
+        Args:
+            location: What the file is called.
+        """
+        found = onnx.TensorProto()
+        found.CopyFrom(self.tensor)
+        found.data_location = onnx.TensorProto.EXTERNAL
+        start, stop = self.ranges[0]
+        for key, value in (("location", location), ("offset", start), ("length", stop - start)):
+            found.external_data.add(key=key, value=str(value))
+        return found.SerializeToString()
 
 
-def take_out(data: mmap.mmap) -> Embedded | None:
-    """Take the large initializers of the main graph out of a serialized model.
+def lift(
+    source: Source, least_bytes: int, refer: Callable[[Lifted], bytes | None], limits: Limits
+) -> bytes:
+    """Return a serialized model without its large ``raw_data``.
 
     Args:
-        data: The mapped file.
-
-    Returns:
-        The rest and where the tensors are; None if there are none, or the file is not written the
-        usual way. It is to be parsed whole then.
-    """
-    if sys.byteorder != "little":
-        return None
-    found = Embedded(data)
-    try:
-        fields = list(_fields(data, 0, len(data)))
-        graphs = [each for each in fields if each.number == _GRAPH]
-        if len(graphs) != 1 or graphs[0].wire != _LENGTH:
-            return None  # several are merged into one
-        pieces = list(_graph_pieces(data, graphs[0], found.location))
-    except ValueError:
-        return None
-    if len(pieces) == 1:
-        return None
-    graph = graphs[0]
-    length = sum(len(piece) for piece in pieces)
-    view = memoryview(data)
-    head = _varint(_GRAPH << 3 | _LENGTH) + _varint(length)
-    found.message = b"".join((view[: graph.begin], head, *pieces, view[graph.stop :]))
-    return found
-
-
-def _graph_pieces(data: mmap.mmap, graph: _Field, location: str) -> Iterator[bytes | memoryview]:
-    """Yield what a graph's message consists of once its large tensors are out."""
-    view = memoryview(data)
-    done = graph.start
-    for each in _fields(data, graph.start, graph.stop):
-        if (each.number, each.wire) != (_INITIALIZER, _LENGTH):
-            continue
-        if each.stop - each.start < MIN_BYTES:
-            continue
-        tensor = _without_data(data, each, location)
-        if tensor is not None:
-            yield view[done : each.begin]
-            yield _varint(_INITIALIZER << 3 | _LENGTH) + _varint(len(tensor)) + tensor
-            done = each.stop
-    yield view[done : graph.stop]
-
-
-def _without_data(data: mmap.mmap, tensor: _Field, location: str) -> bytes | None:
-    """Return a tensor's message that refers to its bytes; None if it is better left as it is."""
-    parts = list(_fields(data, tensor.start, tensor.stop))
-    raw = [each for each in parts if each.number == _RAW_DATA]
-    if len(raw) != 1 or raw[0].wire != _LENGTH or raw[0].stop - raw[0].start < MIN_BYTES:
-        return None
-    if tensor.stop - tensor.start - (raw[0].stop - raw[0].start) > MAX_REST_BYTES:
-        return None
-    try:
-        proto = onnx.TensorProto.FromString(
-            data[tensor.start : raw[0].begin] + data[raw[0].stop : tensor.stop]
-        )
-        dtype = onnx_ir.DataType(proto.data_type)
-    except (DecodeError, ValueError):
-        return None
-    if any(len(getattr(proto, name)) for name in _VALUES):
-        return None
-    if any(proto.HasField(name) for name in ("segment", "data_location", "raw_data")):
-        return None
-    if dtype.name in ("STRING", "UNDEFINED") or dtype.bitwidth not in _WIDTHS:
-        return None
-    length = raw[0].stop - raw[0].start
-    bad_shape = any(size < 0 for size in proto.dims)
-    if bad_shape or length != -(-math.prod(proto.dims) * dtype.bitwidth // 8):
-        return None
-    proto.data_location = onnx.TensorProto.EXTERNAL
-    entries: dict[str, Any] = {"location": location, "offset": raw[0].start, "length": length}
-    for key, value in entries.items():
-        proto.external_data.add(key=key, value=str(value))
-    return proto.SerializeToString()
-
-
-def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[_Field]:
-    """Yield the fields of a message.
+        source: The .onnx file.
+        least_bytes: Data of fewer bytes stays where it is.
+        refer: Gives the message that stands for a tensor from here on, or None to leave the tensor
+            as it is.
+        limits: How many fields the file may have.
 
     Raises:
-        ValueError: If it is no message, or has groups, which nobody writes any more.
+        UntrustedFileError: If the file is damaged, or ``refer`` refuses a tensor.
+        UnsupportedModelError: If it has more fields than the limit.
     """
-    at = start
-    while at < stop:
-        begin = at
-        tag, at = _read_varint(data, at, stop)
-        wire = tag & 7
-        if wire == _VARINT:
-            first = at
-            _, at = _read_varint(data, at, stop)
-        elif wire in (_FIXED64, _FIXED32):
-            first, at = at, at + (8 if wire == _FIXED64 else 4)
-        elif wire == _LENGTH:
-            length, first = _read_varint(data, at, stop)
-            at = first + length
+    walk = _Walk(source, least_bytes, refer, limits)
+    return b"".join(walk.message("Model", source.size, 0))
+
+
+class _Walk:
+    """One walk from the beginning of a file to its end.
+
+    What stays is kept as whole stretches, not field by field: a field of two bytes costs two.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        least_bytes: int,
+        refer: Callable[[Lifted], bytes | None],
+        limits: Limits,
+    ) -> None:
+        self._source = source
+        self._least_bytes = least_bytes
+        self._refer = refer
+        self._limits = limits
+        self._fields = 0
+        self._at = 0
+        self._window: bytes | memoryview = b""
+        self._window_start = 0
+        self._pieces: list[bytes | memoryview] = []
+        self._settled = 0  # what is before this is among the pieces, or was stepped over
+
+    def message(self, kind: str, stop: int, depth: int) -> list[bytes | memoryview]:
+        """Return the message of a kind that goes on to ``stop``, without the large data in it."""
+        if depth > MAX_DEPTH:
+            raise self._damaged(f"messages are nested more than {MAX_DEPTH} deep")
+        start = self._at
+        outer, self._pieces = self._pieces, []
+        ranges: list[tuple[int, int]] = []
+        while self._at < stop:
+            begin = self._at
+            number, size = self._field(stop)
+            inner = _INNER[kind].get(number)
+            if inner is None or size < self._least_bytes:
+                self._at += size
+                continue
+            self._keep(begin)
+            self._settled = self._at
+            if inner == "Data":
+                ranges.append((self._at, self._at + size))
+                self._at = self._settled = self._at + size
+            else:
+                body = self.message(inner, self._at + size, depth + 1)
+                self._pieces += [varint(number << 3 | LENGTH), varint(sum(map(len, body))), *body]
+        self._keep(stop)
+        pieces, self._pieces = self._pieces, outer
+        return self._tensor(start, pieces, ranges) if ranges else pieces
+
+    def _tensor(
+        self, start: int, pieces: list[bytes | memoryview], ranges: list[tuple[int, int]]
+    ) -> list[bytes | memoryview]:
+        try:
+            tensor = onnx.TensorProto.FromString(b"".join(pieces))
+        except DecodeError as error:
+            raise self._damaged(str(error)) from error
+        message = self._refer(Lifted(tensor, tuple(ranges)))
+        if message is None:
+            return [self._source.window(start, self._at)[: self._at - start]]
+        return [message]
+
+    def _field(self, stop: int) -> tuple[int, int]:
+        """Step over a field's head; return its number and the bytes that follow."""
+        self._fields += 1
+        if self._fields > self._limits.fields:
+            check_limit(self._limits, "fields", self._fields, "protobuf fields")
+        self._reach(min(self._at + 2 * VARINT_BYTES, stop))
+        key, self._at = self._number(self._at, stop)
+        number, wire = key >> 3, key & 7
+        if wire == LENGTH:
+            size, self._at = self._number(self._at, stop)
+        elif wire == VARINT:
+            size = self._number(self._at, stop)[1] - self._at
+        elif wire in (FIXED64, FIXED32):
+            size = 8 if wire == FIXED64 else 4
         else:
-            raise ValueError("a group, or no message")
-        if at > stop or tag >> 3 == 0:
-            raise ValueError("a message that ends too early")
-        yield _Field(tag >> 3, wire, begin, first, at)
+            raise self._damaged(f"wire type {wire} at byte {self._at}")
+        if number == 0 or size > stop - self._at:
+            raise self._damaged(f"a field of {size} bytes at byte {self._at} of {stop}")
+        if wire != LENGTH and number < KNOWN_NUMBERS:
+            size += self._run(key, self._at + size, stop)
+        return number, size
 
+    def _run(self, key: int, at: int, stop: int) -> int:
+        """Return how many bytes more of a list's numbers are in the window."""
+        start = at - self._window_start
+        matched = more_of(key).match(self._window, start, stop - self._window_start)
+        return 0 if matched is None else matched.end() - start
 
-def _read_varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
-    number = shift = 0
-    while at < stop and shift < 64:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-        shift += 7
-    raise ValueError("no number")
+    def _number(self, at: int, stop: int) -> tuple[int, int]:
+        """Return the number at a place in the window, and where it ends."""
+        try:
+            number, end = read_varint(self._window, at - self._window_start)
+        except (IndexError, ValueError):
+            number, end = 0, stop + 1
+        else:
+            end += self._window_start
+        if end > stop:
+            raise self._damaged(f"no number at byte {min(at + VARINT_BYTES, stop)}")
+        return number, end
 
+    def _keep(self, stop: int) -> None:
+        """Put what was walked over, up to ``stop``, among the pieces."""
+        self._reach(stop)
+        if stop > self._settled:
+            self._pieces.append(self._seen(self._settled, stop))
+            self._settled = stop
 
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    def _reach(self, stop: int) -> None:
+        """See to it that the window goes on to ``stop``."""
+        end = self._window_start + len(self._window)
+        if stop <= end:
+            return
+        self._keep(min(self._at, end))
+        tail = self._seen(self._settled, end)
+        more = self._source.window(self._settled + len(tail), stop)
+        self._window = b"".join((tail, more)) if tail else more
+        self._window_start = self._settled
+
+    def _seen(self, start: int, stop: int) -> bytes | memoryview:
+        """Return a part of the window."""
+        return self._window[start - self._window_start : max(stop - self._window_start, 0)]
+
+    def _damaged(self, found: str) -> UntrustedFileError:
+        return UntrustedFileError(
+            f"no ONNX model in {self._source.name}, or a damaged one",
+            {"size": self._source.size, "found": found},
+            "copy or export it again",
+        )

@@ -14,7 +14,7 @@ from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_file import ModelFile
 from tieops.ir.brief import brief, printable
 from tieops.ir.external import CheckedTensor, DataFile, open_regular
-from tieops.ir.scopes import all_graphs, is_constant
+from tieops.ir.scopes import replace_tensors
 
 __all__ = ["DataFolder", "check_range", "settle_external"]
 
@@ -41,32 +41,7 @@ def settle_external(
         UntrustedFileError: With the tensor, the file and what is wrong with it.
     """
     folder = DataFolder(base_dir, source, limits, keep=keep)
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, onnx_ir.ExternalTensor):
-                value.const_value = folder.checked(value.const_value)
-        for node in graph:
-            for name, attr in node.attributes.items():
-                if attr.is_ref():
-                    continue
-                if attr.type == onnx_ir.AttributeType.TENSOR:
-                    tensor = attr.as_tensor()
-                    if isinstance(tensor, onnx_ir.ExternalTensor):
-                        tensor = folder.checked(tensor)
-                        node.attributes[name] = onnx_ir.AttrTensor(name, tensor)
-                        _note_again(node, tensor)
-                elif attr.type == onnx_ir.AttributeType.TENSORS:
-                    tensors = attr.as_tensors()
-                    if any(isinstance(tensor, onnx_ir.ExternalTensor) for tensor in tensors):
-                        node.attributes[name] = onnx_ir.AttrTensors(
-                            name, [folder.checked(tensor) for tensor in tensors]
-                        )
-            is_constant(node)  # notes the tensor on the output, for all that come later
-
-
-def _note_again(node: onnx_ir.Node, tensor: onnx_ir.TensorProtocol) -> None:
-    if node.outputs and isinstance(node.outputs[0].const_value, onnx_ir.ExternalTensor):
-        node.outputs[0].const_value = tensor
+    replace_tensors(model, folder.checked)
 
 
 class DataFolder:

@@ -16,7 +16,8 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
-from tieops.importers.embedded import Embedded, take_out
+from tieops.importers.embedded_mapped import Embedded, take_out
+from tieops.importers.embedded_remote import read_graph
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
@@ -24,7 +25,6 @@ from tieops.importers.onnx_file import check_size, read_file, refuse_other_forma
 from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
-from tieops.importers.wire import read_graph
 from tieops.ir.collector import collector_paused
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs, call_paths
@@ -134,7 +134,7 @@ def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Li
             (data,) = remote.read([(0, remote.size)])
         else:
             refuse_other_formats(remote.read([(0, FORMAT_BYTES)])[0], remote.name)
-            data = read_graph(remote, remote.location)
+            data = read_graph(remote, remote.location, limits)
         model = _converted(_parse(data, remote.name, limits), limits)
         _settle(model)
         settle_remote(model, remote)
@@ -215,7 +215,7 @@ def _parse_file(
     """Return a file's message, and its large weights apart where they can be left in the file."""
     refuse_other_formats(data, name)
     check_wire(data, name, limits)
-    embedded = take_out(data) if isinstance(data, mmap.mmap) else None
+    embedded = take_out(data, name, limits) if isinstance(data, mmap.mmap) else None
     return _message(data[:] if embedded is None else embedded.message, name), embedded
 
 

@@ -18,13 +18,10 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from tieops.errors import TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.limits import Limits, check_limit
+from tieops.importers.wire import FIXED32, FIXED64, LENGTH, MAX_DEPTH, VARINT, more_of, read_varint
 
 __all__ = ["check_wire"]
 
-MAX_MESSAGES = 100
-"""How deep protobuf's parser goes by default."""
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _TEXTS = ("doc_string", "value")
 """Strings that are no names: they may be long."""
 
@@ -62,13 +59,11 @@ class _Message:
 
 
 _WIRES = {
-    FieldDescriptor.CPPTYPE_DOUBLE: _FIXED64,
-    FieldDescriptor.CPPTYPE_FLOAT: _FIXED32,
-    FieldDescriptor.CPPTYPE_STRING: _LENGTH,
-    FieldDescriptor.CPPTYPE_MESSAGE: _LENGTH,
+    FieldDescriptor.CPPTYPE_DOUBLE: FIXED64,
+    FieldDescriptor.CPPTYPE_FLOAT: FIXED32,
+    FieldDescriptor.CPPTYPE_STRING: LENGTH,
+    FieldDescriptor.CPPTYPE_MESSAGE: LENGTH,
 }
-_ONE = {_VARINT: rb"[\x80-\xff]{0,9}[\x00-\x7f]", _FIXED64: rb"[\x00-\xff]{8}",
-        _FIXED32: rb"[\x00-\xff]{4}"}  # fmt: skip
 
 
 @cache
@@ -82,7 +77,7 @@ def _message(descriptor: Any, known: dict[str, _Message]) -> _Message:
         return found
     made = known[descriptor.full_name] = _Message(descriptor.name, descriptor.name == "GraphProto")
     for place, each in enumerate(descriptor.fields):
-        wire = _WIRES.get(each.cpp_type, _VARINT)
+        wire = _WIRES.get(each.cpp_type, VARINT)
         one = each.containing_oneof
         at = place if one is None else one.fields[0].index
         made.fields[each.number << 3 | wire] = _Field(
@@ -92,16 +87,11 @@ def _message(descriptor: Any, known: dict[str, _Message]) -> _Message:
             _message(each.message_type, known) if each.message_type else None,
             each.type == FieldDescriptor.TYPE_STRING,
             each.type == FieldDescriptor.TYPE_STRING and each.name not in _TEXTS,
-            _run(each.number << 3 | wire, wire) if each.is_repeated and wire != _LENGTH else None,
+            more_of(each.number << 3 | wire) if each.is_repeated and wire != LENGTH else None,
         )
-        if each.is_repeated and wire != _LENGTH:  # a list of numbers may be packed, or not
-            made.fields[each.number << 3 | _LENGTH] = _Field(each.name, _LENGTH)
+        if each.is_repeated and wire != LENGTH:  # a list of numbers may be packed, or not
+            made.fields[each.number << 3 | LENGTH] = _Field(each.name, LENGTH)
     return made
-
-
-def _run(tag: int, wire: int) -> re.Pattern[bytes]:
-    prefix = bytes([tag]) if tag < 128 else bytes([tag & 127 | 128, tag >> 7])
-    return re.compile(b"(?:%b%b)*+" % (re.escape(prefix), _ONE[wire]), re.DOTALL)
 
 
 class _Walk:
@@ -149,7 +139,7 @@ class _Walk:
                 if seen & known.once:
                     self._refuse_twice(message, known)
                 seen |= known.once
-            if known.wire == _LENGTH:
+            if known.wire == LENGTH:
                 size = data[at]
                 at += 1
                 if size > 127:
@@ -174,10 +164,10 @@ class _Walk:
                 raise self._damaged("a field ends after what it is in")
 
     def _number(self, known: _Field, at: int, end: int) -> int:
-        if known.wire == _VARINT:
+        if known.wire == VARINT:
             _, at = self._varint(at)
         else:
-            at += 8 if known.wire == _FIXED64 else 4
+            at += 8 if known.wire == FIXED64 else 4
         if known.run is not None:
             matched = known.run.match(self._data, at, end)
             assert matched is not None
@@ -192,22 +182,18 @@ class _Walk:
             check_limit(self._limits, "numbers", self._numbers, what)
 
     def _varint(self, at: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, at
-        raise self._damaged("a number of more than 64 bits")
+        try:
+            return read_varint(self._data, at)
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
 
     def _check_depth(self) -> None:
         graphs = sum(message.is_graph for _, message, _ in self._stack)
         check_limit(self._limits, "depth", graphs - 1, "graphs within graphs")
-        if len(self._stack) > MAX_MESSAGES:
+        if len(self._stack) > MAX_DEPTH:
             raise UnsupportedModelError(
                 f"{self._name} nests deeper than protobuf reads",
-                {"messages": len(self._stack), "limit": MAX_MESSAGES},
+                {"messages": len(self._stack), "limit": MAX_DEPTH},
                 "simplify the model: no reader can open it",
             )
 
@@ -225,7 +211,7 @@ class _Walk:
             ) from error
 
     def _unknown(self, message: _Message, tag: int, seen: int) -> TieopsError:
-        if tag & 7 not in (_VARINT, _FIXED64, _LENGTH, _FIXED32) or not (seen or self._stack):
+        if tag & 7 not in (VARINT, FIXED64, LENGTH, FIXED32) or not (seen or self._stack):
             return self._damaged("it holds what no model begins with, or no field at all")
         return UnsupportedModelError(
             f"{self._name} has a field that onnx {onnx.__version__} does not know, and would lose",

@@ -21,7 +21,7 @@ from tieops.errors import (
 from tieops.importers.external_data import check_range
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor, prefetch_operands
-from tieops.ir.scopes import all_graphs, is_constant, stored_values
+from tieops.ir.scopes import replace_tensors, stored_values
 
 __all__ = [
     "SOURCE",
@@ -157,8 +157,8 @@ class RemoteFile:
         options: dict[str, Any] = {}
         if self._system.async_impl:
             options["batch_size"] = REQUESTS_AT_ONCE
-        if hasattr(self._system, "holds_to"):
-            options["expected"] = self._system.holds_to(self.size, self._info)
+        if hasattr(self._system, "new_call"):
+            options["call"] = self._system.new_call(self.size, self._info)
         starts, stops = [start for start, _, _ in ranges], [stop for _, stop, _ in ranges]
         return self._system.cat_ranges([self._path] * len(ranges), starts, stops, **options)
 
@@ -301,7 +301,9 @@ def _told(name: str, error: Exception) -> TieopsError:
     elif isinstance(error, asyncio.IncompleteReadError) or kind == "ClientPayloadError":
         said, fix = "less than it announced", "try again"
     elif isinstance(status, int) and status:
-        said, fix = f"HTTP status {status}", "check the URL and who may read it"
+        passes = status == 429 or status >= 500
+        fix = "try again later" if passes else "check the URL and who may read it"
+        said = f"HTTP status {status}"
     else:
         # The text may hold the whole URL.
         text = re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"]*", "", str(error)))
@@ -322,7 +324,7 @@ def settle_remote(model: onnx_ir.Model, file: RemoteFile) -> None:
     Raises:
         UntrustedFileError: If data is missing, too short, or outside of the model's folder.
     """
-    _Settling(file).run(model)
+    replace_tensors(model, _Settling(file).ranged)
     prefetch_operands(filter(None, (value.const_value for value in stored_values(model))))
     model.meta[SOURCE] = file
 
@@ -332,24 +334,7 @@ class _Settling:
         self._file = file
         self._files: dict[str, RemoteFile] = {}
 
-    def run(self, model: onnx_ir.Model) -> None:
-        for graph in all_graphs(model):
-            for value in graph.initializers.values():
-                if value.const_value is not None:
-                    value.const_value = self._ranged(value.const_value)
-            for node in graph:
-                for name, attr in list(node.attributes.items()):
-                    if attr.is_ref():
-                        continue
-                    if attr.type == onnx_ir.AttributeType.TENSOR:
-                        tensor = self._ranged(attr.as_tensor())
-                        node.attributes[name] = onnx_ir.AttrTensor(name, tensor)
-                    elif attr.type == onnx_ir.AttributeType.TENSORS:
-                        tensors = [self._ranged(each) for each in attr.as_tensors()]
-                        node.attributes[name] = onnx_ir.AttrTensors(name, tensors)
-                is_constant(node)  # notes the tensor on the output, for all that come later
-
-    def _ranged(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    def ranged(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not isinstance(tensor, onnx_ir.ExternalTensor):
             return tensor
         location = str(tensor.location)

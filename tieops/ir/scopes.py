@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir
@@ -23,6 +23,7 @@ __all__ = [
     "is_constant",
     "nested_graphs",
     "rename_scope",
+    "replace_tensors",
     "scope_of",
     "stored_values",
     "subgraphs_of",
@@ -98,6 +99,42 @@ def is_constant(node: onnx_ir.Node) -> bool:
     if node.outputs[0].const_value is None:
         node.outputs[0].const_value = attr.as_tensor()
     return True
+
+
+def replace_tensors(
+    model: onnx_ir.Model, new: Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol]
+) -> None:
+    """Put another tensor in the place of each that a model stores, in attributes too.
+
+    Args:
+        model: The model; changed in place.
+        new: Gives the tensor for a stored one; the same to leave it alone.
+    """
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = new(value.const_value)
+        for node in graph:
+            for name, attr in list(node.attributes.items()):
+                made = _replaced(attr, new)
+                if made is not attr:
+                    node.attributes[name] = made
+            if is_constant(node):  # which has noted the tensor for all that come later
+                node.outputs[0].const_value = node.attributes["value"].as_tensor()
+
+
+def _replaced(
+    attr: onnx_ir.Attr, new: Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol]
+) -> onnx_ir.Attr:
+    if not attr.is_ref() and attr.type == onnx_ir.AttributeType.TENSOR:
+        old = attr.as_tensor()
+        tensor = new(old)
+        return attr if tensor is old else onnx_ir.AttrTensor(attr.name, tensor, attr.doc_string)
+    if not attr.is_ref() and attr.type == onnx_ir.AttributeType.TENSORS:
+        some = [new(each) for each in attr.as_tensors()]
+        same = all(a is b for a, b in zip(attr.as_tensors(), some, strict=True))
+        return attr if same else onnx_ir.AttrTensors(attr.name, some, attr.doc_string)
+    return attr
 
 
 def call_paths(
