@@ -1,6 +1,7 @@
 """What it costs to find what a file stores twice, beside what other tools do with the same file.
 
     python -m tests.benchmarks.looking [gigabytes] [rounds]
+    python -m tests.benchmarks.looking growth
 
 Files: a transformer with a transposed copy of its head, and 48 matrices of 4 MiB of which four are
 identical. Each figure is from a process of its own, which counts from before the file is opened to
@@ -11,6 +12,9 @@ two minutes or at 5 GB of memory of its own.
 
 What tieops reads is measured apart: the data file is dropped from the page cache, one look is
 taken, and the pages that are there then are counted (mincore). That counts readahead too.
+
+``growth`` looks at models of 0.5 to 4 GB: as tied ones, where nothing is to be read but what tells
+tensors apart, and with the transposed copy, of which both are read whole.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.big_models import COPY, DATA, write_tables, write_transformer
+from tests.benchmarks.big_models import COPY, DATA, TIED, write_tables, write_transformer
 from tests.benchmarks.page_cache import drop, resident_bytes
 from tests.benchmarks.timing import versions
 
@@ -179,19 +183,61 @@ def _table(path: Path, rounds: int) -> bool:
     return ratio >= MIN_RATIO and grown <= MAX_GROWTH
 
 
-def _read(path: Path, data: Path, tied: int) -> bool:
-    """Print what one look reads of the data file; return whether it is within 1 % of the tie."""
+def _read(path: Path, data: Path) -> tuple[int, float]:
+    """Return what one look reads of the data file from the disk, in bytes, and the seconds."""
     drop(data)
     before = resident_bytes(data)
     result = _run("tieops", path)
     assert not isinstance(result, str), result
-    read = resident_bytes(data) - before
+    return resident_bytes(data) - before, result["seconds"]
+
+
+def _within(path: Path, data: Path, tied: int) -> bool:
+    """Print what one look reads; return whether it is within 1 % of what is tied."""
+    read, seconds = _read(path, data)
     print(
         f"of {data.stat().st_size / 1e6:.1f} MB {read / 1e6:.1f} are read, {tied / 1e6:.1f} are "
-        f"tied ({read / tied:.4f}, limit 1.01), in {result['seconds']:.2f} s from the disk\n",
+        f"tied ({read / tied:.4f}, limit 1.01), in {seconds:.2f} s from the disk\n",
         flush=True,
     )
     return read <= 1.01 * tied
+
+
+def growth_of_looking() -> None:
+    """Print what a look reads and takes from half a gigabyte to four."""
+    print(versions())
+    print("| GB | tensors | tied: MB read | s | with a copy: MB read | of the tied | s, warm |")
+    print("|---|---|---|---|---|---|---|")
+    for gigabytes in (0.5, 1.0, 2.0, 4.0):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_transformer(folder, gigabytes)
+            data, tied = folder / DATA, _head_bytes(gigabytes)
+            least, seconds = _read(folder / TIED, data)
+            read, _ = _read(folder / COPY, data)
+            warm = [_run("tieops", folder / COPY) for _ in range(3)]
+            times = [each["seconds"] for each in warm if not isinstance(each, str)]
+            cells = [
+                f"{gigabytes:g}",
+                f"{_tensors(folder / TIED)}",
+                f"{least / 1e6:.2f}",
+                f"{seconds:.3f}",
+                f"{read / 1e6:.1f}",
+                f"{read / tied:.4f}",
+                f"{statistics.median(times):.3f}",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _tensors(path: Path) -> int:
+    from tieops import from_onnx
+
+    return len(from_onnx(path).parameters)
+
+
+def _head_bytes(gigabytes: float) -> int:
+    """Return the bytes of a head and of its copy."""
+    return 2 * 4 * int(64_000 * gigabytes) * 1024
 
 
 def main(gigabytes: float = 2.0, rounds: int = 3) -> bool:
@@ -202,20 +248,21 @@ def main(gigabytes: float = 2.0, rounds: int = 3) -> bool:
         write_transformer(folder, gigabytes)
         print(f"\ntransformer of {gigabytes:g} GB, transposed copy of the head:\n")
         within = _table(folder / COPY, rounds)
-        head = 2 * 4 * int(64_000 * gigabytes) * 1024
-        within &= _read(folder / COPY, folder / DATA, head)
+        within &= _within(folder / COPY, folder / DATA, _head_bytes(gigabytes))
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "tables.onnx"
         write_tables(path)
         print("48 matrices of 4 MiB, four identical:\n")
         within &= _table(path, rounds)
-        within &= _read(path, path.with_name("tables.onnx.data"), 4 * (4 << 20))
+        within &= _within(path, path.with_name("tables.onnx.data"), 4 * (4 << 20))
     return within
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(*sys.argv[2:])))
+    elif sys.argv[1:] == ["growth"]:
+        growth_of_looking()
     else:
         size, turns = [*sys.argv[1:], *("2", "3")[len(sys.argv) - 1 :]]
         sys.exit(0 if main(float(size), int(turns)) else 1)

@@ -39,7 +39,7 @@ Shape = tuple[int, int]
 """Batch and sequence."""
 SHAPES: tuple[Shape, ...] = ((1, 1), (4, 1), (1, 16), (1, 128))
 ROUNDS = 7
-OPENINGS = 4
+OPENINGS = 6
 MINE, AGAIN = "tieops, packed", "the same again"
 THREADS = 2
 
@@ -144,7 +144,7 @@ def latency_rows(rows: Sequence[Contender]) -> None:
 
 
 def _still_session(row: Contender) -> tieops.runtime.Session:
-    options = {**row.options, "session.intra_op.allow_spinning": "0"}
+    options = {**dict(row.options), "session.intra_op.allow_spinning": "0"}
     return tieops.session(row.path, "cpu", memory=row.memory, options=options, threads=THREADS)
 
 
