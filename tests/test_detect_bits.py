@@ -114,3 +114,46 @@ def test_a_transposed_comparison_takes_no_second_copy() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARED_BYTES", 0)
+    monkeypatch.setattr(module, "BLOCKS_A_TURN", 3)
+    monkeypatch.setattr(module, "processors", lambda: 3)
+
+
+@pytest.mark.usefixtures("small_tiles", "threads")
+def test_threads_find_a_difference_at_any_place() -> None:
+    array = random("f4", 9, 14)
+    turned = array.T.copy().T
+    assert bit_equal(array, array.copy())
+    assert bit_equal(array, turned)
+    for place in np.ndindex(*array.shape):
+        assert not bit_equal(changed(array, place), turned), place
+        assert not bit_equal(changed(array, place), array), place
+
+
+@pytest.mark.usefixtures("small_tiles", "threads")
+def test_threads_stop_soon_after_the_first_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+    original = module._equal_at
+
+    def equal_at(one: np.ndarray, other: np.ndarray, cut: tuple[slice, ...]) -> bool:
+        compared.append(cut)
+        return original(one, other, cut)
+
+    monkeypatch.setattr(module, "_equal_at", equal_at)
+    array = random("f4", 100, 100)
+    assert not bit_equal(array, changed(array, (0, 0)))
+    assert len(compared) < 100 < array.nbytes / module.BLOCK_BYTES
+
+
+@pytest.mark.usefixtures("small_tiles", "threads")
+def test_what_fails_in_a_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bool:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(module, "_equal_at", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        bit_equal(random("f4", 9, 14), random("f4", 9, 14))

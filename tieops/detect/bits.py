@@ -6,11 +6,14 @@ Equality of bits is what tieops calls equal: +0.0 is not -0.0, a NaN equals the 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from tieops.ir.processors import processors
 from tieops.ir.view import Shape
 from tieops.progress import advance
 
@@ -22,6 +25,10 @@ BLOCK_BYTES = 1 << 18
 TILE_BYTES = 1 << 16
 LINE_BYTES = 128
 """A transposed tile is so narrow along one array's lines: all of a fetched line is used at once."""
+SHARED_BYTES = 64 << 20
+"""From this size on several threads compare: numpy computes without holding Python's lock."""
+MAX_THREADS = 4
+BLOCKS_A_TURN = 16
 PAIR = np.dtype([("low", "u8"), ("high", "u8")])
 """The bits of an element of 16 bytes."""
 
@@ -139,12 +146,40 @@ def _blocks_equal(one: Bits, other: Bits) -> bool:
         cuts = blocks(one.shape, itemsize)
     else:
         cuts = _tiles(one.shape, inner[0], inner[1], itemsize)
-    for cut in cuts:
-        part = one[cut]
-        advance(part.nbytes)
-        if not (part == other[cut]).all():
-            return False
-    return True
+    threads = min(MAX_THREADS, processors())
+    if one.size * itemsize < SHARED_BYTES or threads == 1:
+        return all(_equal_at(one, other, cut) for cut in cuts)
+    return _equal_together(one, other, cuts, threads)
+
+
+def _equal_at(one: Bits, other: Bits, cut: tuple[slice, ...]) -> bool:
+    part = one[cut]
+    advance(part.nbytes)
+    return bool((part == other[cut]).all())
+
+
+def _equal_together(
+    one: Bits, other: Bits, cuts: Iterator[tuple[slice, ...]], threads: int
+) -> bool:
+    """Compare in several threads, which take the next blocks in turns until one differs."""
+    lock, over = threading.Lock(), threading.Event()
+
+    def work() -> bool:
+        while not over.is_set():
+            with lock:
+                mine = list(itertools.islice(cuts, BLOCKS_A_TURN))
+            if not mine:
+                return True
+            if not all(_equal_at(one, other, cut) for cut in mine):
+                over.set()
+                return False
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            return all(each.result() for each in [pool.submit(work) for _ in range(threads)])
+        finally:
+            over.set()
 
 
 def _packed_equal(one: Bits, other: Bits) -> bool:

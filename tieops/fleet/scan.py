@@ -17,6 +17,7 @@ from tieops.fleet.record import Failure, ScanRecord
 from tieops.fleet.workers import WorkerPool
 from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, list_remote, local_path
+from tieops.ir.processors import processors
 from tieops.progress import advance, progress
 
 __all__ = ["scan"]
@@ -94,15 +95,11 @@ def scan(
         raise PreconditionError(
             "there are no models to scan", named, "name .onnx files, or folders"
         )
-    runs = _Runs(executor, workers or _processors(), timeout_s, max_memory_bytes)
+    runs = _Runs(executor, workers or processors(), timeout_s, max_memory_bytes)
     journal = None if out is None else Journal(out)
     one = partial(look, whole=whole, options=storage_options, limits=limits)
-    limit = max_in_flight or 4 * (workers or _processors())
+    limit = max_in_flight or 4 * (workers or processors())
     return _scan(targets, runs, journal, one, limit, ordered)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _targets(given: Iterable[PathLike], options: Mapping[str, Any]) -> Iterator[str]:
