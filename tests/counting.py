@@ -1,4 +1,8 @@
-"""How much work something is, counted and not timed: the same on every machine."""
+"""How much work something is, counted and not timed: the same on every machine.
+
+Only what Python calls is counted. What is quadratic within one call of C (a tuple that grows by
+being copied, a search in a list) shows in ``python -m tests.benchmarks.growth``, which times it.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.importers.embedded import Lifted, lift
 from tieops.importers.limits import Limits
-from tieops.importers.wire import LENGTH, varint
+from tieops.importers.wire import FIXED32, FIXED64, LENGTH, VARINT, varint
 
 
 class Memory:
@@ -89,6 +89,15 @@ def test_windows_of_any_size_give_the_same(steps: list[int]) -> None:
     assert lift(source, 32, referring, Limits()) == lift(Memory(data), 32, referring, Limits())
     ends = [window.stop for window in source.windows]
     assert all(end <= next_.start for end, next_ in zip(ends, source.windows[1:], strict=False))
+
+
+@pytest.mark.parametrize("wire", [VARINT, FIXED32, FIXED64])
+def test_numbers_under_the_key_of_data_are_no_data(wire: int) -> None:
+    size = {VARINT: 1, FIXED32: 4, FIXED64: 8}[wire]
+    numbers = (varint(9 << 3 | wire) + bytes(size)) * 200
+    made = field(7, field(5, tensor("w", 4).SerializeToString() + numbers))
+    for source in (Memory(made), Memory(made, *[30] * 100)):
+        assert lift(source, 32, referring, Limits()) == made
 
 
 def test_no_window_begins_in_what_is_stepped_over() -> None:

@@ -107,7 +107,7 @@ def test_a_server_says_how_long_to_wait_within_bounds(said: dict[str, str], leas
         headers = said
 
     waited_s = {http.pause_s(Busy(), 1) for _ in range(20)}
-    assert least_s <= min(waited_s) < max(waited_s) <= least_s + 0.5
+    assert least_s <= min(waited_s) <= max(waited_s) <= min(least_s + 0.5, http.MAX_WAIT_S)
 
 
 def test_nobody_who_listens_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

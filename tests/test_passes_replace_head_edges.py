@@ -207,6 +207,37 @@ def test_opset_6_takes_no_bias():
     assert outputs(small, {"x": rows(3, 8)})["y"].shape == (3, 15)
 
 
+def test_a_convolution_of_opset_6_has_its_bias():
+    text = "g (float[n,3,4,4] x) => (float[n,10,4,4] y){ y = Conv<kernel_shape = [1, 1]>(x, w) }"
+    model = made(text, opset=6, w=(10, 3, 1, 1))
+    small = tieops.replace_head(model, out_features=15)
+    assert outputs(small, {"x": rows(2, 3, 4, 4)})["y"].shape == (2, 15, 4, 4)
+
+
+def test_a_gemm_that_turns_what_a_reshape_made():
+    model = made(
+        "g (float[2,2,4] x) => (float[2,2,10] y)"
+        "{ f = Reshape(x, s)  r = Gemm<transA = 1>(f, w)  y = Reshape(r, t) }",
+        w=(4, 10),
+        s=np.array([-1, 4]),
+        t=np.array([2, 2, 10]),
+    )
+    small = tieops.replace_head(model, out_features=5)
+    assert outputs(small, {"x": rows(2, 2, 4)})["y"].shape == (2, 2, 5)
+
+
+def test_a_sequence_before_the_head_stays_one():
+    model = made(
+        "g (float[4,8] x) => (float[2,10] y)"
+        "{ q = SplitToSequence<axis = 0>(x, k)  e = SequenceAt(q, i)  y = Gemm(e, w) }",
+        k=np.array([2, 2]),
+        i=np.array(0),
+        w=(8, 10),
+    )
+    small = tieops.replace_head(model, out_features=5)
+    assert outputs(small, {"x": rows(4, 8)})["y"].shape == (2, 5)
+
+
 def test_a_top_k_of_opset_9_has_an_attribute():
     model = made(
         "g (float[n,8] x) => (float[n,3] y, int64[n,3] i) "

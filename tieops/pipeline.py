@@ -91,5 +91,5 @@ class Pipeline:
         graph = model.clone()
         results: list[tuple[SurgeryPass, SurgeryResult]] = []
         for surgery in self.passes:
-            results.append((surgery, surgery(graph)))
+            results.append((surgery, surgery.on_copy(graph)))
         return PipelineReport(TiedModel(graph), model, tuple(results))

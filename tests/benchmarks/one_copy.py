@@ -115,15 +115,17 @@ def memory_rows(rows: Sequence[Contender], unique: int, warm: Path) -> None:
 
 
 def latency_rows(rows: Sequence[Contender]) -> None:
-    """Print each contender's medians, and packed's ratio to the fastest of all."""
+    """Print each contender's medians, and packed's ratio to the fastest of the others."""
     mine = next(row for row in rows if row.title == MINE)
     rows = [*rows, replace(mine, title=AGAIN)]
     seconds: dict[str, dict[Shape, list[float]]] = {
         row.title: {shape: [] for shape in SHAPES} for row in rows
     }
     order = random.Random(0)
+    sessions: dict[str, tieops.runtime.Session] = {}
     for _ in range(OPENINGS):
         order.shuffle(rows)
+        sessions.clear()
         sessions = {row.title: _still_session(row) for row in rows}
         for shape in SHAPES:
             for title, times in _times(sessions, shape).items():

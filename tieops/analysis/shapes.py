@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import onnx
 import onnx_ir
+from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.serde import SerdeError
 
 from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs, all_nodes, subgraphs_of
+from tieops.ir.scopes import all_graphs, all_nodes, replace_tensors, subgraphs_of
 
-__all__ = ["infer_in_place", "shaped"]
+__all__ = ["derived", "infer_in_place", "shaped"]
 
 MAX_OPERAND_BYTES = 1000
 """Inference computes with stored tensors up to this size; of larger ones it is told the shape."""
@@ -28,26 +29,56 @@ def shaped(model: onnx_ir.Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
     """
     if all(value.shape is not None for value in _values(model)):
         return {}
-    return {value: better for value, better in _inferred(model) if value.shape is None}
+    return dict(_inferred(model, lambda value: value.shape is None))
+
+
+def derived(
+    model: onnx_ir.Model, values: Collection[onnx_ir.Value]
+) -> dict[onnx_ir.Value, onnx_ir.Shape | None]:
+    """Return the shapes that follow from the model's inputs and weights alone.
+
+    What a file says of the values between is not checked by those who run it: ONNX Runtime warns
+    and goes on. So it must not decide what is computed.
+
+    Args:
+        model: The graph; left alone.
+        values: What to tell the shapes of; one that does not follow is left out, or None.
+    """
+    if not values:
+        return {}
+    found = _inferred(model, lambda value: value in values, trusting=False)
+    return {value: better.shape for value, better in found}
 
 
 def infer_in_place(model: onnx_ir.Model) -> None:
     """Give values the shapes and dtypes that ONNX's own inference finds; weights are not read."""
-    for value, better in list(_inferred(model)):
+    for value, better in list(_inferred(model, _is_unsaid)):
+        if value.type is None:
+            value.type = better.type
         if better.shape is not None:
             value.shape = better.shape
-        if better.dtype is not None:
-            value.dtype = better.dtype
 
 
-def _inferred(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
+def _is_unsaid(value: onnx_ir.Value) -> bool:
+    return value.type is None or value.shape is None or not value.shape.is_static()
+
+
+def _inferred(
+    model: onnx_ir.Model, is_wanted: Callable[[onnx_ir.Value], bool], *, trusting: bool = True
+) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
+    """Yield values that are wanted, each with one that has what was inferred for its name."""
     try:
         with silenced("onnx_ir.serde"):  # it warns of a shape without a type
             proto = _without_weights(model)
+        if not trusting:
+            _forget_what_is_said(proto)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, SerdeError):
+    except (
+        onnx.shape_inference.InferenceError, RuntimeError, ValueError, SerdeError,
+        EncodeError, DecodeError,
+    ):  # fmt: skip
         return
-    yield from _told(model, proto)
+    yield from _told(model, proto, is_wanted)
 
 
 def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
@@ -58,6 +89,9 @@ def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 
 def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
+    if any(tensor.nbytes > MAX_OPERAND_BYTES for tensor in _attribute_tensors(model)):
+        model = model.clone()
+        replace_tensors(model, _stub)
     graph = model.graph
     stored = list(graph.initializers.values())
     small = [v for v in stored if v.const_value and v.const_value.nbytes <= MAX_OPERAND_BYTES]
@@ -81,10 +115,44 @@ def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def _attribute_tensors(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
+    for node in all_nodes(model):
+        for attr in node.attributes.data.values():
+            if attr.type == onnx_ir.AttributeType.TENSOR and not attr.is_ref():
+                yield attr.as_tensor()
+            elif attr.type == onnx_ir.AttributeType.TENSORS and not attr.is_ref():
+                yield from attr.as_tensors()
+
+
+def _stub(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    """Return a large tensor as one in a file that nobody opens: its dtype and shape."""
+    if tensor.nbytes <= MAX_OPERAND_BYTES:
+        return tensor
+    shape = onnx_ir.Shape(tensor.shape.numpy())
+    return onnx_ir.ExternalTensor(
+        "none", 0, int(tensor.nbytes), tensor.dtype, shape=shape, name=tensor.name or ""
+    )
+
+
+def _forget_what_is_said(proto: onnx.ModelProto) -> None:
+    """Remove the shapes of all values but the model's inputs."""
+    for function in proto.functions:
+        del function.value_info[:]
+    nodes = [node for function in proto.functions for node in function.node]
+    pending = [proto.graph, *(body for node in nodes for body in _bodies(node))]
+    while pending:
+        graph = pending.pop()
+        del graph.value_info[:]
+        edges = [*graph.output, *([] if graph is proto.graph else graph.input)]
+        for info in edges:
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.ClearField("shape")
+        pending += [body for node in graph.node for body in _bodies(node)]
+
+
 def _told(
-    model: onnx_ir.Model, proto: onnx.ModelProto
+    model: onnx_ir.Model, proto: onnx.ModelProto, is_wanted: Callable[[onnx_ir.Value], bool]
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
-    """Yield values, each with one that has what was inferred for its name."""
     pending: list[tuple[onnx_ir.Graph, onnx.GraphProto | onnx.FunctionProto]] = [
         (model.graph, proto.graph)
     ]
@@ -96,12 +164,12 @@ def _told(
         if isinstance(inferred, onnx.GraphProto):
             infos |= {info.name: info for info in (*inferred.input, *inferred.output)}
         for node, twin in zip(graph, inferred.node, strict=True):
-            for value in node.outputs:
+            for value in filter(is_wanted, node.outputs):
                 yield from _better(value, infos)
             inner = list(subgraphs_of(node))
             if inner:
                 pending += zip(inner, _bodies(twin), strict=True)
-        for value in graph.inputs:
+        for value in filter(is_wanted, graph.inputs):
             yield from _better(value, infos)
 
 
@@ -116,8 +184,6 @@ def _bodies(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
 def _better(
     value: onnx_ir.Value, infos: dict[str, onnx.ValueInfoProto]
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
-    if value.dtype is not None and value.shape is not None and value.shape.is_static():
-        return  # nothing is left to be told
     info = infos.get(value.name or "")
     if info is not None:
         yield value, onnx_ir.serde.deserialize_value_info_proto(info, None)

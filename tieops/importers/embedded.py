@@ -150,8 +150,9 @@ class _Walk:
         ranges: list[tuple[int, int]] = []
         while self._at < stop:
             begin = self._at
-            number, size = self._field(stop)
-            inner = _INNER[kind].get(number)
+            number, wire, size = self._field(stop)
+            # Numbers under the key of a message or of bytes are for later checks to refuse.
+            inner = _INNER[kind].get(number) if wire == LENGTH else None
             if inner is None or size < self._least_bytes:
                 self._at += size
                 continue
@@ -179,8 +180,8 @@ class _Walk:
             return [self._source.window(start, self._at)[: self._at - start]]
         return [message]
 
-    def _field(self, stop: int) -> tuple[int, int]:
-        """Step over a field's head; return its number and the bytes that follow."""
+    def _field(self, stop: int) -> tuple[int, int, int]:
+        """Step over a field's head; return its number, its wire type and the bytes that follow."""
         self._fields += 1
         if self._fields > self._limits.fields:
             check_limit(self._limits, "fields", self._fields, "protobuf fields")
@@ -199,7 +200,7 @@ class _Walk:
             raise self._damaged(f"a field of {size} bytes at byte {self._at} of {stop}")
         if wire != LENGTH and number < KNOWN_NUMBERS:
             size += self._run(key, self._at + size, stop)
-        return number, size
+        return number, wire, size
 
     def _run(self, key: int, at: int, stop: int) -> int:
         """Return how many bytes more of a list's numbers are in the window."""

@@ -166,7 +166,7 @@ async def _tried(ask: Callable[[], Awaitable[T]], call: Call | None) -> T:
     began, waits_s = time.monotonic(), iter(WAITS_S)
     while True:
         if call is not None and call.failure is not None:
-            raise call.failure
+            raise call.failure.with_traceback(None)  # one error for all ranges
         try:
             return await ask()
         except Exception as error:
@@ -202,4 +202,4 @@ def pause_s(error: Exception, wait_s: float) -> float:
     """
     said = (getattr(error, "headers", None) or {}).get("Retry-After", "")
     asked = int(said) if re.fullmatch(r"\d{1,9}", said) else 0
-    return min(max(wait_s, asked), MAX_WAIT_S) + random.uniform(0, wait_s / 2)
+    return min(max(wait_s, asked) + random.uniform(0, wait_s / 2), MAX_WAIT_S)

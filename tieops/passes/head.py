@@ -231,6 +231,8 @@ def _around(
     before = x.producer()
     if node.op_type != "Gemm" or before is None or before.op_type != "Reshape":
         return x, out
+    if _flag(node, "transA"):
+        return x, out
     after = _only_reader(node.outputs[0])
     if after is None or after.op_type != "Reshape":
         return x, out

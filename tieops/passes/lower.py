@@ -7,14 +7,13 @@ around it. All operators are standard ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir
 
-from tieops.analysis.shapes import shaped
+from tieops.analysis.shapes import derived
 from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
@@ -47,7 +46,9 @@ class LowerTiedReadsPass(SurgeryPass):
         functions = function_graphs(model)
         names = FreshNames(model)
         slots = [slot for slot in _shared(tied) if is_transposed_product(slot)]
-        shapes = _input_shapes(model, slots)
+        given = {slot.node: x for slot in slots if (x := slot.node.inputs[0]) is not None}
+        known = derived(model, {x for node, x in given.items() if node.op_type == "MatMul"})
+        shapes = {node: known.get(x) for node, x in given.items()}
         for slot in slots:
             why = ""
             if slot.path or slot.parameter.value.graph in functions:
@@ -72,19 +73,6 @@ def _shared(model: TiedModel) -> list[Slot]:
     """Return the slots of ties; and of what was tied once, so that untying changes no bit."""
     tied = {slot for tie in model.ties for slot in tie.slots}
     return [slot for slot in model.slots if slot in tied or origin_of(slot.parameter.value)]
-
-
-def _input_shapes(
-    model: onnx_ir.Model, slots: Sequence[Slot]
-) -> dict[onnx_ir.Node, onnx_ir.Shape | None]:
-    """Return the shape of what each product multiplies, inferred where the graph does not say it.
-
-    With two axes a Gemm is all that it takes.
-    """
-    given = {slot.node: value for slot in slots if (value := slot.node.inputs[0]) is not None}
-    unsaid = any(value.shape is None for value in given.values())
-    better = shaped(model) if unsaid else {}
-    return {node: better.get(value, value).shape for node, value in given.items()}
 
 
 def _flip(slot: Slot) -> None:

@@ -80,7 +80,7 @@ def replace_head(
     Raises:
         PreconditionError: If the head is ambiguous, has no size to replace, has a dtype that cannot
             be initialised, or its size is baked into a node downstream, which is named; if the
-            opset is older than 7 and there is a bias.
+            opset is older than 7 and a matrix would have a bias.
         SelectionError: If no layer is called ``head``.
 
     Example:
@@ -151,7 +151,7 @@ class ReplaceHeadPass(SurgeryPass):
         head = as_head(tied, layer)
         weight, bias = _values(head, self)
         opset = _opset(model)
-        if bias is not None and opset < BROADCASTING:
+        if bias is not None and not head.is_conv and opset < BROADCASTING:
             raise PreconditionError(
                 f"opset {opset} adds no vector to rows, and ONNX Runtime has no kernels of it",
                 {"opset": opset, "needed": BROADCASTING},
