@@ -44,7 +44,7 @@ STEPS: dict[str, Callable[[tieops.TiedModel, Path], object]] = {
     "untie": lambda model, _: tieops.untie(model),
     "replace head": lambda model, _: tieops.replace_head(model, out_features=8),
     "remove outputs": lambda model, _: tieops.remove_disconnected_outputs(model),
-    "diff": lambda model, path: tieops.diff(model, tieops.from_onnx(path)),
+    "diff": lambda model, _: tieops.diff(model, tieops.TiedModel(model.clone())),
     "picture": lambda model, _: picture_of(model),
     "to_onnx": lambda model, path: tieops.to_onnx(model, path.with_name("out.onnx")),
 }
