@@ -10,6 +10,7 @@ machine tells more about the others.
 
 from __future__ import annotations
 
+import gc
 import sys
 import tempfile
 import time
@@ -67,6 +68,8 @@ def main(largest: int = 100_000) -> bool:
                 model = tieops.from_onnx(path)
                 cells: list[str] = []
                 for step in STEPS.values():
+                    gc.collect()
+                    gc.freeze()  # what the steps before have left is not gone through again
                     start = time.process_time()
                     try:
                         step(model, path)
