@@ -96,8 +96,8 @@ def sessions(
         members: dict[str, Session] = {}
         arranged: dict[str, Arranged] = {}
         for name, model in models.items():
-            each = opened[name]
-            recipe = Recipe(each.path, on, memory, given, optimize, threads, each.limits)
+            file = opened[name]
+            recipe = Recipe(file.path, on, memory, given, optimize, threads, file.limits)
             own = settings_of(recipe)
             arranged[name] = prepare(name, own)
             try:
