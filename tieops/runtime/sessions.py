@@ -74,8 +74,8 @@ def session(
         MissingDependencyError: If onnxruntime is not installed.
         ProviderError: If CUDA was asked for and would not run; names the library or device missing.
         PreconditionError: If the file does not exist, or the provider is none of the three.
-        UntrustedFileError: If external data is missing, too short, outside of its folder, or has
-            other names elsewhere that ``limits`` do not allow.
+        UntrustedFileError: If external data is missing, too short, outside of its folder, or not
+            what ``limits`` allow: its size, hard links.
         UnsupportedModelError: If ONNX Runtime refuses the model.
 
     Example:
