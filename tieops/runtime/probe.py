@@ -129,7 +129,7 @@ def main(name: str) -> None:
 
 
 def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, Any]:
-    recipe = Recipe(**{**request, "limits": Limits(**request["limits"])})
+    recipe = replace(Recipe(**request), limits=Limits(**request["limits"]))
     path = str(request["opened"])
     warm = replace(recipe, opened=_nothing(), options={})
     empty = open_recipe(warm, settings_of(warm))
