@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import parser
+from onnx import numpy_helper, parser
 from typer.testing import CliRunner
 
 import tieops
@@ -31,6 +32,13 @@ READERS = {
     "verify in a sandbox": ["verify", "m.onnx", "m.onnx", "--sandbox"],
     "run": ["run", "m.onnx"],
     "scan": ["scan", "m.onnx", "-j", "1"],
+}
+SESSIONS = {
+    "run": ["run", "tied.onnx", "--memory"],
+    "run on inputs": ["run", "tied.onnx", "--memory", "-i", "x=x.npy"],
+    "verify": ["verify", "tied.onnx", "tied.onnx"],
+    "check": ["check", "tied.onnx", "--runtime"],
+    "check mapped": ["check", "tied.onnx", "--runtime", "--memory", "mapped"],
 }
 PYTORCH = [name for name in READERS if name not in ("run", "scan", "verify in a sandbox")]
 
@@ -105,6 +113,43 @@ def test_links_of_an_installer_are_read_when_they_are_allowed(folder, monkeypatc
     assert ended(monkeypatch, capsys, "inspect", "b.onnx", "--limit", "hard_links=true")[0] == 0
 
 
+def save_tied(folder: Path, node: str = "") -> None:
+    """Write a tied weight of 1.4 MB to a data file of its own, and an input for the model."""
+    proto = parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (int64[n] x) => (float[n, 9000] y) {
+            h = Gather(w, x)  t = Transpose<perm = [1, 0]>(w)  y = MatMul(h, t) }""")
+    proto.graph.node[0].name = node
+    weight = np.random.default_rng(0).standard_normal((9000, 40), np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, folder / "tied.onnx", save_as_external_data=True, location="tied.data")
+    np.save(folder / "x.npy", np.arange(3))
+
+
+@pytest.mark.parametrize("command", SESSIONS)
+def test_sessions_of_commands_read_links_that_are_allowed(command, folder, monkeypatch, capsys):
+    save_tied(folder)
+    (folder / "other").hardlink_to(folder / "tied.data")
+    code, told = ended(monkeypatch, capsys, *SESSIONS[command])
+    assert code == 2
+    assert "or --limit hard_links=true" in told
+    code, told = ended(monkeypatch, capsys, *SESSIONS[command], "--limit", "hard_links=true")
+    assert code == 0, told
+    assert ("1 tie, 0 undone by the runtime" in told) is command.startswith("run")
+
+
+@pytest.mark.parametrize("command", SESSIONS)
+def test_sessions_of_commands_hold_one_copy_within_raised_limits(
+    command, folder, monkeypatch, capsys
+):
+    save_tied(folder, node="n" * 70_000)
+    code, told = ended(monkeypatch, capsys, *SESSIONS[command])
+    assert code == 2
+    assert "or --limit name_bytes=..." in told
+    code, told = ended(monkeypatch, capsys, *SESSIONS[command], "--limit", "name_bytes=100000")
+    assert code == 0, told
+    assert ("1 tie, 0 undone by the runtime" in told) is command.startswith("run")
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("command", PYTORCH)
 def test_every_command_that_reads_pytorch_files_can_trust_them(
@@ -136,16 +181,33 @@ def test_options_of_one_kind_beside_a_model_of_another(folder, monkeypatch, caps
          "--limit is for ONNX files, and m.pt and m.pt are none"),
         (("m.onnx", "m.onnx"), ["--example", "f32[1]"],
          "--example is for TorchScript files, and m.onnx and m.onnx are none"),
+        (("m.onnx", "m.onnx"), ["--trust"],
+         "--trust is for PyTorch files, and m.onnx and m.onnx are none"),
     ]:  # fmt: skip
         code, told = ended(monkeypatch, capsys, "diff", *models, *option)
         assert code == 2
         assert words in told
 
 
-def test_limits_without_a_reader_are_misuse(folder, monkeypatch, capsys):
-    code, told = ended(monkeypatch, capsys, "run", "m.onnx", "-i", "x.npz", "--limit", "nodes=2")
+@pytest.mark.parametrize("command", PYTORCH)
+def test_trust_without_a_pytorch_file_is_misuse(command, folder, monkeypatch, capsys):
+    code, told = ended(monkeypatch, capsys, *READERS[command], "--trust")
     assert code == 2
-    assert "--limit has no effect where inputs are given" in told
+    assert "--trust is for PyTorch files, and m.onnx " in told
+    assert "fix: leave --trust out" in told
+
+
+def test_limits_hold_where_inputs_are_given(folder, monkeypatch, capsys):
+    np.savez("x.npz", x=np.ones((1, 2), np.float32))
+    args = ["run", "m.onnx", "-i", "x.npz", "--limit"]
+    code, told = ended(monkeypatch, capsys, *args, "nodes=1")
+    assert code == 2
+    assert "more than the limit" in told
+    code, told = ended(monkeypatch, capsys, *args, "nodes=2")
+    assert code == 0, told
+
+
+def test_the_runtime_is_asked_about_onnx_alone(folder, monkeypatch, capsys):
     code, told = ended(monkeypatch, capsys, "check", "m.pt2", "--runtime")
     assert code == 2
     assert "ONNX Runtime runs ONNX" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -100,5 +101,38 @@ def test_asking_the_file_system_writes_nothing():
         first = room._writes_every_byte(file.fileno())
         assert room._writes_every_byte(file.fileno()) is first
         assert os.fstat(file.fileno()).st_size == 0
-    with tempfile.TemporaryFile(dir="/dev/shm") as file:  # tmpfs keeps every byte that is written
-        assert room._writes_every_byte(file.fileno())
+
+
+@pytest.mark.parametrize(
+    ("kind", "clones", "known"),
+    [
+        ("ext4", errno.EOPNOTSUPP, True),
+        ("tmpfs", errno.EOPNOTSUPP, True),
+        ("xfs", errno.EOPNOTSUPP, True),
+        ("xfs", 0, False),
+        ("zfs", errno.EOPNOTSUPP, False),  # before 2.2 it compresses, and shares no blocks
+        ("fuse.squash", errno.EOPNOTSUPP, False),
+        ("ext4", errno.EIO, False),
+    ],
+)
+def test_every_byte_counts_on_file_systems_that_are_known(
+    kind, clones, known, tmp_path, monkeypatch
+):
+    def answer(*args: Any) -> int:
+        if clones:
+            raise OSError(clones, os.strerror(clones))
+        return 0
+
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        device = os.fstat(file.fileno()).st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        mounts = tmp_path / "mountinfo"
+        mounts.write_text(
+            "21 1 0:0 / /sys rw shared:7 - sysfs sysfs rw\n"
+            f"36 21 {number} / /mnt\\040here rw,noatime shared:1 master:2 - {kind} /dev/d rw\n"
+        )
+        monkeypatch.setattr(room, "_MOUNTS", mounts)
+        monkeypatch.setattr("fcntl.ioctl", answer)
+        assert room._writes_every_byte(file.fileno()) is known
+        mounts.unlink()
+        assert not room._writes_every_byte(file.fileno())

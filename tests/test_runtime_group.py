@@ -102,6 +102,29 @@ def test_every_kind_of_model_can_share(memory: Any, tmp_path: Path) -> None:
         assert group["encoder"].model is first
 
 
+@pytest.mark.parametrize("given", ["paths", "inside", "TiedModels"])
+@pytest.mark.parametrize("memory", ["packed", "mapped"])
+def test_models_that_were_read_with_raised_limits_share(
+    memory: Any, given: str, tmp_path: Path
+) -> None:
+    table, raised = random(5000, 64), tieops.Limits(name_bytes=100_000, hard_links=True)
+    models: dict[str, Any] = {}
+    for name, each in {"encoder": encoder(table), "decoder": decoder(table)}.items():
+        next(iter(each.ir.graph)).name = "n" * 70_000
+        path = tmp_path / f"{name}.onnx"
+        written = tieops.to_onnx(each, path, external_data=given != "inside")
+        if written.data_path is not None:
+            (tmp_path / f"{name}.other").hardlink_to(written.data_path)
+        models[name] = each if given == "TiedModels" else written.path
+    limits = None if given == "TiedModels" else raised
+    together = tieops.sessions(models, "cpu", memory=memory, limits=limits)
+    (shared,) = together.shared
+    assert shared.nbytes == table.nbytes
+    assert not tieops.resident_bytes(together["decoder"]).undone
+    apart = {name: tieops.session(each, "cpu", memory="default") for name, each in models.items()}
+    np.testing.assert_allclose(ran(together, 5000), ran(apart, 5000), rtol=1e-5, atol=1e-6)
+
+
 def test_a_name_alone_merges_nothing(tmp_path: Path) -> None:
     tables = random(3000, 64), random(3000, 64)
     tables[1][-1, -1] = np.nextafter(tables[1][-1, -1], np.float32(1))

@@ -12,7 +12,7 @@ import onnx_ir
 import pytest
 
 import tieops
-from tieops.errors import PreconditionError
+from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
 from tieops.tied_model import TiedModel
 
 VOCAB, WIDTH = 40_000, 256
@@ -137,3 +137,44 @@ def test_the_data_file_may_go_while_a_session_lives(tmp_path: Path) -> None:
 def test_an_unknown_mode_is_refused(written: Path) -> None:
     with pytest.raises(PreconditionError, match="unknown memory mode 'one'"):
         tieops.session(written, "cpu", memory="one")
+
+
+def long_named(folder: Path) -> Path:
+    """Write a head of 1.3 MB whose first node has a name beyond the default limits."""
+    model = head(5000, 64)
+    next(iter(model.ir.graph)).name = "n" * 70_000
+    return tieops.to_onnx(model, folder / "long.onnx", external_data=True).path
+
+
+@pytest.mark.parametrize("memory", ["packed", "mapped"])
+@pytest.mark.parametrize("given", ["path", "TiedModel", "onnx_ir.Model"])
+def test_a_model_that_was_read_with_raised_limits_is_held_once(
+    given: str, memory: str, tmp_path: Path
+) -> None:
+    path, raised = long_named(tmp_path), tieops.Limits(name_bytes=100_000)
+    if given == "path":
+        session = tieops.session(path, "cpu", memory=memory, limits=raised)
+    else:
+        model = tieops.from_onnx(path, limits=raised)
+        session = tieops.session(model if given == "TiedModel" else model.ir, "cpu", memory=memory)
+    found = tieops.resident_bytes(session)
+    assert [tie.verdict for tie in found.ties] == ["kept"]
+    assert not found.undone
+
+
+def test_a_file_beyond_the_limits_is_left_to_the_runtime(tmp_path: Path) -> None:
+    session = tieops.session(long_named(tmp_path), "cpu", memory="mapped")
+    assert session.run({"ids": [[1]]})["y"].shape == (1, 1, 5000)
+    with pytest.raises(UnsupportedModelError, match="limits=Limits"):
+        tieops.resident_bytes(session)
+
+
+def test_data_with_other_names_is_read_where_that_is_allowed(tmp_path: Path) -> None:
+    written = tieops.to_onnx(head(5000, 64), tmp_path / "m.onnx", external_data=True)
+    assert written.data_path is not None
+    (tmp_path / "other").hardlink_to(written.data_path)
+    with pytest.raises(UntrustedFileError, match=r"limits=Limits\(hard_links=True\)"):
+        tieops.session(written.path, "cpu")
+    allowed = tieops.Limits(hard_links=True)
+    session = tieops.session(written.path, "cpu", memory="mapped", limits=allowed)
+    assert not tieops.resident_bytes(session).undone

@@ -150,6 +150,18 @@ def test_given_inputs_are_used():
     assert [run.outputs[0].ok for run in report.runs] == [True, False]
 
 
+def test_a_session_is_read_within_its_own_limits(tmp_path):
+    model = unary("Neg")
+    next(iter(model.graph)).name = "n" * 70_000
+    path = tmp_path / "m.onnx"
+    onnx_ir.save(model, path)
+    with pytest.raises(UnsupportedModelError, match="more than the limit"):
+        verify(session(path, "cpu"), against=model)
+    raised = tieops.Limits(name_bytes=100_000)
+    assert verify(session(path, "cpu"), against=model, limits=raised)
+    assert verify(session(path, "cpu", limits=raised), against=model)
+
+
 def test_paths_protos_bytes_sessions_and_tied_models(tmp_path):
     neg = unary("Neg")
     path = tmp_path / "m.onnx"

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
-from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
 from tieops.cli.streams import is_stream
 from tieops.errors import PreconditionError
+from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime import Held, ledger_of
@@ -91,7 +92,7 @@ def check(
     if max_duplicate_bytes is not None:
         found += _duplicates(tied, max_duplicate_bytes, model)
     if runtime:
-        found += _undone(model, memory)
+        found += _undone(model, memory, limits_of(reading.limit))
     if as_json:
         print_json({"holds": not found, "findings": [asdict(finding) for finding in found]})
     else:
@@ -127,8 +128,8 @@ def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:
         yield Finding("max-duplicate-bytes", what, f"tieops tie {path} OUT")
 
 
-def _undone(path: str, memory: Memory) -> Iterator[Finding]:
-    for held in ledger_of(Recipe(path, "cpu", memory)).undone:
+def _undone(path: str, memory: Memory, limits: Limits) -> Iterator[Finding]:
+    for held in ledger_of(Recipe(path, "cpu", memory, limits=limits)).undone:
         if held.nbytes < MIN_BYTES:
             continue  # nothing is arranged for these, and little is lost
         names = " = ".join(map(printable, held.names))

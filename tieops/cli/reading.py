@@ -89,16 +89,26 @@ class Reading:
             PreconditionError: If a TorchScript file comes without examples of its inputs; if an
                 option is given that no model here has a use for, or that cannot be read.
         """
+        self.refuse_unused(*names)
+        limits = limits_of(self.limit)
+        return [
+            self._from_torch(Path(name), kind) if kind else _from_onnx(name, limits)
+            for name, kind in ((name, _suffix(name)) for name in names)
+        ]
+
+    def refuse_unused(self, *names: str) -> None:
+        """Refuse an option that none of the models has a use for.
+
+        Raises:
+            PreconditionError: With the option.
+        """
         kinds = [_suffix(name) for name in names]
         if self.examples and not any(kind in _TORCHSCRIPT_SUFFIXES for kind in kinds):
             raise _unused("--example is for TorchScript files", names, self.examples)
         if self.limit and "" not in kinds:
             raise _unused("--limit is for ONNX files", names, self.limit)
-        limits = limits_of(self.limit)
-        return [
-            self._from_torch(Path(name), kind) if kind else _from_onnx(name, limits)
-            for name, kind in zip(names, kinds, strict=True)
-        ]
+        if self.trust and not any(kinds):
+            raise _unused("--trust is for PyTorch files", names)
 
     def _from_torch(self, path: Path, suffix: str) -> TiedModel:
         examples = self.examples if suffix in _TORCHSCRIPT_SUFFIXES else ()
@@ -180,10 +190,10 @@ def limits_of(texts: Sequence[str] | None) -> Limits:
     return Limits(**found)
 
 
-def _unused(what: str, names: Sequence[str], given: Sequence[str]) -> PreconditionError:
+def _unused(what: str, names: Sequence[str], given: Sequence[str] = ()) -> PreconditionError:
     called = " and ".join(map(_called, names))
     none = "is none" if len(names) == 1 else "are none"
-    facts = {"given": ", ".join(map(printable, given))}
+    facts = {"given": ", ".join(map(printable, given))} if given else None
     return PreconditionError(f"{what}, and {called} {none}", facts, f"leave {what.split()[0]} out")
 
 

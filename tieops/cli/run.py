@@ -63,13 +63,11 @@ def run(
     refuse_torch(model)
     if given:
         refuse_unused(context, ("size", "seed"), "where inputs are given")
-        if not sandbox:  # ONNX Runtime alone reads the model then
-            refuse_unused(context, ("limit",), "where inputs are given")
     feeds = _read_inputs(given or [])
     source, limits = source_of(model), limits_of(limit)
-    if not feeds:
+    if limit or not feeds:  # ONNX Runtime knows no limits
         read = tieops.from_onnx(source, limits=limits)
-        feeds = make_inputs(read.ir, sizes=sizes_of(size), seed=seed)
+        feeds = feeds or make_inputs(read.ir, sizes=sizes_of(size), seed=seed)
     held = sandbox_of(sandbox, memory_limit, seconds)
     if held is not None:
         _check_sandboxed(provider, memory)
@@ -78,7 +76,7 @@ def run(
             outputs = dict(zip(names, side.run(feeds, None), strict=True))
         used, note, ledger = "cpu", "running on the CPU, in a sandbox", None
     else:
-        session = tieops.session(source, provider=provider)
+        session = tieops.session(source, provider=provider, limits=limits)
         outputs = session.run(feeds)
         used, note = session.provider, session.note
         ledger = tieops.resident_bytes(session) if memory else None

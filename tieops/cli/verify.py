@@ -20,7 +20,7 @@ from tieops.cli.common import (
     sandbox_of,
     sizes_of,
 )
-from tieops.cli.reading import Limit, Trust, limits_of
+from tieops.cli.reading import Limit, Reading, Trust, limits_of
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]
@@ -54,6 +54,7 @@ def verify(
         tieops verify tied.onnx exported.onnx
     """
     refuse_two_streams(candidate, against)
+    Reading((), trust, limit or ()).refuse_unused(str(candidate), str(against))
     report = tieops.verify(
         source_of(candidate),
         against=source_of(against),

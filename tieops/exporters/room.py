@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from tieops.errors import ExportError
 from tieops.exporters.files import MAKE_ROOM
@@ -12,6 +14,9 @@ from tieops.ir.brief import brief_bytes, printable
 
 __all__ = ["check_room"]
 
+_MOUNTS = Path("/proc/self/mountinfo")
+_PLAIN = ("ext2", "ext3", "ext4", "tmpfs", "xfs")
+"""File systems that never compress; of these XFS may share blocks."""
 _FICLONE = 0x40049409
 """Of Linux on x86 and Arm; Python names it from 3.12 on."""
 
@@ -43,15 +48,28 @@ def check_room(descriptor: int, nbytes: int, name: str) -> None:
 
 
 def _writes_every_byte(descriptor: int) -> bool:
-    """Tell whether a file system neither shares blocks of a copy nor compresses.
+    """Tell whether a file system is known to neither share blocks of a copy nor compress.
 
-    Those that compress (Btrfs, newer ZFS) share blocks too. An empty file is asked to share the
-    blocks of itself: that tells, and writes nothing.
+    An empty file is asked to share the blocks of itself: that tells, and writes nothing.
     """
     import fcntl  # not at the top: reading works where there is none
 
+    if _kind(os.fstat(descriptor).st_dev) not in _PLAIN:
+        return False
     try:
         fcntl.ioctl(descriptor, getattr(fcntl, "FICLONE", _FICLONE), descriptor)
     except OSError as error:
         return error.errno == errno.EOPNOTSUPP
     return False
+
+
+def _kind(device: int) -> str:
+    """Return the type of the file system on a device, or nothing where the system does not tell."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in _MOUNTS.read_text("utf-8", "surrogateescape").splitlines():
+            # ID, parent, device, root, mount point, options; after a dash the type.
+            mount, _, about = line.partition(" - ")
+            if mount.split(" ")[2:3] == [number]:
+                return about.partition(" ")[0]
+    return ""

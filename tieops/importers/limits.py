@@ -90,7 +90,7 @@ def raising(option: str) -> str:
 
     Example:
         >>> raising("nodes")
-        'from_onnx(..., limits=Limits(nodes=...)), or --limit nodes=...'
+        'limits=Limits(nodes=...), or --limit nodes=...'
     """
     value, word = ("True", "true") if option == "hard_links" else ("...", "...")
-    return f"from_onnx(..., limits=Limits({option}={value})), or --limit {option}={word}"
+    return f"limits=Limits({option}={value}), or --limit {option}={word}"

@@ -142,8 +142,12 @@ def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Li
     return TiedModel(model)
 
 
-def read_proto(path: Path) -> tuple[onnx.ModelProto, DataFolder]:
+def read_proto(path: Path, limits: Limits) -> tuple[onnx.ModelProto, DataFolder]:
     """Read and check a file's message alone, for a session: operators are left to its runtime.
+
+    Args:
+        path: The file.
+        limits: What it may ask for.
 
     Returns:
         The message, and the folder that checks its external data.
@@ -152,7 +156,6 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, DataFolder]:
         UntrustedFileError: As `from_onnx`.
         UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
     """
-    limits = Limits()
     with _told_by_name(shown(path.name)):
         file = read_file(path, limits)
         proto = _parse(file.data, shown(path.name), limits)

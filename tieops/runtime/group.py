@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.mapped import map_tensor
 from tieops.runtime.providers import (
@@ -35,6 +36,7 @@ def sessions(
     options: Mapping[str, str] | None = None,
     optimize: bool = True,
     threads: int | None = None,
+    limits: Limits | None = None,
 ) -> Sessions:
     """Load several models into ONNX Runtime; weights that they have in common are held once.
 
@@ -54,6 +56,7 @@ def sessions(
         options: Session configuration entries of ONNX Runtime, for all sessions.
         optimize: False turns every graph optimization of ONNX Runtime off.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+        limits: As for `session`, for each model; one that asks for more shares nothing.
 
     Returns:
         The sessions, by name. Each can be closed alone; the others go on.
@@ -63,6 +66,7 @@ def sessions(
         ProviderError: If CUDA was asked for and would not run; names the library or device missing.
         PreconditionError: If there are no models, a name is no text, a file does not exist, or the
             provider or memory mode is unknown.
+        UntrustedFileError: As for `session`.
         UnsupportedModelError: If ONNX Runtime refuses a model.
         ExportError: If a model that has its weights inside cannot be written to a temporary folder.
 
@@ -92,7 +96,8 @@ def sessions(
         members: dict[str, Session] = {}
         arranged: dict[str, Arranged] = {}
         for name, model in models.items():
-            recipe = Recipe(opened[name].path, on, memory, given, optimize, threads)
+            file = opened[name]
+            recipe = Recipe(file.path, on, memory, given, optimize, threads, file.limits)
             own = settings_of(recipe)
             arranged[name] = prepare(name, own)
             try:
@@ -109,7 +114,8 @@ def sessions(
     given = {key: str(value) for key, value in (options or {}).items()}
     folder = Folder()
     try:
-        opened = open_all(models, folder.path, apart=memory != "default" or blocker is None)
+        apart = memory != "default" or blocker is None
+        opened = open_all(models, folder.path, apart=apart, limits=limits)
         if blocker is None:
             try:
                 shared = find_shared(opened, "cuda")
@@ -190,7 +196,8 @@ def _on_cpu(
         if memory == "default" or model is None or isinstance(path, bytes):
             return Arranged(path)
         mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
-        return hand_over(path, settings, memory, options, mine, optimize=optimize)
+        allowed = opened[name].limits
+        return hand_over(path, settings, memory, options, mine, optimize=optimize, limits=allowed)
 
     return prepare
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx
 from tieops.ir.parameter import Parameter, Slot
 from tieops.progress import progress
@@ -42,7 +41,8 @@ def resident_bytes(session: Session) -> ResidentBytes:
 
     Raises:
         PreconditionError: If the session is closed, or could not be opened again.
-        UnsupportedModelError: If tieops cannot read the model that the session runs.
+        UnsupportedModelError: If tieops cannot read the model that the session runs, or not within
+            the limits that the session was opened with.
 
     Example:
         >>> import numpy as np
@@ -73,9 +73,9 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
 
     Raises:
         PreconditionError: If the file does not exist, or no session can be opened.
-        UnsupportedModelError: If tieops cannot read the model.
+        UnsupportedModelError: If tieops cannot read the model within the recipe's limits.
     """
-    model = from_onnx(recipe.opened, limits=UNLIMITED)  # the runtime has opened it
+    model = from_onnx(recipe.opened, limits=recipe.limits)
     with tempfile.TemporaryDirectory(prefix="tieops-") as name:
         folder = Path(name)
         with progress("measuring what ONNX Runtime holds"):

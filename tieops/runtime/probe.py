@@ -23,6 +23,7 @@ import onnx
 import onnx.defs
 
 from tieops.errors import PreconditionError, TieopsError
+from tieops.importers.limits import Limits
 from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.sessions import open_recipe
 
@@ -128,7 +129,7 @@ def main(name: str) -> None:
 
 
 def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, Any]:
-    recipe = Recipe(**request)
+    recipe = replace(Recipe(**request), limits=Limits(**request["limits"]))
     path = str(request["opened"])
     warm = replace(recipe, opened=_nothing(), options={})
     empty = open_recipe(warm, settings_of(warm))

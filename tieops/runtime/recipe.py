@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tieops.errors import PreconditionError
+from tieops.importers.limits import Limits
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.weights import Memory, check_memory
 
@@ -27,6 +28,7 @@ class Recipe:
         options: Configuration entries of ONNX Runtime that the user gave.
         optimize: Whether graph optimizations are on.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+        limits: What the file may ask of tieops, which reads it to arrange its weights.
     """
 
     opened: str | bytes = field(repr=False)
@@ -35,6 +37,7 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     optimize: bool = True
     threads: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def check_choices(provider: object, memory: object, options: object, threads: object) -> None:

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tieops.errors import (
-    PreconditionError,
-    ProviderError,
-    UnsupportedModelError,
-)
+from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.importers.limits import Limits
 from tieops.ir.brief import printable
 from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, check_feeds, fitted
@@ -28,7 +25,7 @@ from tieops.runtime.providers import (
 )
 from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
 from tieops.runtime.running import run_arrays, run_bound
-from tieops.runtime.source import Folder, Runnable, source
+from tieops.runtime.source import Folder, Runnable, limits_for, source
 from tieops.runtime.tensors import tensors_of, to_host, torch_module
 from tieops.runtime.weights import Arranged, Memory, arrange
 
@@ -48,6 +45,7 @@ def session(
     options: Mapping[str, str] | None = None,
     optimize: bool = True,
     threads: int | None = None,
+    limits: Limits | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -64,6 +62,9 @@ def session(
             ``{"session.disable_prepacking": "1"}``.
         optimize: False turns every graph optimization of ONNX Runtime off.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
+        limits: What a file may ask for, as for ``from_onnx``, which tieops reads to arrange its
+            weights. One that asks for more is opened with ONNX Runtime's own copies of them. An
+            imported model has been held to limits before, and is to none here.
 
     Returns:
         The session. With "cuda", single nodes for which ONNX Runtime has no CUDA kernel still run
@@ -73,6 +74,8 @@ def session(
         MissingDependencyError: If onnxruntime is not installed.
         ProviderError: If CUDA was asked for and would not run; names the library or device missing.
         PreconditionError: If the file does not exist, or the provider is none of the three.
+        UntrustedFileError: If external data is missing, too short, outside of its folder, or not
+            what ``limits`` allow: its size, hard links.
         UnsupportedModelError: If ONNX Runtime refuses the model.
 
     Example:
@@ -88,7 +91,8 @@ def session(
     try:
         opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
         given = {key: str(value) for key, value in (options or {}).items()}
-        recipe = Recipe(opened, provider, memory, given, optimize, threads)
+        allowed = limits_for(model, limits)
+        recipe = Recipe(opened, provider, memory, given, optimize, threads, allowed)
         inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
     except BaseException:
         folder.remove()
@@ -331,7 +335,12 @@ def _open_on_cpu(
     recipe: Recipe, settings: Any, note: str
 ) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
     arranged = arrange(
-        recipe.opened, settings, recipe.memory, recipe.options, optimize=recipe.optimize
+        recipe.opened,
+        settings,
+        recipe.memory,
+        recipe.options,
+        optimize=recipe.optimize,
+        limits=recipe.limits,
     )
     inner = create(arranged.opened, settings, "cpu")
     arranged.created()

@@ -12,11 +12,12 @@ import onnx_ir
 
 from tieops.detect.common import find_equal
 from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.importers.limits import UNLIMITED, Limits
 from tieops.importers.onnx import from_onnx
 from tieops.ir.brief import brief, printable
 from tieops.ir.parameter import Parameter
 from tieops.runtime.mapped import can_be_mapped
-from tieops.runtime.source import Runnable, source
+from tieops.runtime.source import Runnable, limits_for, source
 from tieops.tied_model import TiedModel
 
 __all__ = ["Opened", "Shared", "find_shared", "open_all"]
@@ -31,10 +32,12 @@ class Opened:
 
     Args:
         path: Its path, or its bytes.
+        limits: What the file may ask for.
         model: What tieops reads there; None where it reads nothing, and nothing can be shared.
     """
 
     path: str | bytes
+    limits: Limits
     model: TiedModel | None = None
     was_inside: bool = False
     """Whether it had its weights inside."""
@@ -78,13 +81,16 @@ class Shared:
         return f"{brief(self.tensor.dtype, tuple(self.tensor.shape.numpy()))}: {where}"
 
 
-def open_all(models: Mapping[str, Runnable], folder: Path, *, apart: bool) -> dict[str, Opened]:
+def open_all(
+    models: Mapping[str, Runnable], folder: Path, *, apart: bool, limits: Limits | None
+) -> dict[str, Opened]:
     """Return what to open for each name; a model that has several names is written once.
 
     Args:
         models: The models, by name.
         folder: Where to write what has to be written.
         apart: Give a model that has its weights inside a data file, so that they can be mapped.
+        limits: What the files that are given may ask for; None for the defaults.
 
     Raises:
         PreconditionError: If a path is not a file, or a model is none that can be run.
@@ -98,7 +104,11 @@ def open_all(models: Mapping[str, Runnable], folder: Path, *, apart: bool) -> di
         if key not in known:
             place = folder / str(len(known))
             place.mkdir()
-            known[key] = _open_apart(model, place) if apart else Opened(source(model, place))
+            allowed = limits_for(model, limits)
+            if apart:
+                known[key] = _open_apart(model, place, allowed)
+            else:
+                known[key] = Opened(source(model, place), allowed)
         opened[name] = known[key]
     if any(each.was_inside for each in known.values()):
         # A graph refers to itself, and one small tensor of a message keeps the whole message.
@@ -106,21 +116,22 @@ def open_all(models: Mapping[str, Runnable], folder: Path, *, apart: bool) -> di
     return opened
 
 
-def _open_apart(model: Runnable, folder: Path) -> Opened:
+def _open_apart(model: Runnable, folder: Path, limits: Limits) -> Opened:
     path = source(model, folder, apart=True)
     try:
-        read = from_onnx(path)
+        read = from_onnx(path, limits=limits)
     except (UnsupportedModelError, PreconditionError):
-        return Opened(path)  # it has what tieops would lose, and ONNX Runtime may run
+        return Opened(path, limits)  # it has what tieops would lose, and ONNX Runtime may run
     held = [value.const_value for value in read.ir.graph.initializers.values()]
     inside = any(each is not None and each.nbytes >= MIN_SHARED_BYTES for each in held)
     if not inside or any(isinstance(each, onnx_ir.ExternalTensor) for each in held):
-        return Opened(path, read if isinstance(path, str) else None)
+        return Opened(path, limits, read if isinstance(path, str) else None)
     # Imported late, as by `source`: files with a data file beside them need no exporter.
     from tieops.exporters.onnx import to_onnx
 
     written = to_onnx(read, folder / "apart.onnx", external_data=True, tie_form="portable")
-    return Opened(str(written.path), from_onnx(written.path), was_inside=True)
+    again = from_onnx(written.path, limits=UNLIMITED)  # it is what was read just now
+    return Opened(str(written.path), UNLIMITED, again, was_inside=True)
 
 
 def find_shared(opened: Mapping[str, Opened], device: str) -> tuple[Shared, ...]:

@@ -13,11 +13,12 @@ import onnx
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.importers.limits import UNLIMITED, Limits
 from tieops.importers.remote import is_url, shown
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
-__all__ = ["Folder", "Runnable", "source"]
+__all__ = ["Folder", "Runnable", "limits_for", "source"]
 
 Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 """What a session can be made from: a model, its path, or its bytes."""
@@ -59,6 +60,21 @@ def source(model: Runnable, folder: Path, *, apart: bool = False) -> str | bytes
     if isinstance(model, onnx.ModelProto):
         return model.SerializeToString()
     return str(_as_file(model, folder, apart))
+
+
+def limits_for(model: Runnable, limits: Limits | None) -> Limits:
+    """Return what the file of a model may ask for.
+
+    Args:
+        model: The model.
+        limits: What the caller allows a file; None for the defaults.
+
+    Returns:
+        The caller's limits; none for the file that `source` writes of a model that was read before.
+    """
+    if isinstance(model, (TiedModel, onnx_ir.Model)):
+        return UNLIMITED
+    return Limits() if limits is None else limits
 
 
 def _as_file(

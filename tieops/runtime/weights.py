@@ -29,6 +29,7 @@ import onnx
 
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.importers.external_data import DataFolder
+from tieops.importers.limits import Limits
 from tieops.importers.onnx import read_proto
 from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
@@ -103,6 +104,7 @@ def arrange(
     options: Mapping[str, str],
     *,
     optimize: bool = True,
+    limits: Limits,
 ) -> Arranged:
     """Arrange the tied weights of a model that is about to be opened on the CPU.
 
@@ -112,13 +114,14 @@ def arrange(
         memory: "packed", "mapped" or "default".
         options: Configuration entries that the user gave, which are left as they are.
         optimize: Whether the graph may be changed for speed.
+        limits: What the file may ask for; one that asks for more is left to the runtime.
 
     Returns:
         What to open. Unchanged where there is nothing to arrange: no ties, no data file.
     """
     if memory == "default" or isinstance(opened, bytes):
         return Arranged(opened)
-    return hand_over(opened, settings, memory, options, {}, optimize=optimize)
+    return hand_over(opened, settings, memory, options, {}, optimize=optimize, limits=limits)
 
 
 def hand_over(
@@ -129,6 +132,7 @@ def hand_over(
     shared: Mapping[str, Mapped],
     *,
     optimize: bool = True,
+    limits: Limits,
 ) -> Arranged:
     """Hand a session's tied weights over to it, and those that it shares with other sessions.
 
@@ -139,11 +143,12 @@ def hand_over(
         options: Configuration entries that the user gave, which are left as they are.
         shared: The mapping of each weight that other sessions have too, by its name here.
         optimize: Whether the graph may be changed for speed.
+        limits: As for `arrange`.
 
     Returns:
         What to open.
     """
-    read = _readable(opened)
+    read = _readable(opened, limits)
     if read is None:
         return Arranged(opened)
     proto, folder = read
@@ -172,12 +177,12 @@ def hand_over(
     return Arranged(changed, tuple(mappings), memory, alive, read_once)
 
 
-def _readable(opened: str) -> tuple[onnx.ModelProto, DataFolder] | None:
+def _readable(opened: str, limits: Limits) -> tuple[onnx.ModelProto, DataFolder] | None:
     """Return the model that is about to be opened, or None where it is left to the runtime."""
     if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
         return None
     try:
-        return read_proto(Path(opened))
+        return read_proto(Path(opened), limits)
     except UnsupportedModelError:
         return None  # it has what tieops would lose, and ONNX Runtime may run
 

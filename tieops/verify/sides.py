@@ -145,11 +145,12 @@ def open_side(
         >>> side.close()
     """
     if isinstance(model, Session):
-        return OnnxSide(label_of(model.model), model, own=False, limits=limits)
+        allowed = limits or model.recipe.limits
+        return OnnxSide(label_of(model.model), model, own=False, limits=allowed)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
-        sess = session(model, provider, optimize=optimize)
+        sess = session(model, provider, optimize=optimize, limits=limits)
         return OnnxSide(label_of(model), sess, own=True, limits=limits)
     # Who holds a torch model has imported torch; who does not need not have it.
     torch = sys.modules.get("torch")

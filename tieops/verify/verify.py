@@ -69,7 +69,8 @@ def verify(
         provider: What runs the ONNX sides; a Session keeps its own.
         optimize: False turns ONNX Runtime's graph optimizations off.
         trust: As for ``from_torch``: a PyTorch file may run code when it is opened.
-        limits: As for ``from_onnx``: what an ONNX file may hold.
+        limits: As for ``from_onnx``: what an ONNX file may hold; by default a Session
+            keeps its own.
         sandbox: Open and run what is not this process's own (files, bytes, graphs) each in a
             process of its own, with an end to its memory and time; `Sandbox` says how much.
         raises: False returns a report of unequal or incomparable models instead of raising.
