@@ -240,7 +240,7 @@ def test_auto_says_what_it_took_and_why(capfd):
 
 def test_a_silent_fallback_is_caught(monkeypatch):
     # The checks beforehand find nothing; ONNX Runtime all the same runs on the CPU.
-    monkeypatch.setattr("tieops.runtime.sessions.cuda_blocker", lambda: None)
+    monkeypatch.setattr("tieops.runtime.opening.cuda_blocker", lambda: None)
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"]
     )

@@ -9,6 +9,7 @@ from tieops.errors import PreconditionError, ProviderError, UnsupportedModelErro
 from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.mapped import map_tensor
+from tieops.runtime.opening import create
 from tieops.runtime.providers import (
     cuda_blocker,
     first_line,
@@ -17,7 +18,7 @@ from tieops.runtime.providers import (
     onnxruntime_module,
 )
 from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
-from tieops.runtime.sessions import Session, create
+from tieops.runtime.sessions import Session
 from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
 from tieops.runtime.weights import Arranged, Memory, hand_over

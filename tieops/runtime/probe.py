@@ -24,8 +24,8 @@ import onnx.defs
 
 from tieops.errors import PreconditionError, TieopsError
 from tieops.importers.limits import Limits
+from tieops.runtime.opening import open_recipe
 from tieops.runtime.recipe import Recipe, settings_of
-from tieops.runtime.sessions import open_recipe
 
 __all__ = ["Measured", "Probe", "main", "probe"]
 
