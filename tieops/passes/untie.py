@@ -95,9 +95,9 @@ def untie_in_place(
     ways = Ways(model, names)
     tied = TiedModel(model)
     # Only functions have to be changed before: without them the graph is traced once.
-    if _lift_held(tied, ways, targets):
+    if model.functions and _lift_held(tied, ways, targets):
         tied = TiedModel(model)
-    if _part_ways(tied, ways, targets, together=together):
+    if model.functions and _part_ways(tied, ways, targets, together=together):
         tied = TiedModel(model)
     leaver = Leaver(model, names)
     changes: list[Change] = []
