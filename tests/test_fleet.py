@@ -15,6 +15,7 @@ from typing import Any
 import distributed
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 from typer.testing import CliRunner
 
@@ -311,3 +312,15 @@ def test_the_command_prints_lines_and_a_summary(models: Path, tmp_path: Path) ->
     result = CliRunner().invoke(app, ["scan", good, "-o", str(out), "-j", "1", "--json"])
     assert json.loads(result.stdout)["wasted_bytes"] == 2 * 3000 * 32 * 4
     assert len(lines(out)) == 2
+
+
+def test_what_would_not_be_joined_is_not_waste(tmp_path: Path) -> None:
+    graph = onnx_ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y)'
+        "<float[2] a = {1, 1}, float[2] b = {1, 1}> { h = Mul(x, a)  y = Mul(h, b) }"
+    )
+    onnx_ir.save(graph, tmp_path / "m.onnx")
+    (record,) = tieops.scan(tmp_path, workers=1)
+    (found,) = record.duplicates
+    assert found.held_back
+    assert (found.wasted_bytes, record.wasted_bytes) == (8, 0)

@@ -358,3 +358,14 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(files, monkeypatch)
         looked_at(files["head", "gemm"], "packed")
     assert "it says: no room" in str(caught.value)
     assert sys.executable not in str(caught.value)
+
+
+def test_a_session_whose_file_was_replaced_is_not_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    tieops.to_onnx(tied(READERS["head"]), path, external_data=True)
+    with tieops.session(path, "cpu") as session:
+        assert tieops.resident_bytes(session).ties
+        tieops.to_onnx(tieops.untie(tied(READERS["head"])), path, external_data=True)
+        with pytest.raises(PreconditionError, match="its file was replaced"):
+            tieops.resident_bytes(session)
+        assert session.run({"ids": [[1]]})["y"].shape == (1, 1, VOCAB)

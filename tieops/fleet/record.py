@@ -134,9 +134,9 @@ class ScanRecord:
 
     @property
     def wasted_bytes(self) -> int:
-        """What is known to be stored twice."""
+        """What is known to be stored twice and would be joined: constants and the like are not."""
         known = (each for each in self.duplicates if each.evidence != Evidence.SAMPLES)
-        return sum(each.wasted_bytes for each in known)
+        return sum(each.wasted_bytes for each in known if not each.held_back)
 
     @property
     def likely_wasted_bytes(self) -> int:

@@ -40,7 +40,8 @@ def resident_bytes(session: Session) -> ResidentBytes:
         itself; ``to_dict()`` is for JSON.
 
     Raises:
-        PreconditionError: If the session is closed, or could not be opened again.
+        PreconditionError: If the session is closed, its file was replaced, or it could not be
+            opened again.
         UnsupportedModelError: If tieops cannot read the model that the session runs, or not within
             the limits that the session was opened with.
 
@@ -62,6 +63,12 @@ def resident_bytes(session: Session) -> ResidentBytes:
     """
     if session.is_closed:
         raise PreconditionError("cannot look into the session: it is closed", {}, "open a new one")
+    if not session.is_current:
+        raise PreconditionError(
+            "cannot look into the session: its file was replaced since it was opened",
+            {"file": session.recipe.opened},
+            "open a new one",
+        )
     return ledger_of(session.recipe)
 
 

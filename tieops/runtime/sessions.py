@@ -20,7 +20,7 @@ from tieops.runtime.providers import (
 )
 from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
 from tieops.runtime.running import run_arrays, run_bound
-from tieops.runtime.source import Folder, Runnable, limits_for, source
+from tieops.runtime.source import Folder, Runnable, limits_for, mark_of, source
 from tieops.runtime.tensors import tensors_of, to_host, torch_module
 from tieops.runtime.weights import Arranged, Memory
 
@@ -130,6 +130,7 @@ class Session:
         self._folder: Folder | None = folder
         self.model = model
         self.recipe = recipe
+        self._mark = mark_of(recipe.opened)
         self.provider: Literal["cuda", "cpu"] = "cuda" if recipe.provider == "cuda" else "cpu"
         self.note = note
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
@@ -156,6 +157,11 @@ class Session:
     def is_closed(self) -> bool:
         """Whether it has been closed."""
         return self._inner is None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file it was opened from is still the one that has this name."""
+        return mark_of(self.recipe.opened) == self._mark
 
     def placement(self) -> Placement:
         """Tell which nodes run on which provider, and which fell to the CPU.

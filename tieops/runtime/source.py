@@ -18,7 +18,7 @@ from tieops.importers.remote import is_url, shown
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
-__all__ = ["Folder", "Runnable", "limits_for", "source"]
+__all__ = ["Folder", "Runnable", "limits_for", "mark_of", "source"]
 
 Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 """What a session can be made from: a model, its path, or its bytes."""
@@ -75,6 +75,17 @@ def limits_for(model: Runnable, limits: Limits | None) -> Limits:
     if isinstance(model, (TiedModel, onnx_ir.Model)):
         return UNLIMITED
     return Limits() if limits is None else limits
+
+
+def mark_of(opened: str | bytes) -> tuple[int, ...] | None:
+    """Return what tells a file from one that took its name later; None of bytes, and of no file."""
+    if isinstance(opened, bytes):
+        return None
+    try:
+        status = os.stat(opened)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _as_file(
