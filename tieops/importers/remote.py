@@ -135,7 +135,7 @@ class RemoteFile:
         if joined and joined[-1][0] and not self._by_ranges:
             raise UntrustedFileError(
                 f"cannot read parts of {self.name}",
-                {"its server says": "the whole file or nothing"},
+                {"its server": "gives no ranges: the whole file or nothing"},
                 "download it, and open the file",
             )
         for some in (joined[at : at + 1024] for at in range(0, len(joined), 1024)):
@@ -294,6 +294,7 @@ def _told(name: str, error: Exception) -> TieopsError:
         known = "http, https, s3, gs, abfs, memory and all others that fsspec has"
         return PreconditionError(f"{name} is no URL that fsspec knows", {"known": known})
     status, kind = getattr(error, "status", None), type(error).__name__
+    what = "its server says"
     if isinstance(error, FileNotFoundError):
         return UntrustedFileError(f"there is no file {name}", None, "check the URL")
     if isinstance(error, TimeoutError):
@@ -309,9 +310,10 @@ def _told(name: str, error: Exception) -> TieopsError:
         text = re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"]*", "", str(error)))
         text = text if kind == "RangeError" else f"{kind}: {text}"
         said = printable(text.split("\n")[0])[:200]
-        network = isinstance(error, OSError)
-        fix = "check the URL and the network" if network else "download it, and open the file"
-    return UntrustedFileError(f"cannot read {name}", {"its server says": said}, fix)
+        fix = "download it, and open the file"
+        if isinstance(error, OSError):  # nobody answered
+            what, fix = "the connection failed", "check the URL and the network"
+    return UntrustedFileError(f"cannot read {name}", {what: said}, fix)
 
 
 def settle_remote(model: onnx_ir.Model, file: RemoteFile) -> None:
