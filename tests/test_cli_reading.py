@@ -125,27 +125,25 @@ def save_tied(folder: Path, node: str = "") -> None:
     np.save(folder / "x.npy", np.arange(3))
 
 
-@pytest.mark.parametrize("command", SESSIONS)
-def test_sessions_of_commands_read_links_that_are_allowed(command, folder, monkeypatch, capsys):
-    save_tied(folder)
-    (folder / "other").hardlink_to(folder / "tied.data")
-    code, told = ended(monkeypatch, capsys, *SESSIONS[command])
-    assert code == 2
-    assert "or --limit hard_links=true" in told
-    code, told = ended(monkeypatch, capsys, *SESSIONS[command], "--limit", "hard_links=true")
-    assert code == 0, told
-    assert ("1 tie, 0 undone by the runtime" in told) is command.startswith("run")
+RAISED = {
+    "a hard link": ("", "hard_links=true", "hard_links=true"),
+    "a long name": ("n" * 70_000, "name_bytes=...", "name_bytes=100000"),
+}
 
 
 @pytest.mark.parametrize("command", SESSIONS)
+@pytest.mark.parametrize("name", RAISED)
 def test_sessions_of_commands_hold_one_copy_within_raised_limits(
-    command, folder, monkeypatch, capsys
+    name, command, folder, monkeypatch, capsys
 ):
-    save_tied(folder, node="n" * 70_000)
+    node, advised, limit = RAISED[name]
+    save_tied(folder, node=node)
+    if name == "a hard link":
+        (folder / "other").hardlink_to(folder / "tied.data")
     code, told = ended(monkeypatch, capsys, *SESSIONS[command])
     assert code == 2
-    assert "or --limit name_bytes=..." in told
-    code, told = ended(monkeypatch, capsys, *SESSIONS[command], "--limit", "name_bytes=100000")
+    assert f"or --limit {advised}" in told
+    code, told = ended(monkeypatch, capsys, *SESSIONS[command], "--limit", limit)
     assert code == 0, told
     assert ("1 tie, 0 undone by the runtime" in told) is command.startswith("run")
 
