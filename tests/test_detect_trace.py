@@ -11,9 +11,9 @@ import onnx_ir
 import pytest
 
 from tests.counting import assert_linear
-from tieops.detect.moves import static_ints
 from tieops.detect.trace import trace
 from tieops.errors import UnsupportedModelError
+from tieops.ir.operators.operands import known_ints
 from tieops.tied_model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
@@ -88,12 +88,12 @@ def test_a_reshape_to_a_computed_shape_is_a_reader() -> None:
 
 def test_a_shape_that_a_caller_may_override_is_not_static() -> None:
     value = onnx_ir.Value(name="to", const_value=onnx_ir.tensor([2, 2]))
-    assert static_ints(value) == (2, 2)
+    assert known_ints(value) == (2, 2)
     onnx_ir.Graph([value], [], nodes=[])
-    assert static_ints(value) is None
-    assert static_ints(None) is None
-    assert static_ints(onnx_ir.Value(const_value=onnx_ir.tensor(np.ones(5000, "i8")))) is None
-    assert static_ints(onnx_ir.Value(const_value=onnx_ir.tensor(np.ones(2, "f4")))) is None
+    assert known_ints(value) is None
+    assert known_ints(None) is None
+    assert known_ints(onnx_ir.Value(const_value=onnx_ir.tensor(np.ones(5000, "i8")))) is None
+    assert known_ints(onnx_ir.Value(const_value=onnx_ir.tensor(np.ones(2, "f4")))) is None
 
 
 def test_a_concat_beside_a_computed_part_is_a_reader() -> None:

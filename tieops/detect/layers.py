@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir
 
-from tieops.detect.roles import is_learnable_role, kind_of, role_of
 from tieops.detect.trace import Arrival, Trace
 from tieops.ir.layers import Layer
 from tieops.ir.names import TORCH_KIND, is_made_up, origin_of, recorded_names
+from tieops.ir.operators.roles import is_learnable_role, kind_of, role_of
 from tieops.ir.parameter import Parameter, Read, Slot
 from tieops.ir.scopes import Scope, all_graphs, is_constant, scope_of
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.detect.moves import Moves
+from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Entry, Parameter
 from tieops.ir.scopes import call_paths, function_graphs, stored_values
 from tieops.ir.view import View
@@ -71,7 +71,7 @@ def trace(model: onnx_ir.Model) -> Trace:
     paths = call_paths(model)
     functions = function_graphs(model)
     outputs = set(model.graph.outputs)
-    moves = Moves()
+    transfer = ViewTransfer()
     arrivals: dict[onnx_ir.Value, list[Arrival]] = {}
     exposures: list[Exposure] = []
     for value in stored_values(model):
@@ -97,7 +97,7 @@ def trace(model: onnx_ir.Model) -> Trace:
                     path = (*at.path, node)
                     stack.append(_At(callee.inputs[index], at.view, at.nodes, path, entry))
                     continue
-                onward = moves.onward(node, index, at.view)
+                onward = transfer.through(node, index, at.view)
                 if onward is None:
                     found.append(
                         Arrival(parameter, at.view, at.nodes, node, index, at.path, at.entry)

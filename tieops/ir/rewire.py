@@ -10,17 +10,16 @@ from collections.abc import Iterable, Iterator
 import onnx_ir
 
 from tieops.ir.fresh import FreshNames
+from tieops.ir.operators.views import is_concat, is_view, transpose_order
 from tieops.ir.view import Shape
 
 __all__ = [
     "Turned",
     "drop_unread",
     "hoist",
-    "is_view",
     "merge_views",
     "permute",
     "substitute",
-    "transposes",
 ]
 
 
@@ -72,18 +71,8 @@ def permute(
 
 def _transposing(value: onnx_ir.Value, perm: Shape) -> Iterator[onnx_ir.Node]:
     for node, index in value.uses():
-        if index == 0 and transposes(node, len(perm)) == perm:
+        if index == 0 and transpose_order(node, len(perm)) == perm:
             yield node
-
-
-def transposes(node: onnx_ir.Node, rank: int) -> Shape | None:
-    """Return the order of axes if the node is a Transpose, else None."""
-    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
-        return None
-    attr = node.attributes.get("perm")
-    if attr is None:
-        return tuple(reversed(range(rank)))
-    return None if attr.is_ref() else tuple(attr.as_ints())
 
 
 def substitute(
@@ -108,7 +97,7 @@ def substitute(
     rank = len(perm)
     turned = {} if turned is None else turned
     for node, _ in old.uses():
-        inner = transposes(node, rank)
+        inner = transpose_order(node, rank)
         if inner is None or node.outputs[0].is_graph_output():
             continue
         both = tuple(perm[axis] for axis in inner)
@@ -172,22 +161,6 @@ def hoist(model: onnx_ir.Model, value: onnx_ir.Value, names: FreshNames) -> onnx
     return new
 
 
-_VIEW_OPS = frozenset((
-    "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Cast",
-    "DequantizeLinear",
-))  # fmt: skip
-
-
-def is_view(node: onnx_ir.Node) -> bool:
-    """Tell whether a node only moves, casts or dequantizes the elements of its first input.
-
-    Example:
-        >>> is_view(onnx_ir.node("Slice", [None])), is_view(onnx_ir.node("Relu", [None]))
-        (True, False)
-    """
-    return node.op_type in _VIEW_OPS and node.domain in ("", "ai.onnx")
-
-
 def merge_views(values: Iterable[onnx_ir.Value]) -> None:
     """Make one node of equal nodes that read the same stored tensors, and so on down their views.
 
@@ -200,8 +173,7 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
         value = pending.pop()
         seen: dict[object, onnx_ir.Node] = {}
         for node in dict.fromkeys(use.node for use in value.uses()):
-            joins = node.op_type == "Concat" and node.domain in ("", "ai.onnx")
-            if not (joins or is_view(node)):
+            if not (is_concat(node) or is_view(node)):
                 continue
             attributes = tuple(sorted((key, str(a.value)) for key, a in node.attributes.items()))
             key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
-from tieops.detect.moves import static_ints, static_operand
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
+from tieops.ir.operators.operands import Missing, known_ints, operand
 
 __all__ = ["Following", "follow"]
 
@@ -151,15 +151,20 @@ def _is_given(node: onnx_ir.Node, index: int) -> bool:
     return index < len(node.inputs) and node.inputs[index] is not None
 
 
+def _known(node: onnx_ir.Node, index: int, name: str) -> tuple[int, ...] | None:
+    found = operand(node, index, name)
+    return None if isinstance(found, Missing) else found
+
+
 def _axes(node: onnx_ir.Node, rank: int) -> list[int]:
-    return sorted(axis % rank for axis in static_operand(node, 1, "axes") or ())
+    return sorted(axis % rank for axis in _known(node, 1, "axes") or ())
 
 
 def _squeezed(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int
 ) -> list[tuple[onnx_ir.Value, int]]:
     sizes: list[object] = [] if value.shape is None else list(value.shape)
-    if static_operand(node, 1, "axes") is not None:
+    if _known(node, 1, "axes") is not None:
         gone = _axes(node, len(sizes))
     elif not _is_given(node, 1) and all(isinstance(size, int) for size in sizes):
         gone = [each for each, size in enumerate(sizes) if size == 1]
@@ -171,7 +176,7 @@ def _squeezed(
 
 
 def _unsqueezed(node: onnx_ir.Node, axis: int, rank: int) -> int:
-    added = rank + len(static_operand(node, 1, "axes") or ())
+    added = rank + len(_known(node, 1, "axes") or ())
     new = set(_axes(node, added))
     return [each for each in range(added) if each not in new][axis]
 
@@ -205,7 +210,7 @@ def _reduced(
     if node.op_type in ("ArgMax", "ArgMin"):
         attr = node.attributes.get("axis")
         axes = [(0 if attr is None else attr.as_int()) % rank]
-    elif _is_given(node, 1) and static_operand(node, 1, "axes") is None:
+    elif _is_given(node, 1) and _known(node, 1, "axes") is None:
         raise _baked(node, value, old, "which axes it reduces is not known")
     else:
         noop = node.attributes.get("noop_with_empty_axes")
@@ -229,10 +234,10 @@ def _shows(node: onnx_ir.Node, value: onnx_ir.Value, axis: int) -> bool:
     for reader, index in node.outputs[0].uses():
         taken: list[int] | None = None
         if reader.op_type == "Gather" and index == 0:
-            found = static_ints(reader.inputs[1])
+            found = known_ints(reader.inputs[1])
             taken = None if found is None else [picked[each] for each in found]
         elif reader.op_type == "Slice" and index == 0:
-            starts, ends = static_ints(reader.inputs[1]), static_ints(reader.inputs[2])
+            starts, ends = known_ints(reader.inputs[1]), known_ints(reader.inputs[2])
             if starts and ends and len(reader.inputs) < 5:
                 taken = list(picked[slice(starts[0], ends[0])])
         if taken is None or axis in taken:
@@ -243,7 +248,7 @@ def _shows(node: onnx_ir.Node, value: onnx_ir.Value, axis: int) -> bool:
 def _reshape(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int, plan: Following
 ) -> list[tuple[onnx_ir.Value, int]]:
-    target = static_ints(node.inputs[1])
+    target = known_ints(node.inputs[1])
     shape: list[object] = [] if value.shape is None else list(value.shape)
     behind = shape[axis + 1 :]
     if target is None or not all(isinstance(size, int) for size in behind):
@@ -297,7 +302,7 @@ def _gather(
     along = (0 if attr is None else attr.as_int()) % max(_rank(value), 1)
     if index != 0:
         raise _baked(node, value, old, "it is used as indices")
-    indices = static_ints(node.inputs[1])
+    indices = known_ints(node.inputs[1])
     rank = _rank(node.inputs[1]) if node.inputs[1] is not None else 0
     if along != axis:
         return [(node.outputs[0], axis if axis < along else axis + rank - 1)]
@@ -310,7 +315,7 @@ def _slice(
     node: onnx_ir.Node, value: onnx_ir.Value, axis: int, old: int, new: int
 ) -> list[tuple[onnx_ir.Value, int]]:
     starts, ends, axes, steps = (
-        static_operand(node, place, name)
+        _known(node, place, name)
         for place, name in enumerate(("starts", "ends", "axes", "steps"), 1)
     )
     if starts is None or ends is None:
@@ -332,7 +337,7 @@ def _top_k(
     along = (-1 if attr is None else attr.as_int()) % max(_rank(value), 1)
     if along != axis:
         return [(output, axis) for output in node.outputs]
-    count = static_operand(node, 1, "k")
+    count = _known(node, 1, "k")
     if count is None or count[0] > new:
         raise _baked(node, value, old, "it takes more elements than there will be")
     return []

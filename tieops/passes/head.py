@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.detect.moves import static_ints
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
 from tieops.ir.layers import Layer
+from tieops.ir.operators.operands import known_ints
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import subgraphs_of
 from tieops.select import one_layer, slots_of
@@ -245,7 +245,7 @@ def _around(
 
 def _is_flattened(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
     """Tell whether a Reshape keeps the last axis and makes one of all others."""
-    target, shape = static_ints(node.inputs[1]), source.shape
+    target, shape = known_ints(node.inputs[1]), source.shape
     return target is not None and shape is not None and len(target) == 2 and (
         target[0] == -1 and target[1] == shape[-1]
     )  # fmt: skip
@@ -256,7 +256,7 @@ def _is_restored(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
     shape = source.shape
     if shape is None or node.outputs[0].shape is None:
         return False
-    target = static_ints(node.inputs[1])
+    target = known_ints(node.inputs[1])
     if target is not None:
         leading = [size if isinstance(size, int) else -1 for size in list(shape)[:-1]]
         return list(target[:-1]) == leading and leading.count(-1) <= 1
@@ -269,7 +269,7 @@ def _is_restored(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
     return (
         cut is not None
         and cut.op_type == "Slice"
-        and (static_ints(cut.inputs[1]), static_ints(cut.inputs[2])) == ((0,), (-1,))
+        and (known_ints(cut.inputs[1]), known_ints(cut.inputs[2])) == ((0,), (-1,))
         and whole is not None
         and whole.op_type == "Shape"
         and whole.inputs[0] is source

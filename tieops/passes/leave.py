@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir
 
-from tieops.detect.moves import Moves
 from tieops.ir.brief import brief_bytes
 from tieops.ir.copies import copy_nodes, store
 from tieops.ir.fresh import FreshNames
@@ -30,16 +29,13 @@ from tieops.ir.names import (
     set_names,
     set_origin,
 )
+from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "cuts_off", "cutting", "handle_of"]
-
-_CUTS = frozenset(("Slice", "Split"))
-_PERMUTES = frozenset(("Identity", "Transpose"))
-_RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
+__all__ = ["Leaver", "cutting", "handle_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -55,15 +51,10 @@ def handle_of(slot: Slot) -> object:
     return slot.path, slot.node, slot.index
 
 
-def cuts_off(node: onnx_ir.Node) -> bool:
-    """Tell whether a node of a view may leave elements out."""
-    return node.op_type in _CUTS
-
-
 def cutting(nodes: Sequence[onnx_ir.Node]) -> int:
     """Return how many nodes at the beginning of a chain cut something off, with those before."""
-    moves = takewhile(lambda node: node.op_type in _CUTS | _PERMUTES | _RESHAPES, nodes)
-    return max((at for at, node in enumerate(moves, 1) if cuts_off(node)), default=0)
+    moves = takewhile(lambda node: is_cut(node) or is_permutation(node) or is_reshape(node), nodes)
+    return max((at for at, node in enumerate(moves, 1) if is_cut(node)), default=0)
 
 
 def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
@@ -73,7 +64,7 @@ def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
     reshape alone is copied as a node: whoever joins the tensors again finds them by their shape.
     """
     count = cutting(nodes)
-    return count + sum(1 for _ in takewhile(lambda node: node.op_type in _PERMUTES, nodes[count:]))
+    return count + sum(1 for _ in takewhile(is_permutation, nodes[count:]))
 
 
 class Leaver:
@@ -202,9 +193,9 @@ class Leaver:
         source: Shape, nodes: Sequence[onnx_ir.Node], count: int, reader: onnx_ir.Node
     ) -> View:
         """Return the view that the first nodes of a chain are."""
-        view, moves = View(source), Moves()
+        view, transfer = View(source), ViewTransfer()
         for node, following in zip(nodes[:count], [*nodes[1:], reader], strict=False):
-            onward = moves.onward(node, 0, view) or []
+            onward = transfer.through(node, 0, view) or []
             view = next((seen for value, seen in onward if value in following.inputs), view)
         return view
 

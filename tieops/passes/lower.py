@@ -18,8 +18,8 @@ from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import origin_of
+from tieops.ir.operators.views import transpose_order
 from tieops.ir.parameter import Slot
-from tieops.ir.rewire import transposes
 from tieops.ir.scopes import function_graphs
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
 from tieops.tied_model import TiedModel
@@ -134,7 +134,7 @@ def _take_over(old: onnx_ir.Value, new: onnx_ir.Value) -> None:
 def _drop_view(slot: Slot) -> None:
     for node in reversed(slot.reads[0].nodes):
         rank = len(slot.parameter.shape)
-        if transposes(node, rank) is None and node.op_type != "Identity":
+        if transpose_order(node, rank) is None and node.op_type != "Identity":
             return
         out = node.outputs[0]
         if node.graph is None or out.uses() or out.is_graph_output():

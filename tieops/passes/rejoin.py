@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir
 
 from tieops.detect.bits import bit_equal
-from tieops.detect.moves import Moves, static_ints
 from tieops.ir.brief import brief_bytes
 from tieops.ir.copies import store
 from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
+from tieops.ir.operators.operands import known_ints
+from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.part import PART, part_of
 from tieops.ir.rewire import drop_unread, hoist
 from tieops.ir.scopes import function_graphs, stored_values
@@ -119,10 +120,11 @@ def _view_of(cut: onnx_ir.Graph) -> View | None:
     """Return the view that recorded nodes are; None if they do more than move elements."""
     shape = cut.inputs[0].shape
     assert shape is not None
-    value, view, moves = cut.inputs[0], View(tuple(int(size) for size in shape.numpy())), Moves()
+    value, view = cut.inputs[0], View(tuple(int(size) for size in shape.numpy()))
+    transfer = ViewTransfer()
     for node in _chain(cut):
         is_next = bool(node.inputs) and node.inputs[0] is value
-        views = dict(moves.onward(node, 0, view) or ()) if is_next else {}
+        views = dict(transfer.through(node, 0, view) or ()) if is_next else {}
         following = next((out for out in node.outputs if out in views and _leads(out, cut)), None)
         if following is None:
             return None
@@ -237,8 +239,8 @@ def _operand(model: onnx_ir.Model, operand: onnx_ir.Value, names: FreshNames) ->
 
 def _same_constant(graph: onnx_ir.Graph, wanted: onnx_ir.Node) -> onnx_ir.Node | None:
     """Return the Constant of the graph that holds the same operand under the same name."""
-    held, name = static_ints(wanted.outputs[0]), wanted.outputs[0].name
+    held, name = known_ints(wanted.outputs[0]), wanted.outputs[0].name
     for node in graph:
         if node.op_type == "Constant" and node.outputs[0].name == name:
-            return node if held is not None and static_ints(node.outputs[0]) == held else None
+            return node if held is not None and known_ints(node.outputs[0]) == held else None
     return None

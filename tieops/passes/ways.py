@@ -13,14 +13,14 @@ from itertools import takewhile
 
 import onnx_ir
 
-from tieops.detect.moves import static_ints
 from tieops.ir.copies import copy_node, copy_nodes, store
 from tieops.ir.fresh import FreshNames
 from tieops.ir.lanes import stands_in
+from tieops.ir.operators.operands import known_ints
+from tieops.ir.operators.views import is_cut, is_view
 from tieops.ir.parameter import Slot
-from tieops.ir.rewire import is_view
 from tieops.ir.scopes import all_graphs, function_graphs, nested_graphs
-from tieops.passes.leave import cuts_off, cutting, handle_of
+from tieops.passes.leave import cutting, handle_of
 
 __all__ = ["Ways"]
 
@@ -38,7 +38,7 @@ def _is_fixed(node: onnx_ir.Node) -> bool:
     return not any(attr.is_ref() for attr in node.attributes.values()) and all(
         producer is not None
         and producer.op_type == "Constant"
-        and static_ints(producer.outputs[0]) is not None
+        and known_ints(producer.outputs[0]) is not None
         for producer in producers
     )
 
@@ -130,7 +130,7 @@ class Ways:
             if cut and (node.graph is not function.graph or len(movable) < len(views)):
                 return False  # what was moved in front of the inner call stays there
             count = len(views) if cut else cutting(movable)
-            if any(cuts_off(node) for node in views[count:]):
+            if any(is_cut(node) for node in views[count:]):
                 return False
             cut = [*views[:count], *cut]
             node, index = call, function.inputs.index(source)

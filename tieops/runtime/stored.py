@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir
 
-from tieops.detect.roles import KINDS
 from tieops.importers.external_data import DataFolder
+from tieops.ir.operators.roles import KINDS
 
 __all__ = ["StoredWeight", "stored_weights", "subgraphs"]
 

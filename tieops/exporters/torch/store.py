@@ -13,7 +13,6 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import Tensor, nn
 
-from tieops.detect.roles import is_learnable_role
 from tieops.detect.trace import Arrival
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.names import identifier, naming_of
@@ -29,6 +28,7 @@ from tieops.ir.names import (
     origin_of,
     recorded_names,
 )
+from tieops.ir.operators.roles import is_learnable_role
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import stored_values
 from tieops.tied_model import TiedModel

@@ -1,18 +1,40 @@
-"""What a node does to a view: moves that go on, and everything else, which reads."""
+"""View transfer: which operators only move elements, and what they do to a view.
+
+Every other operator reads. So does one that moves elements by an operand that is not known before
+the run, and one whose operands ONNX Runtime refuses.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir
 
+from tieops.ir.operators.operands import (
+    ABSENT,
+    Missing,
+    has_bound_attributes,
+    int_attribute,
+    is_standard,
+    operand,
+)
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Shape, Slice, Step, Transpose, View
 
-__all__ = ["Moves", "sliced_join", "static_ints", "static_operand"]
+__all__ = [
+    "ViewTransfer",
+    "is_concat",
+    "is_cut",
+    "is_permutation",
+    "is_reshape",
+    "is_view",
+    "sliced_join",
+    "split_sizes",
+    "transpose_order",
+]
 
-MAX_STATIC_ELEMENTS = 4096
-"""Operands such as shapes, axes and starts are small; larger constants are not read for them."""
 MAX_MOVES = 64
 """How many movements in a row are followed to see that a part of a Concat is static."""
 _DTYPES = {int(each) for each in onnx_ir.DataType}
@@ -20,56 +42,68 @@ MAX_JOINS = 3
 """How many Concats in a row are followed: each may multiply the parts."""
 
 
-def static_ints(value: onnx_ir.Value | None) -> tuple[int, ...] | None:
-    """Return the integers that a value is known to hold; None if they are not known or not few."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = value.const_value
-    producer = value.producer()
-    if tensor is None and producer is not None and producer.op_type == "Constant":
-        for key in ("value_int", "value_ints"):
-            attr = producer.attributes.get(key)
-            if attr is not None and not attr.is_ref():
-                return (attr.as_int(),) if key == "value_int" else tuple(attr.as_ints())
-        attr = producer.attributes.get("value")
-        tensor = attr.as_tensor() if attr is not None and not attr.is_ref() else None
-    if tensor is None or tensor.size > MAX_STATIC_ELEMENTS:
-        return None
-    if tensor.dtype not in (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32):
-        return None
-    return tuple(int(each) for each in np.asarray(tensor.numpy()).reshape(-1))
+_CUTS = frozenset(("Slice", "Split"))
+_PERMUTATIONS = frozenset(("Identity", "Transpose"))
+_RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
+_CONVERSIONS = frozenset(("Cast", "DequantizeLinear"))
+_VIEWS = _CUTS | _PERMUTATIONS | _RESHAPES | _CONVERSIONS
 
 
-def static_operand(node: onnx_ir.Node, index: int, name: str) -> tuple[int, ...] | None:
-    """Return an operand that newer opsets take as an input and older ones as an attribute.
+def is_view(node: onnx_ir.Node) -> bool:
+    """Return whether a node only moves, casts or dequantizes the elements of its first input.
 
-    None if it is not given, or not known.
+    Example:
+        >>> is_view(onnx_ir.node("Slice", [None])), is_view(onnx_ir.node("Relu", [None]))
+        (True, False)
     """
-    if _has(node, index):
-        return static_ints(node.inputs[index])
-    attr = node.attributes.get(name)
-    if attr is None or attr.is_ref():
+    return node.op_type in _VIEWS and is_standard(node)
+
+
+def is_cut(node: onnx_ir.Node) -> bool:
+    """Return whether a node takes regular blocks of its first input and may leave elements out."""
+    return node.op_type in _CUTS and is_standard(node)
+
+
+def is_permutation(node: onnx_ir.Node) -> bool:
+    """Return whether a node at most permutes the axes of its input."""
+    return node.op_type in _PERMUTATIONS and is_standard(node)
+
+
+def is_reshape(node: onnx_ir.Node) -> bool:
+    """Return whether a node gives the same elements, in the same order, another shape."""
+    return node.op_type in _RESHAPES and is_standard(node)
+
+
+def is_concat(node: onnx_ir.Node) -> bool:
+    """Return whether a node joins tensors along an axis."""
+    return node.op_type == "Concat" and is_standard(node)
+
+
+def transpose_order(node: onnx_ir.Node, rank: int) -> Shape | None:
+    """Return the order of axes if the node is a Transpose of known order, else None."""
+    if node.op_type != "Transpose" or not is_standard(node):
         return None
-    return (attr.as_int(),) if attr.type == onnx_ir.AttributeType.INT else tuple(attr.as_ints())
+    attr = node.attributes.get("perm")
+    if attr is None:
+        return tuple(reversed(range(rank)))
+    return None if attr.is_ref() else tuple(attr.as_ints())
 
 
-class Moves:
+class ViewTransfer:
     """What each node does to a view; remembers which values are static."""
 
     def __init__(self) -> None:
         self._shapes: dict[onnx_ir.Value, Shape | None] = {}
 
-    def onward(
+    def through(
         self, node: onnx_ir.Node, index: int, view: View
     ) -> list[tuple[onnx_ir.Value, View]] | None:
         """Return where a view goes on through input ``index`` of a node.
 
         None if the node reads the elements; an empty list if it drops them all.
         """
-        if node.domain not in ("", "ai.onnx"):
+        if not is_standard(node) or not has_bound_attributes(node):
             return None
-        if any(attr.is_ref() for attr in node.attributes.values()):
-            return None  # what it does depends on who calls the function
         if node.op_type == "Concat":
             return self._join(node, index, view)
         if index != 0:
@@ -98,13 +132,12 @@ class Moves:
             if shape is None:
                 return None
             shapes.append(shape)
-        attr = node.attributes.get("axis")
-        if attr is None or not view.shape or shapes[index] != view.shape:
+        axis = _axis(node, "axis", len(view.shape))
+        if axis is None or shapes[index] != view.shape:
             return None
         joins = sum(isinstance(step, Join) for step in view.steps)
         if joins >= MAX_JOINS and len(set(node.inputs)) > 1:
             return None
-        axis = attr.as_int() % len(view.shape)
         before = sum(shape[axis] for shape in shapes[:index])
         sizes = list(view.shape)
         sizes[axis] = sum(shape[axis] for shape in shapes)
@@ -127,7 +160,7 @@ class Moves:
         shapes = [self.static_shape(each, depth + 1) for each in node.inputs]
         if shapes[0] is None or (node.op_type == "Concat" and None in shapes):
             return None
-        found = self.onward(node, 0, View(shapes[0]))
+        found = self.through(node, 0, View(shapes[0]))
         view = dict(found or ()).get(value)
         return None if view is None else view.shape
 
@@ -147,7 +180,7 @@ class Moves:
             parts = [self.static_value(each, depth + 1) for each in inputs]
             return np.concatenate(parts, axis=node.attributes["axis"].as_int())
         array = self.static_value(inputs[0], depth + 1)
-        view = dict(self.onward(node, 0, View(tuple(array.shape))) or ()).get(value)
+        view = dict(self.through(node, 0, View(tuple(array.shape))) or ()).get(value)
         if view is None:
             raise ValueError(f"{value.name} is not static")
         return view.apply(array)
@@ -179,17 +212,29 @@ def sliced_join(view: View, cut: Slice) -> View | None:
     return part.then(Join(join.axis, low - start, sizes))
 
 
+def _axis(node: onnx_ir.Node, name: str, rank: int, default: int | None = None) -> int | None:
+    """Return an axis that an attribute names, not negative; None if there is no such axis."""
+    if default is None and name not in node.attributes:
+        return None
+    axis = int_attribute(node, name, default or 0)
+    return axis % rank if not isinstance(axis, Missing) and -rank <= axis < rank else None
+
+
+def _axes(axes: Sequence[int], rank: int) -> list[int] | None:
+    """Return axes, none negative; None if one does not exist."""
+    return [axis % rank for axis in axes] if all(-rank <= axis < rank for axis in axes) else None
+
+
 def _step(node: onnx_ir.Node, view: View) -> Step | None:
     shape = view.shape
     match node.op_type:
         case "Transpose":
-            perm = node.attributes.get("perm")
-            axes = tuple(perm.as_ints()) if perm is not None else tuple(reversed(range(len(shape))))
-            return Transpose(axes) if sorted(axes) == list(range(len(shape))) else None
+            axes = transpose_order(node, len(shape))
+            known = axes is not None and sorted(axes) == list(range(len(shape)))
+            return Transpose(axes) if axes is not None and known else None
         case "Cast":
-            to = node.attributes.get("to")
-            known = to is not None and not to.is_ref() and to.as_int() in _DTYPES
-            return Cast(onnx_ir.DataType(to.as_int())) if to is not None and known else None
+            to = int_attribute(node, "to", -1)
+            return Cast(onnx_ir.DataType(to)) if to in _DTYPES else None
         case "DequantizeLinear":
             return _dequantize(node)
         case "Slice":
@@ -207,32 +252,38 @@ def _dequantize(node: onnx_ir.Node) -> Dequantize | None:
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if scale is None or scale.const_value is None:
         return None
-    axis, block = node.attributes.get("axis"), node.attributes.get("block_size")
+    if zero is not None and zero.const_value is None:
+        return None
+    axis, block = int_attribute(node, "axis", 1), int_attribute(node, "block_size", 0)
+    if isinstance(axis, Missing) or isinstance(block, Missing):
+        return None
     return Dequantize(
         node,
         scale.name or "",
         zero.name if zero is not None else None,
-        1 if axis is None else axis.as_int(),
-        0 if block is None else block.as_int(),
+        axis,
+        block,
     )
 
 
-def _slice_ranges(
-    node: onnx_ir.Node, shape: tuple[int, ...]
-) -> tuple[tuple[int, int, int], ...] | None:
-    starts, ends = static_operand(node, 1, "starts"), static_operand(node, 2, "ends")
-    if starts is None or ends is None or len(starts) != len(ends):
+def _slice_ranges(node: onnx_ir.Node, shape: Shape) -> tuple[tuple[int, int, int], ...] | None:
+    starts, ends = operand(node, 1, "starts"), operand(node, 2, "ends")
+    axes, steps = operand(node, 3, "axes"), operand(node, 4, "steps")
+    if isinstance(starts, Missing) or isinstance(ends, Missing):
         return None
-    axes, steps = static_operand(node, 3, "axes"), static_operand(node, 4, "steps")
-    if (axes is None and _has(node, 3)) or (steps is None and _has(node, 4)):
+    if axes is ABSENT:
+        axes = tuple(range(len(starts)))
+    if steps is ABSENT:
+        steps = (1,) * len(starts)
+    if isinstance(axes, Missing) or isinstance(steps, Missing):
         return None
-    axes = axes or tuple(range(len(starts)))
-    steps = steps or (1,) * len(starts)
+    places = _axes(axes, len(shape))
+    if places is None or len(set(places)) < len(places) or 0 in steps:
+        return None
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        return None
     ranges = [(0, size, 1) for size in shape]
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=False):
-        if not -len(shape) <= axis < len(shape) or step == 0:
-            return None
-        axis %= len(shape)
+    for axis, start, end, step in zip(places, starts, ends, steps, strict=True):
         ranges[axis] = _clamped(start, end, step, shape[axis])
     return tuple(ranges)
 
@@ -245,68 +296,66 @@ def _clamped(start: int, end: int, step: int, size: int) -> tuple[int, int, int]
     return min(max(start, 0), size - 1), min(max(end, -1), size - 1), step
 
 
-def _has(node: onnx_ir.Node, index: int) -> bool:
-    return len(node.inputs) > index and node.inputs[index] is not None
-
-
-def _reshaped(node: onnx_ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def _reshaped(node: onnx_ir.Node, shape: Shape) -> Shape | None:
     match node.op_type:
         case "Reshape":
-            target = static_ints(node.inputs[1]) if _has(node, 1) else None
-            if target is None:
-                return None
-            allow = node.attributes.get("allowzero")
-            if allow is None or allow.as_int() == 0:
-                target = tuple(
-                    shape[i] if size == 0 and i < len(shape) else size
-                    for i, size in enumerate(target)
-                )
+            return _reshape(node, shape)
         case "Flatten":
-            attr = node.attributes.get("axis")
-            axis = 1 if attr is None else attr.as_int()
+            axis = int_attribute(node, "axis", 1)
+            if isinstance(axis, Missing) or not -len(shape) <= axis <= len(shape):
+                return None
             axis = axis + len(shape) if axis < 0 else axis
-            target = (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
+            return math.prod(shape[:axis]), math.prod(shape[axis:])
         case "Squeeze":
-            axes = static_operand(node, 1, "axes")
-            if axes is None:
-                target = tuple(size for size in shape if size != 1)
-            else:
-                gone = {axis % len(shape) for axis in axes}
-                target = tuple(size for i, size in enumerate(shape) if i not in gone)
+            axes = operand(node, 1, "axes")
+            if axes is ABSENT or axes == ():
+                return tuple(size for size in shape if size != 1)
+            gone = None if isinstance(axes, Missing) else _axes(axes, len(shape))
+            if gone is None or any(shape[axis] != 1 for axis in gone):
+                return None
+            return tuple(size for axis, size in enumerate(shape) if axis not in gone)
         case _:
-            axes = static_operand(node, 1, "axes")
-            if axes is None:
+            axes = operand(node, 1, "axes")
+            if isinstance(axes, Missing):
                 return None
             rank = len(shape) + len(axes)
-            new = {axis % rank for axis in axes}
+            new = _axes(axes, rank)
+            if new is None or len(set(new)) < len(new):
+                return None
             rest = iter(shape)
-            target = tuple(1 if i in new else next(rest, 1) for i in range(rank))
+            return tuple(1 if axis in new else next(rest) for axis in range(rank))
+
+
+def _reshape(node: onnx_ir.Node, shape: Shape) -> Shape | None:
+    target = operand(node, 1, "shape")
+    if isinstance(target, Missing) or min(target, default=0) < -1:
+        return None
+    if not int_attribute(node, "allowzero", 0):
+        if any(size == 0 and axis >= len(shape) for axis, size in enumerate(target)):
+            return None
+        target = tuple(size or shape[axis] for axis, size in enumerate(target))
     return _settled(target, shape)
 
 
-def _settled(target: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    total = int(np.prod(shape, dtype=np.int64))
-    known = int(np.prod([size for size in target if size != -1], dtype=np.int64))
-    if -1 in target:
-        if known == 0 or total % known or target.count(-1) > 1:
-            return None
-        target = tuple(total // known if size == -1 else size for size in target)
-    elif known != total:
+def _settled(target: Shape, shape: Shape) -> Shape | None:
+    """Return a target shape with the size that it leaves open; None if it does not fit."""
+    total, known = math.prod(shape), math.prod(size for size in target if size != -1)
+    if target.count(-1) > 1:
         return None
-    return target
+    if -1 in target:
+        if known == 0 or total % known:
+            return None
+        return tuple(total // known if size == -1 else size for size in target)
+    return target if known == total else None
 
 
 def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] | None:
     shape = view.shape
-    attr = node.attributes.get("axis")
-    axis = (0 if attr is None else attr.as_int()) % max(len(shape), 1)
-    sizes = static_operand(node, 1, "split")
-    if sizes is None:
-        if _has(node, 1) or not shape:
-            return None
-        each = -(-shape[axis] // len(node.outputs))
-        sizes = tuple(min(each, shape[axis] - each * i) for i in range(len(node.outputs)))
-    if sum(sizes) != shape[axis] or len(sizes) != len(node.outputs):
+    axis = _axis(node, "axis", len(shape), 0)
+    if axis is None:
+        return None
+    sizes = split_sizes(node, shape[axis])
+    if sizes is None or sum(sizes) != shape[axis]:
         return None
     onward: list[tuple[onnx_ir.Value, View]] = []
     start = 0
@@ -320,3 +369,17 @@ def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] |
             onward.append((output, part))
         start += size
     return onward
+
+
+def split_sizes(node: onnx_ir.Node, size: int) -> Shape | None:
+    """Return the sizes of a Split's outputs along its axis, which has ``size`` elements."""
+    count = len(node.outputs)
+    sizes = operand(node, 1, "split")
+    if sizes is ABSENT:
+        if int_attribute(node, "num_outputs", count) != count:
+            return None
+        each = -(-size // count)
+        sizes = (each,) * (count - 1) + (size - each * (count - 1),)
+    if isinstance(sizes, Missing) or len(sizes) != count or min(sizes) < 0:
+        return None
+    return sizes

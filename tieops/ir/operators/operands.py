@@ -1,0 +1,275 @@
+"""How an operand is read that may be an attribute or an input, and what is known of it.
+
+An operand (the axes of a Squeeze, the sizes of a Reshape) has three states: absent, known, or not
+known before the run. Over the opsets many operands turned from attributes into inputs. An input is
+known if it is stored and no caller can override it, or if it is computed from such tensors by
+operators on integers that are exact. An attribute by reference, in a function's body, is not known:
+each call may bind another value.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import onnx_ir
+
+__all__ = [
+    "ABSENT",
+    "UNKNOWN",
+    "Missing",
+    "bool_attribute",
+    "has_bound_attributes",
+    "int_attribute",
+    "is_given",
+    "is_standard",
+    "known_array",
+    "known_floats",
+    "known_ints",
+    "operand",
+]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+STANDARD_DOMAINS = ("", "ai.onnx")
+MAX_OPERAND_ELEMENTS = 4096
+"""Operands such as shapes, axes and starts are small; larger constants are not read for them."""
+MAX_FOLDED_NODES = 64
+"""An operand that takes more nodes than this to compute is not known."""
+_INTEGERS = (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32)
+_FLOATS = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE, onnx_ir.DataType.FLOAT16)
+
+
+class Missing(enum.Enum):
+    """Why an operand has no value that could be used before the run."""
+
+    ABSENT = "absent"
+    """It is not given: the operator's default holds."""
+    UNKNOWN = "not known before the run"
+    """It is given, and any value may come: nothing that depends on it can be told."""
+
+
+ABSENT: Final = Missing.ABSENT
+UNKNOWN: Final = Missing.UNKNOWN
+
+
+def is_standard(node: onnx_ir.Node) -> bool:
+    """Return whether a node is of ONNX's own domain."""
+    return node.domain in STANDARD_DOMAINS
+
+
+def is_given(node: onnx_ir.Node, index: int) -> bool:
+    """Return whether a node has this input; an optional one may be left out or empty."""
+    return index < len(node.inputs) and node.inputs[index] is not None
+
+
+def has_bound_attributes(node: onnx_ir.Node) -> bool:
+    """Return whether all attributes of a node have values; references depend on the call."""
+    return not any(attr.is_ref() for attr in node.attributes.data.values())
+
+
+def int_attribute(node: onnx_ir.Node, name: str, default: int) -> int | Missing:
+    """Return an integer attribute; ``UNKNOWN`` if it is a reference."""
+    attr = node.attributes.get(name)
+    if attr is None:
+        return default
+    return UNKNOWN if attr.is_ref() else attr.as_int()
+
+
+def bool_attribute(node: onnx_ir.Node, name: str, *, default: bool) -> bool | Missing:
+    """Return an attribute that is a flag; ``UNKNOWN`` if it is a reference."""
+    found = int_attribute(node, name, int(default))
+    return found if isinstance(found, Missing) else bool(found)
+
+
+def operand(node: onnx_ir.Node, index: int, name: str) -> tuple[int, ...] | Missing:
+    """Return the integers of an operand that is an input in some opsets, an attribute in others.
+
+    Args:
+        node: The node.
+        index: Which input it is, in opsets where it is one.
+        name: What the attribute is called, in opsets where it is one.
+
+    Returns:
+        Its integers, one for a scalar; ``ABSENT`` or ``UNKNOWN``.
+
+    Example:
+        >>> x, axes = onnx_ir.Value(name="x"), onnx_ir.Value(name="axes")
+        >>> operand(onnx_ir.node("Squeeze", [x], {"axes": [0]}), 1, "axes")
+        (0,)
+        >>> operand(onnx_ir.node("Squeeze", [x]), 1, "axes")
+        <Missing.ABSENT: 'absent'>
+        >>> operand(onnx_ir.node("Squeeze", [x, axes]), 1, "axes")
+        <Missing.UNKNOWN: 'not known before the run'>
+    """
+    if is_given(node, index):
+        found = known_ints(node.inputs[index])
+        return UNKNOWN if found is None else found
+    attr = node.attributes.get(name)
+    if attr is None:
+        return ABSENT
+    if attr.is_ref():
+        return UNKNOWN
+    if attr.type == onnx_ir.AttributeType.INT:
+        return (attr.as_int(),)
+    return tuple(attr.as_ints()) if attr.type == onnx_ir.AttributeType.INTS else UNKNOWN
+
+
+def known_ints(value: onnx_ir.Value | None) -> tuple[int, ...] | None:
+    """Return the integers that a value holds on every run; None if they are not known or not few.
+
+    Example:
+        >>> known_ints(onnx_ir.Value(const_value=onnx_ir.tensor([2, 3])))
+        (2, 3)
+    """
+    array = known_array(value)
+    if array is None or array.dtype not in (np.int64, np.int32):
+        return None
+    return tuple(int(each) for each in array.reshape(-1))
+
+
+def known_floats(value: onnx_ir.Value | None) -> tuple[float, ...] | None:
+    """Return the floats that a value holds on every run; None if they are not known or not few."""
+    tensor = _stored(value) if value is not None else None
+    if tensor is None or tensor.dtype not in _FLOATS or tensor.size > MAX_OPERAND_ELEMENTS:
+        return None
+    return tuple(float(each) for each in tensor.numpy().reshape(-1))
+
+
+def known_array(value: onnx_ir.Value | None) -> Array | None:
+    """Return what a small integer value is on every run, or None.
+
+    It is known if it is stored, or computed from stored tensors by Identity, Cast, Concat, Gather,
+    Slice, Squeeze, Unsqueeze, Reshape and Shape.
+    """
+    return _Folding().of(value)
+
+
+class _Folding:
+    """Computes integers; remembers what it computed, and gives up after ``MAX_FOLDED_NODES``."""
+
+    def __init__(self) -> None:
+        self._found: dict[onnx_ir.Value, Array | None] = {}
+        self._nodes = 0
+
+    def of(self, value: onnx_ir.Value | None) -> Array | None:
+        if value is None:
+            return None
+        if value not in self._found:
+            self._found[value] = self._computed(value)
+        return self._found[value]
+
+    def _computed(self, value: onnx_ir.Value) -> Array | None:
+        tensor = _stored(value)
+        if tensor is not None:
+            known = tensor.dtype in _INTEGERS and tensor.size <= MAX_OPERAND_ELEMENTS
+            return np.asarray(tensor.numpy()) if known else None
+        node = value.producer()
+        if node is None or not is_standard(node) or not has_bound_attributes(node):
+            return None
+        self._nodes += 1
+        if self._nodes > MAX_FOLDED_NODES:
+            return None
+        try:
+            found = self._applied(node)
+        except (ValueError, IndexError, TypeError, OverflowError):
+            return None  # a node that would fail at run time too
+        small = found is not None and found.size <= MAX_OPERAND_ELEMENTS
+        return found if small and found is not None else None
+
+    def _applied(self, node: onnx_ir.Node) -> Array | None:
+        if node.op_type == "Shape":
+            return _shape_of(node)
+        if node.op_type not in _FOLDABLE:
+            return None
+        inputs = [self.of(each) for each in node.inputs if each is not None]
+        if not inputs or len(inputs) < len(node.inputs):
+            return None
+        arrays = [each for each in inputs if each is not None]
+        return _folded(node, arrays) if len(arrays) == len(inputs) else None
+
+
+_FOLDABLE = frozenset((
+    "Identity", "Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape",
+))  # fmt: skip
+
+
+def _folded(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
+    data = arrays[0]
+    axis = int_attribute(node, "axis", 0)
+    assert not isinstance(axis, Missing)
+    match node.op_type, len(arrays):
+        case "Identity", 1:
+            return data
+        case "Cast", 1:
+            return _cast(node, data)
+        case "Concat", _ if "axis" in node.attributes:
+            return np.concatenate(arrays, axis=axis)
+        case "Gather", 2:
+            return np.take(data, arrays[1], axis=axis)
+        case "Squeeze", 1 | 2:
+            axes = operand(node, 1, "axes")
+            return np.squeeze(data, axes if isinstance(axes, tuple) and axes else None)
+        case "Unsqueeze", 1 | 2:
+            axes = operand(node, 1, "axes")
+            return np.expand_dims(data, axes) if isinstance(axes, tuple) else None
+        case "Reshape", 2 if not node.attributes and (arrays[1] > 0).all():
+            return data.reshape(tuple(int(each) for each in arrays[1]))
+        case "Slice", _ if data.ndim == 1:
+            return _sliced(node, data)
+        case _:
+            return None
+
+
+def _cast(node: onnx_ir.Node, data: Array) -> Array | None:
+    to = int_attribute(node, "to", 0)
+    if to not in _INTEGERS:
+        return None
+    cast = data.astype(np.int64 if to == onnx_ir.DataType.INT64 else np.int32)
+    return cast if np.array_equal(cast, data) else None
+
+
+def _sliced(node: onnx_ir.Node, data: Array) -> Array | None:
+    starts, ends = operand(node, 1, "starts"), operand(node, 2, "ends")
+    axes, steps = operand(node, 3, "axes"), operand(node, 4, "steps")
+    if axes not in (ABSENT, (0,), (-1,)) or steps not in (ABSENT, (1,)):
+        return None
+    if isinstance(starts, Missing) or isinstance(ends, Missing) or len(starts) != 1:
+        return None
+    return data[starts[0] : ends[0]] if len(ends) == 1 else None
+
+
+def _shape_of(node: onnx_ir.Node) -> Array | None:
+    # The shape of a stored tensor holds on every run, also if a caller overrides its values.
+    value = node.inputs[0] if node.inputs else None
+    if value is None or value.const_value is None:
+        return None
+    sizes = np.array([int(size) for size in value.const_value.shape.numpy()], np.int64)
+    start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(sizes))
+    assert not isinstance(start, Missing)
+    assert not isinstance(end, Missing)
+    return sizes[start:end]
+
+
+def _stored(value: onnx_ir.Value) -> onnx_ir.TensorProtocol | None:
+    """Return the tensor of an initializer that nobody can override, or of a Constant node."""
+    if value.is_graph_input():
+        return None
+    producer = value.producer()
+    if producer is None:
+        return value.const_value
+    if producer.op_type != "Constant" or not is_standard(producer):
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    for name, attr in producer.attributes.items():
+        if attr.is_ref():
+            return None
+        if name == "value":
+            return attr.as_tensor()
+        if name in ("value_int", "value_ints"):
+            return onnx_ir.tensor(np.array(attr.value, np.int64))
+        if name in ("value_float", "value_floats"):
+            return onnx_ir.tensor(np.array(attr.value, np.float32))
+    return None
