@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir
 
 from tieops.detect.trace import Arrival, Trace
+from tieops.ir.functions.calls import call_title
 from tieops.ir.layers import Layer
 from tieops.ir.names import TORCH_KIND, is_made_up, origin_of, recorded_names
 from tieops.ir.operators.roles import is_learnable_role, kind_of, role_of
 from tieops.ir.parameter import Parameter, Read, Slot
-from tieops.ir.scopes import Scope, all_graphs, is_constant, scope_of
+from tieops.ir.scopes import Scope, all_graphs, is_constant, layer_name_of, scope_of
 
 __all__ = ["find_layers", "is_parameter", "parameters_of"]
 
@@ -77,17 +78,19 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
     units = _units(traced)
     _fuse_biases(units)
     order = _order(model)
-    namer = _Namer()
+    pinned = {name for unit in units.values() if (name := _pinned(unit))}
+    namer = _Namer(pinned)
     drafts: list[_Draft] = []
     latest: dict[str, _Draft] = {}
-    for unit in sorted(units.values(), key=lambda u: [order.get(n, 0) for n in (*u.path, u.node)]):
+    for unit in sorted(units.values(), key=lambda u: _position(order, u.path, u.node)):
         _place(unit, drafts, latest, namer)
     views = {node for each in traced.arrivals.values() for a in each for node in a.nodes}
     taken = {node for draft in drafts for node in draft.nodes} | views
     rest = [node for node in order if _is_plain(node, taken, model)]
     rest = _absorb(rest, drafts, order)
     layers = [draft.layer() for draft in drafts] + [_plain(node, namer) for node in rest]
-    return tuple(sorted(layers, key=lambda layer: order[layer.nodes[0]]))
+    # What a function holds comes where it is called, as it does once the call is inlined.
+    return tuple(sorted(layers, key=lambda each: _position(order, each.path, each.nodes[0])))
 
 
 def _absorb(
@@ -115,6 +118,10 @@ def _absorb(
     for draft in drafts:
         draft.nodes.sort(key=lambda node: order[node])
     return left
+
+
+def _position(order: Mapping[onnx_ir.Node, int], path: Path, node: onnx_ir.Node) -> tuple[int, ...]:
+    return tuple(order.get(each, 0) for each in (*path, node))
 
 
 def _order(model: onnx_ir.Model) -> dict[onnx_ir.Node, int]:
@@ -180,18 +187,21 @@ class _Draft:
 class _Namer:
     """Hands out names: a module's FQN, then "fqn@1", "fqn@2" for its further calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: Collection[str]) -> None:
         self._used: set[str] = set()
+        self._pinned = pinned
         self._next: dict[str, int] = {}
 
-    def unique(self, name: str) -> str:
-        if name not in self._used:
+    def unique(self, name: str, pinned: str = "") -> str:
+        """Return a name that no other layer has, or is going to have by a record in the file."""
+        if name not in self._used and (name == pinned or name not in self._pinned):
             self._used.add(name)
             return name
         while True:
             count = self._next.get(name, 0) + 1
             self._next[name] = count
-            if (candidate := f"{name}@{count}") not in self._used:
+            candidate = f"{name}@{count}"
+            if candidate not in self._used and candidate not in self._pinned:
                 self._used.add(candidate)
                 return candidate
 
@@ -247,8 +257,10 @@ def _place(unit: _Unit, drafts: list[_Draft], latest: dict[str, _Draft], namer: 
                 last.kind = kind
             return
     fallback = scope.cls if scope is not None and owned and scope.cls else unit.node.op_type
-    name = fqn or _name_of(unit, scope, kind)
-    draft = _Draft(namer.unique(name), kind or fallback, fqn, nodes, roles)
+    pinned = _pinned(unit)
+    is_pinned = bool(pinned) and fqn in (None, pinned, pinned.rpartition("@")[0])
+    name = pinned if is_pinned else fqn or _name_of(unit, scope, kind)
+    draft = _Draft(namer.unique(name, pinned), kind or fallback, fqn, nodes, roles)
     drafts.append(draft)
     if fqn is not None:
         latest[fqn] = draft
@@ -261,7 +273,7 @@ def _reads(arrivals: Sequence[Arrival]) -> Iterator[Read]:
 
 def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
     """Return a name for a layer whose module does not hold its parameters under its own name."""
-    call = f"{unit.path[-1].name or unit.path[-1].op_type}/" if unit.path else ""
+    call = f"{call_title(unit.path[-1])}/" if unit.path else ""
     if scope is not None and scope.fqn:
         # The older exporter loses a transposed copy's name and keeps the module's; with module
         # classes at hand, a module that reads a weight of another one gets a name beside its own.
@@ -278,6 +290,11 @@ def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
             if dot and kind is not None and not is_made_up(name):
                 return call + prefix
     return call + (unit.node.name or f"{unit.node.op_type}_{_first_output(unit.node)}")
+
+
+def _pinned(unit: _Unit) -> str:
+    """Return what the unit's layer was called before its call was inlined, if it was."""
+    return "" if unit.path else layer_name_of(unit.node)
 
 
 def _first_output(node: onnx_ir.Node) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import onnx_ir
 
+from tieops.ir.functions.calls import call_paths, function_graphs
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Entry, Parameter
-from tieops.ir.scopes import call_paths, function_graphs, stored_values
+from tieops.ir.scopes import stored_values
 from tieops.ir.view import View
 
 __all__ = ["Arrival", "Exposure", "Trace", "trace"]

@@ -26,8 +26,9 @@ from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
 from tieops.ir.collector import collector_paused
+from tieops.ir.functions.calls import call_paths
 from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs, call_paths
+from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
 __all__ = ["from_onnx", "innermost", "read_proto"]

@@ -29,6 +29,11 @@ class Layer:
     slots: tuple[Slot, ...]
 
     @property
+    def path(self) -> tuple[onnx_ir.Node, ...]:
+        """The function calls that lead to what it reads, outermost first."""
+        return self.slots[0].path if self.slots else ()
+
+    @property
     def is_learnable(self) -> bool:
         """Whether it reads any parameter."""
         return bool(self.slots)

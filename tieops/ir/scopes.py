@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir
-
-from tieops.errors import UnsupportedModelError
 
 __all__ = [
     "Scope",
     "all_graphs",
     "all_nodes",
-    "call_paths",
-    "function_graphs",
     "is_constant",
+    "layer_name_of",
     "nested_graphs",
     "rename_scope",
     "replace_tensors",
     "scope_of",
+    "set_layer_name",
     "stored_values",
     "subgraphs_of",
 ]
-
-MAX_CALLS = 100_000
-"""How many function calls a model may make once all are written out."""
 
 
 def subgraphs_of(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
@@ -57,15 +52,6 @@ def all_graphs(model: onnx_ir.Model) -> Iterator[onnx_ir.Graph]:
     yield from nested_graphs(model.graph)
     for function in model.functions.values():
         yield from nested_graphs(function.graph)
-
-
-def function_graphs(model: onnx_ir.Model) -> dict[onnx_ir.Graph, onnx_ir.Function]:
-    """Return the graphs of all functions, those nested in them too, each with its function."""
-    return {
-        graph: function
-        for function in model.functions.values()
-        for graph in nested_graphs(function.graph)
-    }
 
 
 def all_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
@@ -137,46 +123,6 @@ def _replaced(
     return attr
 
 
-def call_paths(
-    model: onnx_ir.Model,
-) -> Mapping[onnx_ir.OperatorIdentifier, list[tuple[onnx_ir.Node, ...]]]:
-    """Return, for every function, each chain of calls that reaches it from the main graph.
-
-    Raises:
-        UnsupportedModelError: If functions call each other in a circle, or the calls written out
-            are more than ``MAX_CALLS`` (a few bytes of functions can spell out 2**40 nodes).
-    """
-    paths: dict[onnx_ir.OperatorIdentifier, list[tuple[onnx_ir.Node, ...]]] = {}
-    if not model.functions:
-        return paths
-    calls: dict[object, list[onnx_ir.Node]] = {
-        owner: [n for g in nested_graphs(graph) for n in g if n.op_identifier() in model.functions]
-        for owner, graph in [(None, model.graph)]
-        + [(key, function.graph) for key, function in model.functions.items()]
-    }
-    stack: list[tuple[onnx_ir.Node, ...]] = [(node,) for node in reversed(calls[None])]
-    made = 0
-    while stack:
-        path = stack.pop()
-        callee = path[-1].op_identifier()
-        if any(node.op_identifier() == callee for node in path[:-1]):
-            raise UnsupportedModelError(
-                f"function {callee[1]} calls itself",
-                {"calls": " → ".join(node.op_type for node in path)},
-                "ONNX functions must not be recursive: export the model again",
-            )
-        made += 1
-        if made > MAX_CALLS:
-            raise UnsupportedModelError(
-                f"the model makes more than {MAX_CALLS} function calls once all are written out",
-                {"functions": len(model.functions)},
-                "inline or simplify its functions first",
-            )
-        paths.setdefault(callee, []).append(path)
-        stack.extend((*path, node) for node in reversed(calls[callee]))
-    return paths
-
-
 @dataclass(frozen=True)
 class Scope:
     """The torch module that a node came from."""
@@ -189,6 +135,7 @@ class Scope:
 
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_LAYER = "tieops.layer"
 _TORCHSCRIPT_NAME = re.compile(r"/(?:(.+)/)?(\w+)")
 
 
@@ -215,6 +162,18 @@ def rename_scope(node: onnx_ir.Node, old: str, new: str) -> None:
     names = _listed(node, _SCOPES)
     if names:
         node.metadata_props[_SCOPES] = repr([new if name == old else name for name in names])
+    if layer_name_of(node) == old:
+        set_layer_name(node, new)
+
+
+def layer_name_of(node: onnx_ir.Node) -> str:
+    """Return what the layer of a node was called before a call was inlined; empty if it was not."""
+    return node.metadata_props.get(_LAYER, "")
+
+
+def set_layer_name(node: onnx_ir.Node, name: str) -> None:
+    """Record what the layer of a node is called: it stays that when its call is inlined."""
+    node.metadata_props[_LAYER] = name
 
 
 def _listed(node: onnx_ir.Node, key: str) -> list[str]:

@@ -1,31 +1,40 @@
-"""Inlining one call of a function: what its body holds can be changed then for this call alone."""
+"""Inlining for passes: what stays one tensor, and the calls around a head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import onnx_ir
-import onnx_ir.passes.common as common_passes
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
-from tieops.ir.scopes import nested_graphs
+from tieops.ir.functions.calls import Path
+from tieops.ir.functions.inlining import Inliner
 from tieops.passes.base import Change
-from tieops.passes.ways import Ways
 from tieops.tied_model import TiedModel
 
-__all__ = ["inline_behind", "inline_path"]
+__all__ = ["inline_behind", "inline_path", "inliner_of"]
 
-_MARK = "tieops.inlining"
+_BECAUSE = "inlined, so that its size can change"
+
+
+def inliner_of(
+    tied: TiedModel, model: onnx_ir.Model, names: FreshNames, *, stand_ins: bool = False
+) -> Inliner:
+    """Return what inlines calls of a model: parameters stay tied, and layers keep their names."""
+    held = [parameter.value for parameter in tied.parameters]
+    layers = {(slot.path, slot.node): slot.layer for slot in tied.slots}
+    return Inliner(model, names, held, layers, stand_ins=stand_ins)
 
 
 def inline_path(
-    model: onnx_ir.Model, path: Sequence[onnx_ir.Node], node: onnx_ir.Node
+    inliner: Inliner, model: onnx_ir.Model, path: Path, node: onnx_ir.Node
 ) -> tuple[onnx_ir.Node, list[Change]]:
     """Inline the calls that lead to a node of a function, in place; other calls stay calls.
 
     Args:
+        inliner: Inlines calls of the model.
         model: The graph.
         path: The calls, outermost first.
         node: A node of the function that the last of them calls.
@@ -34,31 +43,30 @@ def inline_path(
         The node as the main graph has it now, and what was done.
 
     Raises:
-        PreconditionError: If a call or the node lies in the body of an If, Loop or Scan, or the
-            function cannot be inlined. Calls further out may have been then.
+        PreconditionError: If a call or the node lies in the body of an If, Loop or Scan, or a
+            function cannot be inlined; nothing has changed then.
     """
-    changes: list[Change] = []
-    call = path[0]
-    for inner in (*path[1:], node):
-        function = model.functions[call.op_identifier()]
-        if call.graph is not model.graph or inner.graph is not function.graph:
-            name = printable(inner.name or inner.op_type)
+    graph = model.graph
+    for inner in (*path, node):
+        if inner.graph is not graph:
             raise PreconditionError(
-                f"{name} lies in a function and in the body of an If, Loop or Scan",
+                f"{printable(inner.name or inner.op_type)} lies in a function and in the body of "
+                "an If, Loop or Scan",
                 {"calls": " → ".join(each.op_type for each in path)},
                 "a branch cannot change its size alone: name a head outside of it",
             )
-        inner.metadata_props[_MARK] = ""
-        try:
-            changes.append(_inline(model, call))
-        finally:
-            del inner.metadata_props[_MARK]
-        call = next(each for each in model.graph if _MARK in each.metadata_props)
-        del call.metadata_props[_MARK]
-    return call, changes
+        if inner is not node:
+            graph = model.functions[inner.op_identifier()].graph
+    changes: list[Change] = []
+    left, now = path, node
+    _refuse(inliner, path)
+    while left:
+        changes += _inline(inliner, left[:1])
+        left, now = inliner.now(path, node)
+    return now, changes
 
 
-def inline_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
+def inline_behind(inliner: Inliner, model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
     """Inline all calls of the main graph that come after a node on the way to an output.
 
     Raises:
@@ -66,8 +74,23 @@ def inline_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
     """
     changes: list[Change] = []
     while (call := _call_behind(model, node)) is not None:
-        changes.append(_inline(model, call))
+        _refuse(inliner, [call])
+        changes += _inline(inliner, [call])
     return changes
+
+
+def _refuse(inliner: Inliner, calls: Sequence[onnx_ir.Node]) -> None:
+    why = inliner.obstacle(calls)
+    if why:
+        raise PreconditionError(
+            f"the function {printable(calls[0].op_type)} cannot be inlined",
+            {"why": why},
+            "name a head outside of it, or export the model without functions",
+        )
+
+
+def _inline(inliner: Inliner, calls: Sequence[onnx_ir.Node]) -> list[Change]:
+    return [Change(f"call of {call.op_type}", _BECAUSE) for call in inliner.inline(calls)]
 
 
 def _call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | None:
@@ -81,36 +104,3 @@ def _call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | Non
             seen.add(reader)
             pending.append(reader)
     return None
-
-
-def _inline(model: onnx_ir.Model, call: onnx_ir.Node) -> Change:
-    """Put a copy of a function's body in the place of one of its calls."""
-    function = model.functions[call.op_identifier()]
-    names = FreshNames(model)
-    ways = Ways(model, names)
-    if ways.has_other_calls(call):
-        # What the body stores stays one tensor for all of its calls.
-        held = [p.value for p in TiedModel(model).parameters if p.value.graph is function.graph]
-        for value in held:
-            if ways.can_lift(value):
-                ways.lift(value)
-    alone = function.clone()
-    alone.name = names.take(f"{function.name}_alone")
-    for graph in nested_graphs(alone.graph):
-        for node in graph:
-            node.name = names.take(node.name or f"{node.op_type}_{node.outputs[0].name}")
-            for output in node.outputs:
-                output.name = names.take(output.name or node.op_type)
-    model.functions[alone.identifier()] = alone
-    name, call.op_type = call.op_type, alone.name
-    try:
-        common_passes.InlinePass(criteria=lambda each: each is alone)(model)
-    except ValueError as error:
-        del model.functions[alone.identifier()]
-        call.op_type = name
-        raise PreconditionError(
-            f"the function {printable(function.name)} cannot be inlined",
-            {"why": error},
-            "name a head outside of it, or export the model without functions",
-        ) from error
-    return Change(f"call of {name}", "inlined, so that its size can change")

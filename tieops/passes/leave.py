@@ -29,13 +29,13 @@ from tieops.ir.names import (
     set_names,
     set_origin,
 )
-from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape
+from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape, is_view
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "cutting", "handle_of"]
+__all__ = ["Leaver", "handle_of", "handles_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -51,7 +51,42 @@ def handle_of(slot: Slot) -> object:
     return slot.path, slot.node, slot.index
 
 
-def cutting(nodes: Sequence[onnx_ir.Node]) -> int:
+def handles_of(slot: Slot, model: onnx_ir.Model) -> set[object]:
+    """Return the handles that a slot reads through: its own, and of calls that return it."""
+    entry = slot.reads[0].entry
+    node, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
+    found: set[object] = {handle_of(slot)}
+    value = node.inputs[index]
+    while value is not None and (producer := value.producer()) is not None:
+        place = 0
+        if producer.op_identifier() in model.functions:
+            returned = _returned(producer, value, model)
+            if returned is None:
+                break
+            place = returned
+            found.add((producer, place))
+        elif not is_view(producer):
+            break
+        value = producer.inputs[place]
+    return found
+
+
+def _returned(call: onnx_ir.Node, output: onnx_ir.Value, model: onnx_ir.Model) -> int | None:
+    """Return which input of a call an output of it is, or views; None if it is neither."""
+    function = model.functions[call.op_identifier()]
+    value: onnx_ir.Value | None = function.outputs[call.outputs.index(output)]
+    while value is not None and (producer := value.producer()) is not None:
+        place: int | None = 0 if is_view(producer) else None
+        if producer.op_identifier() in model.functions:
+            place = _returned(producer, value, model)
+        if place is None:
+            return None
+        value = producer.inputs[place]
+    place = function.inputs.index(value) if value in function.inputs else None
+    return place if place is not None and place < len(call.inputs) else None
+
+
+def _cutting(nodes: Sequence[onnx_ir.Node]) -> int:
     """Return how many nodes at the beginning of a chain cut something off, with those before."""
     moves = takewhile(lambda node: is_cut(node) or is_permutation(node) or is_reshape(node), nodes)
     return max((at for at, node in enumerate(moves, 1) if is_cut(node)), default=0)
@@ -63,7 +98,7 @@ def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
     All up to the last that cuts something off, which is not stored then; and who permutes axes. A
     reshape alone is copied as a node: whoever joins the tensors again finds them by their shape.
     """
-    count = cutting(nodes)
+    count = _cutting(nodes)
     return count + sum(1 for _ in takewhile(is_permutation, nodes[count:]))
 
 

@@ -17,10 +17,10 @@ from tieops.analysis.shapes import derived
 from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.copies import store
 from tieops.ir.fresh import FreshNames
+from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import origin_of
 from tieops.ir.operators.views import transpose_order
 from tieops.ir.parameter import Slot
-from tieops.ir.scopes import function_graphs
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
 from tieops.tied_model import TiedModel
 

@@ -19,12 +19,13 @@ from tieops.ir.brief import brief_bytes
 from tieops.ir.copies import store
 from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
+from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.part import PART, part_of
 from tieops.ir.rewire import drop_unread, hoist
-from tieops.ir.scopes import function_graphs, stored_values
+from tieops.ir.scopes import stored_values
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
 

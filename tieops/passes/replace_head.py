@@ -24,7 +24,7 @@ from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.follow import Following, follow
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
-from tieops.passes.inline import inline_behind, inline_path
+from tieops.passes.inline import inline_behind, inline_path, inliner_of
 from tieops.tied_model import TiedModel
 
 __all__ = ["ReplaceHeadPass", "replace_head"]
@@ -140,10 +140,9 @@ class ReplaceHeadPass(SurgeryPass):
         inlined: list[Change] = []
         if model.functions and layer.slots:
             slot = layer.slots[0]
-            node = slot.node
-            if slot.path:
-                node, inlined = inline_path(model, slot.path, node)
-            inlined += inline_behind(model, node)
+            inliner = inliner_of(tied, model, FreshNames(model), stand_ins=True)
+            node, inlined = inline_path(inliner, model, slot.path, slot.node)
+            inlined += inline_behind(inliner, model, node)
             tied = TiedModel(model)
             layer = next(each for each in tied.layers if node in each.nodes)
         # What follows needs ranks and sizes, which hand-written and older files do not have.

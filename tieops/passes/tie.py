@@ -12,10 +12,11 @@ from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes
 from tieops.ir.evidence import Evidence
 from tieops.ir.fresh import FreshNames
+from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.rewire import Turned, drop_unread, hoist, merge_views, substitute
-from tieops.ir.scopes import function_graphs, scope_of
+from tieops.ir.scopes import scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,17 +11,19 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
+from tieops.ir.functions.calls import Path, call_paths, function_graphs
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.reach import Liveness
-from tieops.ir.scopes import stored_values
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.leave import Leaver, handle_of
-from tieops.passes.ways import Ways
+from tieops.passes.inline import inliner_of
+from tieops.passes.leave import Leaver, handle_of, handles_of
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
 
 __all__ = ["UntiePass", "untie"]
+
+_BECAUSE = "so that what it reads need not be what others read"
 
 
 def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedModel:
@@ -70,16 +72,10 @@ class UntiePass(SurgeryPass):
     def requires(self, model: onnx_ir.Model) -> None:
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
-            ways = Ways(model, FreshNames(model))
-            for tie, leaving in _leaving(TiedModel(model), ways, self.targets):
-                stuck = [slot for slot in _stuck(tie, leaving, ways) if not ways.can_part(slot)]
-                if stuck:
-                    raise PreconditionError(
-                        f"cannot untie {printable(stuck[0].name)} alone: others read what it reads "
-                        "through the same function",
-                        {"with it": ", ".join(s.name for s in tie.slots if s not in leaving)},
-                        "name them too, or inline the function",
-                    )
+            tied = TiedModel(model)
+            calls = _Calls(tied, model, FreshNames(model))
+            for tie, leaving in _leaving(tied, calls, self.targets):
+                calls.check(tie, leaving)
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
@@ -92,22 +88,20 @@ def untie_in_place(
     """Do the work of ``untie`` on a graph, in place."""
     liveness = Liveness(model)
     names = FreshNames(model)
-    ways = Ways(model, names)
     tied = TiedModel(model)
-    # Only functions have to be changed before: without them the graph is traced once.
-    if model.functions and _lift_held(tied, ways, targets):
-        tied = TiedModel(model)
-    if model.functions and _part_ways(tied, ways, targets, together=together):
-        tied = TiedModel(model)
-    leaver = Leaver(model, names)
+    calls = _Calls(tied, model, names)
+    leaving = _leaving(tied, calls, targets, together=together)
     changes: list[Change] = []
+    if model.functions:  # else the graph is traced once
+        leaving, changes = calls.inline(leaving, together=together)
+    leaver = Leaver(model, names)
     skips: list[Skip] = []
-    for tie, leaving in _leaving(tied, ways, targets, together=together):
-        stuck = _stuck(tie, leaving, ways)
+    for tie, going in leaving:
+        stuck = _stuck(tie, going, model)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
         held = set(stuck)
-        slots, parameter = [slot for slot in leaving if slot not in held], tie.parameter
-        if any(slot.is_joined for slot in leaving):
+        slots, parameter = [slot for slot in going if slot not in held], tie.parameter
+        if any(slot.is_joined for slot in going):
             # A slot that joins several parameters has been rewired if it left another tie already.
             slots = _again(TiedModel(model), slots)
             parameter = Parameter(tie.parameter.value)
@@ -119,62 +113,160 @@ def untie_in_place(
         elif slots:
             changes += leaver.leave(parameter, slots, together=together)
     liveness.remove_newly_dead()
-    while ways.close_unread():
-        liveness.remove_newly_dead()
     leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
 
 
-def _lift_held(model: TiedModel, ways: Ways, targets: Sequence[Target]) -> bool:
-    """Take what leaves out of functions: a body has one Constant for all of its calls.
-
-    Returns:
-        Whether there was any.
-    """
-    held = {
-        tie.parameter.value
-        for tie, slots in _leaving(model, ways, targets)
-        for slot in slots
-        if ways.can_lift(tie.parameter.value) and (not _is_held(slot) or ways.can_part(slot))
-    }
-    for value in [value for value in stored_values(model.ir) if value in held]:
-        ways.lift(value)
-    return bool(held)
-
-
-def _part_ways(model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool) -> bool:
-    """Give slots that leave inputs of their own: who shares one, or does not read all of it.
-
-    Returns:
-        Whether there was any.
-    """
-    parted: dict[tuple[onnx_ir.Node, int], None] = {}
-    for tie, leaving in _leaving(model, ways, targets, together=together):
-        company: dict[object, set[bool | Slot]] = {}
-        gone = set(leaving)
-        for slot in tie.slots:
-            own = slot in gone
-            for handle in ways.handles_of(slot):
-                company.setdefault(handle, set()).add(slot if own and not together else own)
-        for slot in leaving:
-            shares = len(company[handle_of(slot)]) > 1 and ways.can_part(slot)
-            if shares or ways.can_move_cut(slot):
-                parted[slot.node, slot.index] = None
-    for node, index in parted:
-        ways.part(node, index)
-    return bool(parted)
-
-
-def _stuck(tie: Tie, leaving: Sequence[Slot], ways: Ways) -> list[Slot]:
+def _stuck(tie: Tie, leaving: Sequence[Slot], model: onnx_ir.Model) -> list[Slot]:
     """Return the slots that cannot be given another weight without a slot that stays."""
     gone = set(leaving)
-    staying = {h for slot in tie.slots if slot not in gone for h in ways.handles_of(slot)}
+    staying = {h for slot in tie.slots if slot not in gone for h in handles_of(slot, model)}
     return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
 
 
 def _is_held(slot: Slot) -> bool:
-    """Tell whether what a slot reads is stored in a function, for all calls at once."""
+    """Return whether what a slot reads is stored in a function, for all calls at once."""
     return bool(slot.path) and slot.reads[0].entry is None
+
+
+class _Calls:
+    """The function calls that slots are reached through, and which of them to inline.
+
+    A slot that leaves has its calls inlined as far as one input of a call serves others too, or
+    the body cuts off what it reads, so that it owns no more than that. What a body stores is read
+    by all of its calls.
+
+    Args:
+        tied: The model, before any call is inlined.
+        model: Its graph.
+        names: Where copies get their names.
+    """
+
+    def __init__(self, tied: TiedModel, model: onnx_ir.Model, names: FreshNames) -> None:
+        self._model = model
+        self._inliner = inliner_of(tied, model, names)
+        self._paths = call_paths(model)
+        self._owners = function_graphs(model)
+        self._depths: dict[Path, int] = {}
+
+    def owned_elements(self, slot: Slot) -> int:
+        """Return how many elements a slot gets that leaves."""
+        read = slot.reads[0]
+        if read.entry is None or self._depth(slot.path) == len(slot.path):
+            return read.view.elements
+        return read.entry.view.elements
+
+    def check(self, tie: Tie, leaving: Sequence[Slot]) -> None:
+        """Refuse slots that cannot leave.
+
+        Raises:
+            PreconditionError: With those that would have to leave too.
+        """
+        for slot in _stuck(tie, leaving, self._model):
+            why = self._obstacle(tie, slot)
+            if why:
+                raise PreconditionError(
+                    f"cannot untie {printable(slot.name)} alone: others read what it reads "
+                    "through the same function",
+                    {
+                        "with it": ", ".join(s.name for s in tie.slots if s not in leaving),
+                        "why": why,
+                    },
+                    "name them too, or inline the function",
+                )
+
+    def inline(
+        self, leaving: Sequence[tuple[Tie, list[Slot]]], *, together: bool
+    ) -> tuple[list[tuple[Tie, list[Slot]]], list[Change]]:
+        """Inline what slots need that leave, in place.
+
+        Args:
+            leaving: Ties of the model before, and which of their slots leave.
+            together: Whether slots that leave one tie stay tied with each other.
+
+        Returns:
+            The ties and slots as they are now, and what was done.
+        """
+        able = {
+            slot
+            for tie, slots in leaving
+            for slot in slots
+            if not _bound(tie.parameter) and not self._obstacle(tie, slot)
+        }
+        opened = [tie.parameter.value for tie, slots in leaving if able.intersection(slots)]
+        calls, found, changes = list[onnx_ir.Node](), list(leaving), list[Change]()
+        while True:
+            for (tie, slots), (_, first) in zip(found, leaving, strict=True):
+                mine = [now for now, old in zip(slots, first, strict=True) if old in able]
+                calls += self._shared(tie, slots, mine, together=together)
+            gone = self._inliner.inline(calls, opened)
+            if not gone:
+                return found, changes
+            changes += [Change(f"call of {each.op_type}", f"inlined, {_BECAUSE}") for each in gone]
+            found, calls = self._now(leaving), []
+
+    def _now(self, leaving: Sequence[tuple[Tie, Sequence[Slot]]]) -> list[tuple[Tie, list[Slot]]]:
+        """Return ties and slots of the model before any inlining as they are now."""
+        tied = TiedModel(self._model)
+        moved = self._inliner.moved
+        ties = {tie.parameter.value: tie for tie in tied.ties}
+        places = {(slot.path, slot.node, slot.index): slot for slot in tied.slots}
+        return [
+            (
+                ties[moved.get(tie.parameter.value, tie.parameter.value)],
+                [places[*self._inliner.now(slot.path, slot.node), slot.index] for slot in slots],
+            )
+            for tie, slots in leaving
+        ]
+
+    def _shared(
+        self, tie: Tie, leaving: Sequence[Slot], able: Sequence[Slot], *, together: bool
+    ) -> Iterator[onnx_ir.Node]:
+        """Yield the calls to inline next, so that each of the able slots has a way of its own."""
+        company: dict[object, set[bool | Slot]] = {}
+        gone = set(leaving)
+        for slot in tie.slots:
+            own = slot in gone
+            for handle in handles_of(slot, self._model):
+                company.setdefault(handle, set()).add(slot if own and not together else own)
+        for slot in able:
+            read = slot.reads[0]
+            cuts = read.entry is not None and read.view.elements != read.entry.view.elements
+            alone = cuts or slot.is_joined
+            if slot.path and (
+                len(company[handle_of(slot)]) > 1
+                or (alone and self._depth(slot.path) == len(slot.path))
+            ):
+                yield slot.path[0]
+
+    def _paths_to(self, value: onnx_ir.Value) -> Sequence[Path]:
+        """Return the calls that lead to the body that stores a value."""
+        function = self._owners.get(value.graph) if value.graph is not None else None
+        return [] if function is None else self._paths.get(function.identifier(), [])
+
+    def _obstacle(self, tie: Tie, slot: Slot) -> str:
+        """Return why a slot cannot be told from others that are reached through its calls."""
+        why = self._inliner.obstacle(
+            call for path in self._paths_to(tie.parameter.value) for call in path
+        )
+        if why:
+            return why
+        count = self._depth(slot.path) + 1
+        if count > len(slot.path):
+            return ""
+        others = [other for other in tie.slots if other is not slot]
+        if all(other.path[:count] != slot.path[:count] for other in others):
+            return ""
+        return self._inliner.obstacle(slot.path[:count])
+
+    def _depth(self, path: Path) -> int:
+        """Return how many calls of a path can be inlined, from the outermost on."""
+        if path not in self._depths:
+            counts = range(len(path), 0, -1)
+            self._depths[path] = next(
+                (count for count in counts if not self._inliner.obstacle(path[:count])), 0
+            )
+        return self._depths[path]
 
 
 def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
@@ -183,11 +275,11 @@ def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
 
 
 def _leaving(
-    model: TiedModel, ways: Ways, targets: Sequence[Target], *, together: bool = False
+    model: TiedModel, calls: _Calls, targets: Sequence[Target], *, together: bool = False
 ) -> list[tuple[Tie, list[Slot]]]:
     """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor."""
     if not targets:
-        return [(tie, _all_but_one(tie, ways)) for tie in model.ties]
+        return [(tie, _all_but_one(tie, calls)) for tie in model.ties]
     named = {slot for target in targets for slot in _tied_slots(model, target)}
     found: list[tuple[Tie, list[Slot]]] = []
     for tie in model.ties:
@@ -197,14 +289,14 @@ def _leaving(
         if together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
         # Someone has to keep what is stored: if all are named, it is as if none were.
-        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie, ways)))
+        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie, calls)))
     return found
 
 
-def _all_but_one(tie: Tie, ways: Ways) -> list[Slot]:
+def _all_but_one(tie: Tie, calls: _Calls) -> list[Slot]:
     """Return the slots that leave when all do: the first that would own all of the tensor stays."""
     whole = tie.parameter.elements
-    first = next((s for s in tie.slots if s.is_joined or ways.owned_elements(s) == whole), None)
+    first = next((s for s in tie.slots if s.is_joined or calls.owned_elements(s) == whole), None)
     if first is None:
         return list(tie.slots)
     return [slot for slot in tie.slots if slot is not first]

@@ -1,0 +1,69 @@
+"""The calls that lead into the bodies of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir
+
+from tieops.errors import UnsupportedModelError
+from tieops.ir.scopes import layer_name_of, nested_graphs
+
+__all__ = ["Path", "call_paths", "call_title", "function_graphs"]
+
+Path = tuple[onnx_ir.Node, ...]
+"""Calls that lead into a body, outermost first."""
+MAX_CALLS = 100_000
+"""How many function calls a model may make once all are written out."""
+
+
+def function_graphs(model: onnx_ir.Model) -> dict[onnx_ir.Graph, onnx_ir.Function]:
+    """Return the graphs of all functions, those nested in them too, each with its function."""
+    return {
+        graph: function
+        for function in model.functions.values()
+        for graph in nested_graphs(function.graph)
+    }
+
+
+def call_paths(model: onnx_ir.Model) -> Mapping[onnx_ir.OperatorIdentifier, list[Path]]:
+    """Return, for every function, each chain of calls that reaches it from the main graph.
+
+    Raises:
+        UnsupportedModelError: If functions call each other in a circle, or the calls written out
+            are more than ``MAX_CALLS`` (a few bytes of functions can spell out 2**40 nodes).
+    """
+    paths: dict[onnx_ir.OperatorIdentifier, list[Path]] = {}
+    if not model.functions:
+        return paths
+    calls: dict[object, list[onnx_ir.Node]] = {
+        owner: [n for g in nested_graphs(graph) for n in g if n.op_identifier() in model.functions]
+        for owner, graph in [(None, model.graph)]
+        + [(key, function.graph) for key, function in model.functions.items()]
+    }
+    stack: list[Path] = [(node,) for node in reversed(calls[None])]
+    made = 0
+    while stack:
+        path = stack.pop()
+        callee = path[-1].op_identifier()
+        if any(node.op_identifier() == callee for node in path[:-1]):
+            raise UnsupportedModelError(
+                f"function {callee[1]} calls itself",
+                {"calls": " → ".join(node.op_type for node in path)},
+                "ONNX functions must not be recursive: export the model again",
+            )
+        made += 1
+        if made > MAX_CALLS:
+            raise UnsupportedModelError(
+                f"the model makes more than {MAX_CALLS} function calls once all are written out",
+                {"functions": len(model.functions)},
+                "inline or simplify its functions first",
+            )
+        paths.setdefault(callee, []).append(path)
+        stack.extend((*path, node) for node in reversed(calls[callee]))
+    return paths
+
+
+def call_title(call: onnx_ir.Node) -> str:
+    """Return what layers within a call are called after."""
+    return layer_name_of(call) or call.name or call.op_type
