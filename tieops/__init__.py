@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# The first of the package: the others take most of a second.
+from tieops import _interrupt as _interrupt
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
 

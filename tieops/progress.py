@@ -6,16 +6,22 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["advance", "progress", "silent"]
+__all__ = ["advance", "on_terminal", "progress", "silent"]
 
 DELAY_S = 0.5
 """What is done by then has nothing to say."""
 _Unit = Literal["", "bytes", "steps"]
+
+
+def on_terminal() -> bool:
+    """Return whether stderr is a terminal, where progress is worth showing."""
+    stream: TextIO | None = sys.stderr  # None in a process that began with it closed
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 @contextmanager
@@ -29,7 +35,7 @@ def progress(what: str, total: int | None = None, unit: _Unit = "") -> Generator
         total: Where ``advance`` will end, if that is known.
         unit: ``bytes``, with bytes per second; ``steps``; nothing if ``advance`` is not called.
     """
-    if not sys.stderr.isatty() or _displays:
+    if not on_terminal() or _displays:
         _displays.append(None)
         try:
             yield

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from tieops._interrupt import raise_at_interrupt
 from tieops.cli import check, convert, demo, diff, inspect, render, run, scan, surgery, verify
 from tieops.cli.common import print_json, refuse_unused
+from tieops.cli.streams import flush_stdout, hold_descriptors
 from tieops.errors import (
     ExportError,
     PostconditionError,
@@ -23,6 +26,7 @@ __all__ = ["app", "main"]
 
 DID_NOT_HOLD = 1
 MISUSE = 2
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="tieops",
@@ -80,19 +84,48 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: exit 0 when done, 1 when something did not hold, 2 for misuse."""
+    """Run the command line: exit 0 when done, 1 when something did not hold, 2 for misuse.
+
+    An error is told on stderr; so is stdout that takes no more, with exit 1. A closed stdout drops
+    the text.
+    """
+    raise_at_interrupt()
+    hold_descriptors()
+    try:
+        code = _run()
+        unwritten = flush_stdout()
+        if unwritten is not None:
+            code = _tell(unwritten)
+    except KeyboardInterrupt:  # the one that typer does not see
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run() -> int:
     # Wherever it stands: who adds it has just seen an error, and is at the end of the line.
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         app(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else MISUSE
     except Exception as error:
-        told = error if isinstance(error, TieopsError) else _unexpected(error)
         if len(arguments) < len(sys.argv) - 1:
             traceback.print_exc()
+        if isinstance(error, TieopsError):
+            told = error
         else:
-            typer.echo(f"tieops: {told}", err=True)
-        failed = (VerificationError, PostconditionError, ExportError, ProviderError)
-        sys.exit(DID_NOT_HOLD if isinstance(told, failed) else MISUSE)
+            told = (flush_stdout() if isinstance(error, OSError) else None) or _unexpected(error)
+        return _tell(told, shown=len(arguments) == len(sys.argv) - 1)
+    return 0
+
+
+def _tell(error: TieopsError, *, shown: bool = True) -> int:
+    """Print an error, and return the exit code that it has."""
+    if shown:
+        with suppress(OSError):
+            typer.echo(f"tieops: {error}", err=True)
+    failed = (VerificationError, PostconditionError, ExportError, ProviderError)
+    return DID_NOT_HOLD if isinstance(error, failed) else MISUSE
 
 
 def _unexpected(error: Exception) -> PostconditionError:

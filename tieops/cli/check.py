@@ -11,7 +11,7 @@ import typer
 
 from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
 from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
-from tieops.cli.streams import is_stream
+from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, shown
@@ -79,10 +79,10 @@ def check(
         )
     if not runtime:
         refuse_unused(context, ("memory",), "without --runtime")
-    if runtime and (is_stream(model) or is_url(model)):
+    if runtime and (is_stdin(model) or is_url(model)):
         raise PreconditionError(
             "--runtime opens the file in a process of its own, and this is no file here",
-            {"model": "stdin" if is_stream(model) else shown(model)},
+            {"model": "stdin" if is_stdin(model) else shown(model)},
             "name the file",
         )
     if runtime:

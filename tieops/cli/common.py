@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tieops.cli.streams import is_stream
+from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.ir.brief import printable
@@ -88,7 +88,7 @@ def refuse_two_streams(first: str | Path, second: str | Path) -> None:
     Raises:
         PreconditionError: If both are ``-``.
     """
-    if is_stream(first) and is_stream(second):
+    if is_stdin(first) and is_stdin(second):
         raise PreconditionError("stdin holds one model, not two", None, "name a file for one")
 
 

@@ -10,6 +10,7 @@ import typer
 
 import tieops
 from tieops.cli.common import Json, ProviderName, as_record, print_json, refuse_unused, say_nothing
+from tieops.cli.streams import check_file
 from tieops.errors import MissingDependencyError
 from tieops.ir.brief import brief_bytes
 from tieops.tied_model import TiedModel
@@ -47,6 +48,7 @@ def demo(
     network of MATLAB's "Neural Network Weight Tying". With --train the autoencoder of its "Weight
     Tying Using Nested Layer": trained, plotted, converted, run and verified.
     """
+    check_file(out, "a model")
     if not train:
         refuse_unused(context, ("epochs", "images", "plots", "show"), "without --train")
     try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 import tieops
-from tieops.cli.streams import is_stream, read_stdin
+from tieops.cli.streams import is_stdin, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.limits import Limits
@@ -208,7 +208,7 @@ def _suffix(name: str) -> str:
 
 
 def _from_onnx(name: str, limits: Limits) -> TiedModel:
-    if is_stream(name):
+    if is_stdin(name):
         return tieops.from_onnx(read_stdin(), base_dir=Path.cwd(), limits=limits)
     with progress(f"reading {Path(_called(name)).name}"):
         return tieops.from_onnx(name, limits=limits)

@@ -10,6 +10,7 @@ import typer
 import tieops
 from tieops.cli.common import Json, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.streams import check_file
 
 __all__ = ["render"]
 
@@ -33,6 +34,7 @@ def render(
     tieops render tied.onnx tied.html
     tieops render transfer.onnx transfer.svg --before tied.onnx
     """
+    check_file(out, "a picture")
     drawn, *beside = reading.models(model, *([] if before is None else [before]))
     path = tieops.render(
         drawn,

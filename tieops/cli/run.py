@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +26,9 @@ from tieops.cli.common import (
     sizes_of,
 )
 from tieops.cli.reading import Limit, limits_of
-from tieops.cli.streams import source_of
-from tieops.errors import ExportError, PreconditionError
+from tieops.cli.streams import check_file, source_of
+from tieops.errors import PreconditionError
+from tieops.exporters.files import new_file
 from tieops.ir.brief import printable
 from tieops.verify.inputs import make_inputs
 from tieops.verify.sandboxed_sides import SandboxedOnnx
@@ -61,6 +64,7 @@ def run(
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
     refuse_torch(model)
+    check_file(None if out is None else _npz(out), "arrays")
     if given:
         refuse_unused(context, ("size", "seed"), "where inputs are given")
     feeds = _read_inputs(given or [])
@@ -81,12 +85,7 @@ def run(
         used, note = session.provider, session.note
         ledger = tieops.resident_bytes(session) if memory else None
     if out is not None:
-        try:
-            np.savez(out, **outputs)  # pyright: ignore[reportArgumentType] - its stub wants a bool
-        except OSError as error:
-            raise ExportError(
-                f"cannot write {out}", {"the system says": error.strerror}, "choose another folder"
-            ) from error
+        _write_npz(out, outputs)
     if as_json:
         print_json(
             {
@@ -121,6 +120,10 @@ def _read_inputs(given: list[str]) -> dict[str, Any]:
     for text in given:
         name, equals, path = text.partition("=")
         file = Path(path if equals else text)
+        if file.exists() and not file.is_file():  # a FIFO would wait for a writer
+            raise PreconditionError(
+                f"{printable(str(file))} is not a regular file", None, "write it with numpy.save"
+            )
         try:
             loaded = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -138,11 +141,57 @@ def _read_inputs(given: list[str]) -> dict[str, Any]:
     return feeds
 
 
-def _described(array: Any) -> dict[str, Any]:
+def _write_npz(out: Path, outputs: dict[str, Any]) -> None:
+    """Write arrays as numpy.savez does, whatever they are called; text without pickles.
+
+    numpy's own takes each name for an argument, and one of its arguments is called ``file``.
+    """
+    with new_file(_npz(out)) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, value in outputs.items():
+            for key, array in _parts(name, value):
+                array = array.astype(str) if array.dtype.kind == "O" else array
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _npz(out: Path) -> Path:
+    """Return the file that outputs go to: with its suffix, as numpy.savez gives it."""
+    return out if out.name.endswith(".npz") or not out.name else out.with_name(f"{out.name}.npz")
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield the arrays of an output; those of a sequence by number, those of a map by key."""
+    if isinstance(value, list):
+        for place, each in enumerate(value):
+            yield from _parts(f"{name}.{place}", each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _parts(f"{name}.{key}", each)
+    elif value is not None:  # an optional without a value
+        yield name, np.asarray(value)
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_described(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _described(each) for key, each in value.items()}
+    if value is None:
+        return None
+    array = np.asarray(value)
     return {"dtype": str(array.dtype), "shape": list(array.shape)}
 
 
-def _text(array: Any) -> str:
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"sequence of {len(value)}: {', '.join(map(_text, value[:3])) or 'nothing'}" + (
+            ", …" if len(value) > 3 else ""
+        )
+    if isinstance(value, dict):
+        return f"map of {len(value)}"
+    if value is None:
+        return "nothing"
+    array = np.asarray(value)
     sizes = ",".join(str(size) for size in array.shape)
     if array.size == 0 or array.dtype.kind not in "fiu":
         return f"{array.dtype}[{sizes}]"

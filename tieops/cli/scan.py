@@ -11,6 +11,7 @@ import typer
 import tieops
 from tieops.cli.common import Json
 from tieops.cli.reading import Limit, limits_of
+from tieops.cli.streams import check_file
 from tieops.fleet.summary import Summary
 
 __all__ = ["scan"]
@@ -55,6 +56,7 @@ def scan(
         tieops scan models/ -o found.jsonl
         tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60
     """
+    check_file(out, "a scan that can go on")
     summary = Summary()
     for record in tieops.scan(
         paths,

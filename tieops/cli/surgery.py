@@ -9,7 +9,7 @@ import typer
 
 from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
-from tieops.cli.streams import check_out, echo, is_stream, write_model
+from tieops.cli.streams import check_out, echo, is_stdout, write_model
 from tieops.ir.brief import brief_bytes
 from tieops.passes.base import SurgeryPass
 from tieops.passes.dead_branches import RemoveDeadBranchesPass
@@ -70,7 +70,7 @@ def _apply(
 
 
 def _called(out: Path) -> str:
-    return "stdout" if is_stream(out) else str(out)
+    return "stdout" if is_stdout(out) else str(out)
 
 
 @reads_models

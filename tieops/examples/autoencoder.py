@@ -7,7 +7,6 @@ reads their weights transposed, in reverse order, with three biases of its own.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 import tieops
 from tieops.examples.digits import draw_digits
+from tieops.progress import on_terminal
 
 __all__ = [
     "SIZES",
@@ -164,7 +164,7 @@ def train(
         f"training {type(net).__name__}",
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not on_terminal(),
     )
     for _ in shown:
         for chosen in torch.randperm(len(images), generator=generator).split(batch):

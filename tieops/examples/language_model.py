@@ -7,7 +7,6 @@ times the body's.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 import tieops
 from tieops.examples.language import Language
+from tieops.progress import on_terminal
 
 __all__ = [
     "ClassHistory",
@@ -203,7 +203,7 @@ def _batches(count: int, epochs: int, batch: int, seed: int, title: str) -> Iter
         title,
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not on_terminal(),
     )
     for _ in shown:
         yield from torch.randperm(count, generator=generator).split(batch)

@@ -11,6 +11,7 @@ import numpy as np
 from tieops.examples.autoencoder import History
 from tieops.examples.digits import SIDE
 from tieops.examples.language_model import ClassHistory, WordHistory
+from tieops.exporters.files import new_file
 
 __all__ = ["save_reconstructions", "save_training", "save_transfer"]
 
@@ -42,8 +43,7 @@ def save_training(path: Path, histories: Mapping[str, History]) -> Path:
         _logarithmic(axes)
     legend = error.legend(frameon=False, title="dots: validation\nthin line: training batches")
     legend.get_title().set_fontsize(8)
-    figure.savefig(path, dpi=110)
-    return path
+    return _save(figure, path)
 
 
 def save_reconstructions(path: Path, rows: Mapping[str, np.ndarray[Any, Any]]) -> Path:
@@ -66,8 +66,7 @@ def save_reconstructions(path: Path, rows: Mapping[str, np.ndarray[Any, Any]]) -
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, color=GREY)
-    figure.savefig(path, dpi=110)
-    return path
+    return _save(figure, path)
 
 
 def save_transfer(
@@ -102,7 +101,12 @@ def save_transfer(
     right.set_ylim(0, 1)
     legend = right.legend(frameon=False, loc="lower right", title="learn rate of the head")
     legend.get_title().set_fontsize(8)
-    figure.savefig(path, dpi=110)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    with new_file(path) as file:
+        figure.savefig(file, dpi=110, format=path.suffix.removeprefix(".") or "png")
     return path
 
 

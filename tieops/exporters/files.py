@@ -8,14 +8,17 @@ import stat
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from tieops.errors import ExportError
-from tieops.exporters.temporary import free_name, is_temporary
+from tieops.exporters.temporary import free_name, is_temporary, temporary
+from tieops.ir.targets import check_target
 
 __all__ = [
     "MAKE_ROOM",
     "as_export_error",
     "mode_of",
+    "new_file",
     "place",
     "remove",
     "replace_all",
@@ -63,23 +66,43 @@ def mode_of(path: Path) -> int | None:
     return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
 
 
-def place(temporary: Path, path: Path) -> None:
+@contextmanager
+def new_file(path: Path) -> Generator[BinaryIO]:
+    """Write a file that takes the place of what is at a path when the block ends without an error.
+
+    Args:
+        path: The target; a link is replaced.
+
+    Raises:
+        ExportError: If the target may not be written to, or the system says no; what was there is
+            unchanged.
+    """
+    check_target(path)
+    with as_export_error(path), temporary(path.parent, "file", mode_of(path)) as made:
+        with open(made.descriptor, "wb", closefd=False) as file:
+            yield file
+        os.fsync(made.descriptor)
+        check_target(path)
+        made.path.replace(path)
+
+
+def place(made: Path, path: Path) -> None:
     """Give a file its name before any model refers to it, and none that was taken meanwhile.
 
     Raises:
         FileExistsError: If the name is taken.
     """
     try:
-        os.link(temporary, path)
+        os.link(made, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
             raise FileExistsError(path) from None
-        temporary.rename(path)
+        made.rename(path)
     else:
         # Readers refuse data with two hard links: one name must be left when the model appears.
-        temporary.unlink()
+        made.unlink()
 
 
 def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
@@ -94,11 +117,11 @@ def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
     try:
         for _, target in staged:
             kept.append(_kept(target, copy=len(staged) > 1))
-        for temporary, target in staged:
-            temporary.replace(target)
+        for new, target in staged:
+            new.replace(target)
     except BaseException:
-        for (temporary, target), old in zip(staged, kept, strict=False):
-            if temporary.exists():  # this one was not renamed
+        for (new, target), old in zip(staged, kept, strict=False):
+            if new.exists():  # this one was not renamed
                 if old is not None:
                     remove(old)
             elif old is not None:

@@ -47,6 +47,7 @@ from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import stored_values, subgraphs_of
 from tieops.ir.storage import stored_bytes
+from tieops.ir.targets import check_target
 
 __all__ = ["Draft", "check_nesting", "write_models"]
 
@@ -168,11 +169,13 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
     folder = drafts[0].path.parent
     with folder_lock(folder):
         _check_kept(layout)
+        for draft in drafts:
+            check_target(draft.path)  # again: something else may have come there meanwhile
         before = {name for draft in drafts for name in data_of(draft.path)}
         sync_folder(folder)  # the data has its name on the disk before a model refers to it
         kept = replace_all([(each.path, to.path) for each, to in zip(staged, drafts, strict=True)])
-        # From here on the new model is the model: what fails now must not say that it is not.
-        with suppress(OSError):
+        # From here on the new model is the model: whatever fails now must not say that it is not.
+        with suppress(Exception):
             stale = unread(folder, before)
             if sum(map(_remove_data, stale)) == len(stale):
                 for old in kept:
@@ -191,7 +194,9 @@ def _remove_data(stale: Path) -> bool:
     """Remove data that no file refers to, and tell whether it is gone; models in memory keep it."""
     try:
         keep_readable(stale)
-    except (OSError, ValueError):  # rather a file too many than a model without its data
+    # Rather a file too many than a model without its data. A model whose data was cut or replaced
+    # by somebody else raises what it raises for any reader.
+    except (OSError, ValueError, TieopsError):
         return False
     return remove(stale)
 

@@ -65,7 +65,15 @@ def data_of(path: Path) -> set[str]:
             for name in os.listdir(path.parent)
             if (own.fullmatch(name) or (name in recorded and is_data_name(name)))
             and _refers(data, name)
+            and _is_file(path.with_name(name))
         }
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is one as we write it: links, FIFOs and the like are somebody else's."""
+    with suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _refers(data: mmap.mmap | bytes, name: str) -> bool:

@@ -24,6 +24,7 @@ from tieops.ir.brief import brief_bytes
 from tieops.ir.collector import collector_paused
 from tieops.ir.scopes import stored_values
 from tieops.ir.storage import stored_bytes
+from tieops.ir.targets import check_target
 from tieops.passes.lower import LowerTiedReadsPass
 from tieops.tied_model import TiedModel, check_model
 
@@ -122,7 +123,8 @@ def to_onnx(
 
     Raises:
         ExportError: If the folder cannot be written, the disk is full, or the model does not fit;
-            the old file is whole. If the paths of several models are not one for each, or not in
+            the old file is whole. If the target is neither absent, nor a regular file, nor a link
+            to one. If the paths of several models are not one for each, or not in
             one folder. If data to reuse lies outside of the folder, or is the file to write.
 
     Example:
@@ -267,8 +269,7 @@ def _paired(
 @collector_paused()
 def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[str, ...]]:
     """Return what to write where, and the tied reads that could not be given their form."""
-    if not path.name:
-        raise ExportError(f"{os.fspath(path)!r} names no file", None, "give a path such as m.onnx")
+    check_target(path)
     check_nesting(model.ir, path)
     graph = model.clone()
     # Before IR version 4 every initializer had to be a graph input; ONNX Runtime never minded.

@@ -30,7 +30,7 @@ __all__ = [
 
 LOCK_WAIT_S = 60.0
 """Another writer holds a folder for as long as a rename takes."""
-_NAME = re.compile(r"\.tieops-[0-9a-f]{16}\.(?:data|model)\.tmp")
+_NAME = re.compile(r"\.tieops-[0-9a-f]{16}\.(?:data|model|file)\.tmp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def is_temporary(name: str) -> bool:
 
 
 def free_name(folder: Path, kind: str) -> Path:
-    """Return a temporary name that nobody has; the kind is ``data`` or ``model``."""
+    """Return a temporary name that nobody has; the kind is ``data``, ``model`` or ``file``."""
     return folder / f".tieops-{secrets.token_hex(8)}.{kind}.tmp"
 
 
@@ -62,7 +62,7 @@ def temporary(folder: Path, kind: str, mode: int | None = None) -> Generator[Tem
 
     Args:
         folder: Where.
-        kind: ``data`` or ``model``.
+        kind: ``data``, ``model``, or ``file`` for anything else.
         mode: Permissions, of the file that it will replace; by default those of a new file.
     """
     path, descriptor = _create(folder, kind)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tieops.errors import PreconditionError
+from tieops.errors import ExportError, PreconditionError, printable
 from tieops.fleet.record import ScanRecord
+from tieops.ir.targets import check_target
 
 __all__ = ["Journal"]
 
@@ -24,16 +26,20 @@ class Journal:
         path: The file. One that is there is read; what it ends with after a crash is dropped.
 
     Raises:
-        PreconditionError: If it cannot be written, or is no record of a scan.
+        PreconditionError: If it cannot be written, is a directory, a FIFO or the like, or is no
+            record of a scan.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._lines: dict[str, int] = {}
         try:
+            check_target(self._path)
             self._file = self._path.open("a+b")
             end = self._read()
             self._file.truncate(end)
+        except ExportError as error:
+            raise PreconditionError(error.what, error.facts, error.fix) from error
         except OSError as error:
             raise PreconditionError(
                 f"cannot write {self._path}", {"the system says": error.strerror}, "name another"
@@ -78,13 +84,25 @@ class Journal:
 
         Args:
             record: The record.
+
+        Raises:
+            ExportError: If the disk is full or broken. A line that is cut off is dropped when the
+                file is opened again.
         """
-        self._file.write(json.dumps(record.to_dict()).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record.to_dict()).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise ExportError(
+                f"cannot write {printable(str(self._path))}",
+                {"the system says": error.strerror},
+                "make room, and scan again: what is known already is kept",
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told when it was added
+            self._file.close()
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -65,6 +65,7 @@ def scan(
     Raises:
         PreconditionError: If there are no models, ``out`` is no such file, or a limit is given
             that this executor cannot keep.
+        ExportError: If the disk of ``out`` is full, while records come.
 
     Example:
         >>> import onnx_ir, tempfile

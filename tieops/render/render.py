@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tieops.errors import ExportError, PreconditionError
+from tieops.errors import PreconditionError
+from tieops.exporters.files import new_file
+from tieops.ir.targets import check_target
 from tieops.render.compare import compared
 from tieops.render.picture import picture_of
 from tieops.tied_model import TiedModel, check_model
@@ -40,7 +42,8 @@ def render(
         PreconditionError: If the suffix is none of the four.
         UnsupportedModelError: If it is no TiedModel.
         MissingDependencyError: If it is SVG or PNG and the extra ``render`` is not installed.
-        ExportError: If the file cannot be written.
+        ExportError: If the file cannot be written, or the target is neither absent, nor a regular
+            file, nor a link to one.
 
     Example:
         >>> import tempfile, onnx_ir, tieops
@@ -74,18 +77,15 @@ def render(
             {"formats": ", ".join(FORMATS)},
             "give the file one of these suffixes",
         )
+    check_target(path)
     picture = picture_of(model, title)
     if before is None:
         data = {"pictures": [picture.as_data()], "headings": [""], "changes": []}
     else:
         data = compared(picture_of(before), picture)
     content = _writers()[suffix](data)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {path}", {"reason": error.strerror or error}, "choose another place"
-        ) from error
+    with new_file(path) as file:
+        file.write(content)
     return path
 
 

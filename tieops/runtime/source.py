@@ -15,6 +15,7 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.importers.limits import UNLIMITED, Limits
 from tieops.importers.remote import is_url, shown
+from tieops.ir.brief import printable
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
@@ -101,7 +102,9 @@ def _as_file(
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if not path.is_file():
-            raise PreconditionError(f"there is no file {path}", {}, "check the path")
+            name = printable(str(path))
+            what = f"{name} is not a regular file" if path.exists() else f"there is no file {name}"
+            raise PreconditionError(what, {}, "check the path")
         return path
     path = folder / "model.onnx"
     if isinstance(model, TiedModel):
