@@ -21,10 +21,10 @@ from tieops.ir.reach import Liveness
 from tieops.ir.rewire import permute
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
-from tieops.passes.follow import Following, follow
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.passes.inline import inline_behind, inline_path, inliner_of
+from tieops.passes.shape_propagation import ResizePlan, plan_resize
 from tieops.tied_model import TiedModel
 
 __all__ = ["ReplaceHeadPass", "replace_head"]
@@ -122,18 +122,18 @@ class ReplaceHeadPass(SurgeryPass):
     name: str | None = None
 
     def requires(self, model: onnx_ir.Model) -> None:
-        """Find the head, make its values and follow its size downstream, without changing it."""
+        """Find the head, make its values and propagate its size, without changing the model."""
         self._plan(model.clone())
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Replace the head."""
-        inlined, head, weight, bias, following = self._plan(model)
-        done = _replace(model, head, weight, bias, following, self)
+        inlined, head, weight, bias, resize = self._plan(model)
+        done = _replace(model, head, weight, bias, resize, self)
         return Rewrite((*inlined, *done.changes), done.skips)
 
     def _plan(
         self, model: onnx_ir.Model
-    ) -> tuple[list[Change], Head, Array, Array | None, Following]:
+    ) -> tuple[list[Change], Head, Array, Array | None, ResizePlan]:
         check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
         tied = TiedModel(model)
         layer = find_head(tied, self.head)
@@ -157,13 +157,13 @@ class ReplaceHeadPass(SurgeryPass):
                 f"convert it first: onnx.version_converter.convert_version(model, {BROADCASTING}); "
                 "or pass bias=False",
             )
-        following = follow(head.out, head.axis, head.out_features, self.out_features)
+        resize = plan_resize(head.out, head.axis, head.out_features, self.out_features)
         taken = {layer.name for layer in tied.layers} - {head.layer.name}
         if self.name in taken:
             raise SelectionError(
                 f"a layer is called {self.name} already", None, "choose another name"
             )
-        return inlined, head, weight, bias, following
+        return inlined, head, weight, bias, resize
 
 
 def _opset(model: onnx_ir.Model) -> int:
@@ -201,7 +201,7 @@ def _replace(
     head: Head,
     weight: Array,
     bias: Array | None,
-    following: Following,
+    resize: ResizePlan,
     options: ReplaceHeadPass,
 ) -> Rewrite:
     name = options.name or head.layer.name
@@ -216,7 +216,7 @@ def _replace(
     assert isinstance(graph, onnx_ir.Graph)
     names = FreshNames(model)
     liveness = Liveness(model)
-    _apply(model, following, names)
+    _apply(model, resize, names)
     for value in shared:
         # The names of a head that goes are not the shared tensor's any more.
         kept = [each for each in aliases_of(value) if each not in old_names or each == value.name]
@@ -270,13 +270,13 @@ def _step_aside(model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: 
             model.graph.initializers.add(value)
 
 
-def _apply(model: onnx_ir.Model, following: Following, names: FreshNames) -> None:
-    for value, (axis, size) in following.sizes.items():
+def _apply(model: onnx_ir.Model, resize: ResizePlan, names: FreshNames) -> None:
+    for value, (axis, size) in resize.sizes.items():
         if value.shape is not None:
             sizes = list(value.shape.dims)
             sizes[axis] = size
             value.shape = onnx_ir.Shape(sizes)
-    for (node, index), numbers in following.operands.items():
+    for (node, index), numbers in resize.operands.items():
         name = names.take(f"{node.name or node.op_type}_sizes")
         value = store(model, name, np.array(numbers, np.int64))
         node.replace_input_with(index, value)

@@ -131,23 +131,23 @@ def known_ints(value: onnx_ir.Value | None) -> tuple[int, ...] | None:
 
 def known_floats(value: onnx_ir.Value | None) -> tuple[float, ...] | None:
     """Return the floats that a value holds on every run; None if they are not known or not few."""
-    tensor = _stored(value) if value is not None else None
-    if tensor is None or tensor.dtype not in _FLOATS or tensor.size > MAX_OPERAND_ELEMENTS:
+    array = known_array(value)
+    if array is None or array.dtype.kind != "f":
         return None
-    return tuple(float(each) for each in tensor.numpy().reshape(-1))
+    return tuple(float(each) for each in array.reshape(-1))
 
 
 def known_array(value: onnx_ir.Value | None) -> Array | None:
-    """Return what a small integer value is on every run, or None.
+    """Return what a small value of numbers is on every run, or None.
 
-    It is known if it is stored, or computed from stored tensors by Identity, Cast, Concat, Gather,
-    Slice, Squeeze, Unsqueeze, Reshape and Shape.
+    It is known if it is stored, or computed from stored tensors by Identity, Cast between integers,
+    Concat, Gather, Slice, Squeeze, Unsqueeze, Reshape and Shape.
     """
     return _Folding().of(value)
 
 
 class _Folding:
-    """Computes integers; remembers what it computed, and gives up after ``MAX_FOLDED_NODES``."""
+    """Computes values; remembers what it computed, and gives up after ``MAX_FOLDED_NODES``."""
 
     def __init__(self) -> None:
         self._found: dict[onnx_ir.Value, Array | None] = {}
@@ -163,7 +163,7 @@ class _Folding:
     def _computed(self, value: onnx_ir.Value) -> Array | None:
         tensor = _stored(value)
         if tensor is not None:
-            known = tensor.dtype in _INTEGERS and tensor.size <= MAX_OPERAND_ELEMENTS
+            known = tensor.dtype in _INTEGERS + _FLOATS and tensor.size <= MAX_OPERAND_ELEMENTS
             return np.asarray(tensor.numpy()) if known else None
         node = value.producer()
         if node is None or not is_standard(node) or not has_bound_attributes(node):
@@ -224,7 +224,7 @@ def _folded(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
 
 def _cast(node: onnx_ir.Node, data: Array) -> Array | None:
     to = int_attribute(node, "to", 0)
-    if to not in _INTEGERS:
+    if to not in _INTEGERS or data.dtype.kind != "i":
         return None
     cast = data.astype(np.int64 if to == onnx_ir.DataType.INT64 else np.int32)
     return cast if np.array_equal(cast, data) else None

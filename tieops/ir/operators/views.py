@@ -6,21 +6,20 @@ the run, and one whose operands ONNX Runtime refuses.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir
 
+from tieops.ir.operators.moving_shapes import clamped, slice_bounds
 from tieops.ir.operators.operands import (
-    ABSENT,
     Missing,
     has_bound_attributes,
     int_attribute,
     is_standard,
-    operand,
 )
+from tieops.ir.operators.shape_rules import output_shapes
+from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Shape, Slice, Step, Transpose, View
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "is_reshape",
     "is_view",
     "sliced_join",
-    "split_sizes",
     "transpose_order",
 ]
 
@@ -220,11 +218,6 @@ def _axis(node: onnx_ir.Node, name: str, rank: int, default: int | None = None) 
     return axis % rank if not isinstance(axis, Missing) and -rank <= axis < rank else None
 
 
-def _axes(axes: Sequence[int], rank: int) -> list[int] | None:
-    """Return axes, none negative; None if one does not exist."""
-    return [axis % rank for axis in axes] if all(-rank <= axis < rank for axis in axes) else None
-
-
 def _step(node: onnx_ir.Node, view: View) -> Step | None:
     shape = view.shape
     match node.op_type:
@@ -241,8 +234,8 @@ def _step(node: onnx_ir.Node, view: View) -> Step | None:
             ranges = _slice_ranges(node, shape)
             return None if ranges is None else Slice(ranges)
         case "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten":
-            sizes = _reshaped(node, shape)
-            return None if sizes is None else Reshape(sizes)
+            shapes = _shapes_after(node, shape)
+            return None if shapes is None else Reshape(shapes[0])
         case _:
             return None
 
@@ -267,86 +260,22 @@ def _dequantize(node: onnx_ir.Node) -> Dequantize | None:
 
 
 def _slice_ranges(node: onnx_ir.Node, shape: Shape) -> tuple[tuple[int, int, int], ...] | None:
-    starts, ends = operand(node, 1, "starts"), operand(node, 2, "ends")
-    axes, steps = operand(node, 3, "axes"), operand(node, 4, "steps")
-    if isinstance(starts, Missing) or isinstance(ends, Missing):
-        return None
-    if axes is ABSENT:
-        axes = tuple(range(len(starts)))
-    if steps is ABSENT:
-        steps = (1,) * len(starts)
-    if isinstance(axes, Missing) or isinstance(steps, Missing):
-        return None
-    places = _axes(axes, len(shape))
-    if places is None or len(set(places)) < len(places) or 0 in steps:
-        return None
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        return None
     ranges = [(0, size, 1) for size in shape]
-    for axis, start, end, step in zip(places, starts, ends, steps, strict=True):
-        ranges[axis] = _clamped(start, end, step, shape[axis])
+    try:
+        for axis, start, end, step in slice_bounds(node, len(shape)):
+            ranges[axis] = clamped(start, end, step, shape[axis])
+    except NotKnownError:
+        return None
     return tuple(ranges)
 
 
-def _clamped(start: int, end: int, step: int, size: int) -> tuple[int, int, int]:
-    """Return a slice's bounds as ONNX clamps them, which is not how Python does going backwards."""
-    start, end = (each + size if each < 0 else each for each in (start, end))
-    if step > 0:
-        return min(max(start, 0), size), min(max(end, 0), size), step
-    return min(max(start, 0), size - 1), min(max(end, -1), size - 1), step
-
-
-def _reshaped(node: onnx_ir.Node, shape: Shape) -> Shape | None:
-    match node.op_type:
-        case "Reshape":
-            return _reshape(node, shape)
-        case "Flatten":
-            axis = int_attribute(node, "axis", 1)
-            if isinstance(axis, Missing) or not -len(shape) <= axis <= len(shape):
-                return None
-            axis = axis + len(shape) if axis < 0 else axis
-            return math.prod(shape[:axis]), math.prod(shape[axis:])
-        case "Squeeze":
-            axes = operand(node, 1, "axes")
-            if axes is ABSENT or axes == ():
-                return tuple(size for size in shape if size != 1)
-            gone = None if isinstance(axes, Missing) else _axes(axes, len(shape))
-            if gone is None or any(shape[axis] != 1 for axis in gone):
-                return None
-            return tuple(size for axis, size in enumerate(shape) if axis not in gone)
-        case _:
-            axes = operand(node, 1, "axes")
-            if isinstance(axes, Missing):
-                return None
-            rank = len(shape) + len(axes)
-            new = _axes(axes, rank)
-            if new is None or len(set(new)) < len(new):
-                return None
-            rest = iter(shape)
-            return tuple(1 if axis in new else next(rest) for axis in range(rank))
-
-
-def _reshape(node: onnx_ir.Node, shape: Shape) -> Shape | None:
-    target = operand(node, 1, "shape")
-    if isinstance(target, Missing) or min(target, default=0) < -1:
+def _shapes_after(node: onnx_ir.Node, shape: Shape) -> list[Shape] | None:
+    """Return the shapes of a node's outputs; None if they are not known."""
+    try:
+        found = output_shapes(node, [shape])
+    except NotKnownError:
         return None
-    if not int_attribute(node, "allowzero", 0):
-        if any(size == 0 and axis >= len(shape) for axis, size in enumerate(target)):
-            return None
-        target = tuple(size or shape[axis] for axis, size in enumerate(target))
-    return _settled(target, shape)
-
-
-def _settled(target: Shape, shape: Shape) -> Shape | None:
-    """Return a target shape with the size that it leaves open; None if it does not fit."""
-    total, known = math.prod(shape), math.prod(size for size in target if size != -1)
-    if target.count(-1) > 1:
-        return None
-    if -1 in target:
-        if known == 0 or total % known:
-            return None
-        return tuple(total // known if size == -1 else size for size in target)
-    return target if known == total else None
+    return [tuple(size for size in sizes if isinstance(size, int)) for sizes in found]
 
 
 def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] | None:
@@ -354,9 +283,10 @@ def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] |
     axis = _axis(node, "axis", len(shape), 0)
     if axis is None:
         return None
-    sizes = split_sizes(node, shape[axis])
-    if sizes is None or sum(sizes) != shape[axis]:
+    shapes = _shapes_after(node, shape)
+    if shapes is None:
         return None
+    sizes = [each[axis] for each in shapes]
     onward: list[tuple[onnx_ir.Value, View]] = []
     start = 0
     for output, size in zip(node.outputs, sizes, strict=True):
@@ -369,17 +299,3 @@ def _split(node: onnx_ir.Node, view: View) -> list[tuple[onnx_ir.Value, View]] |
             onward.append((output, part))
         start += size
     return onward
-
-
-def split_sizes(node: onnx_ir.Node, size: int) -> Shape | None:
-    """Return the sizes of a Split's outputs along its axis, which has ``size`` elements."""
-    count = len(node.outputs)
-    sizes = operand(node, 1, "split")
-    if sizes is ABSENT:
-        if int_attribute(node, "num_outputs", count) != count:
-            return None
-        each = -(-size // count)
-        sizes = (each,) * (count - 1) + (size - each * (count - 1),)
-    if isinstance(sizes, Missing) or len(sizes) != count or min(sizes) < 0:
-        return None
-    return sizes

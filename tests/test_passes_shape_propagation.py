@@ -1,4 +1,4 @@
-"""Following a new size downstream: which axis of which value changes, and which node says no."""
+"""Shape propagation: which axis of which value changes, and which node refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 
 from tests.test_golden import serialized
 from tieops.errors import PreconditionError
-from tieops.passes.follow import Following, follow
+from tieops.passes.shape_propagation import ResizePlan, plan_resize
 
 OLD, NEW = 10, 15
 
@@ -28,14 +28,14 @@ def graph(body: str, shape: str = "n,10", **tensors: Any) -> onnx_ir.Model:
     return onnx_ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
-def followed(model: onnx_ir.Model, axis: int = 1) -> Following:
+def planned(model: onnx_ir.Model, axis: int = 1) -> ResizePlan:
     before = serialized(model)
-    found = follow(model.graph.inputs[0], axis, OLD, NEW)
-    assert serialized(model) == before, "following changes nothing"
+    found = plan_resize(model.graph.inputs[0], axis, OLD, NEW)
+    assert serialized(model) == before, "planning changes nothing"
     return found
 
 
-def axes(plan: Following) -> dict[str, int]:
+def axes(plan: ResizePlan) -> dict[str, int]:
     assert {size for _, size in plan.sizes.values()} == {NEW}
     return {str(value.name): axis for value, (axis, _) in plan.sizes.items()}
 
@@ -138,7 +138,7 @@ FOLLOWS: dict[str, tuple[str, str, int, dict[str, Any], dict[str, int]]] = {
 @pytest.mark.parametrize("name", FOLLOWS)
 def test_the_axis_that_changes(name: str) -> None:
     body, shape, axis, tensors, want = FOLLOWS[name]
-    plan = followed(graph(body, shape, **tensors), axis)
+    plan = planned(graph(body, shape, **tensors), axis)
     assert axes(plan) == want
     assert not plan.operands
 
@@ -157,7 +157,7 @@ def test_a_reshape_names_the_new_size_where_it_named_the_old(
     target: list[int], shape: str, axis: int, want: int, operand: list[int] | None
 ) -> None:
     model = graph("y = Reshape(x, to)", shape, to=np.array(target))
-    plan = followed(model, axis)
+    plan = planned(model, axis)
     assert axes(plan) == {"x": axis, "y": want}
     assert [*plan.operands.values()] == ([] if operand is None else [operand])
     assert all(node.op_type == "Reshape" and at == 1 for node, at in plan.operands)
@@ -192,7 +192,7 @@ def test_a_node_that_cannot_follow_is_named(name: str) -> None:
     model = graph(body, shape, **tensors)
     before = serialized(model)
     with pytest.raises(PreconditionError, match=words) as caught:
-        follow(model.graph.inputs[0], axis, OLD, NEW)
+        plan_resize(model.graph.inputs[0], axis, OLD, NEW)
     assert "cannot change the size 10 of" in str(caught.value)
     assert model.graph.outputs[0].producer().op_type in str(caught.value)
     assert serialized(model) == before
@@ -213,9 +213,9 @@ def test_a_size_of_one_that_a_node_counts_on(name: str) -> None:
     """Found by the corpus: a probability of silero-vad, whose axis is squeezed away."""
     body, shape, tensors, words = ONE[name]
     with pytest.raises(PreconditionError, match=words):
-        follow(graph(body, shape, **tensors).graph.inputs[0], 1, 1, NEW)
+        plan_resize(graph(body, shape, **tensors).graph.inputs[0], 1, 1, NEW)
 
 
 def test_a_size_of_one_meets_other_ones() -> None:
     model = graph("y = Mul(x, s)", "n,1", s=np.ones((1, 1), np.float32))
-    assert axes(follow(model.graph.inputs[0], 1, 1, NEW)) == {"x": 1, "y": 1}
+    assert axes(plan_resize(model.graph.inputs[0], 1, 1, NEW)) == {"x": 1, "y": 1}
