@@ -17,6 +17,7 @@ from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.collector import collector_paused
+from tieops.ir.edit import copy_model
 from tieops.ir.layers import Layer
 from tieops.ir.living import note
 from tieops.ir.names import TORCH_KIND, aliases_of
@@ -166,7 +167,7 @@ class TiedModel:
     @collector_paused()
     def clone(self) -> onnx_ir.Model:
         """Return a copy of the graph that shares the weights: it costs the graph alone."""
-        return self._ir.clone()
+        return copy_model(self._ir)
 
     def __str__(self) -> str:
         return str(self.analysis)

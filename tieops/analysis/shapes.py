@@ -9,8 +9,9 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.serde import SerdeError
 
+from tieops.ir.edit import copy_model
 from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs, all_nodes, replace_tensors, subgraphs_of
+from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, replace_tensors, subgraphs_of
 
 __all__ = ["derived", "infer_in_place", "shaped"]
 
@@ -89,8 +90,8 @@ def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 
 def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
-    if any(tensor.nbytes > MAX_OPERAND_BYTES for tensor in _attribute_tensors(model)):
-        model = model.clone()
+    if any(tensor.nbytes > MAX_OPERAND_BYTES for tensor in attribute_tensors(model)):
+        model = copy_model(model)
         replace_tensors(model, _stub)
     graph = model.graph
     stored = list(graph.initializers.values())
@@ -113,15 +114,6 @@ def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
             proto.functions.add(), function, model_ir_version=model.ir_version
         )
     return proto
-
-
-def _attribute_tensors(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
-    for node in all_nodes(model):
-        for attr in node.attributes.data.values():
-            if attr.type == onnx_ir.AttributeType.TENSOR and not attr.is_ref():
-                yield attr.as_tensor()
-            elif attr.type == onnx_ir.AttributeType.TENSORS and not attr.is_ref():
-                yield from attr.as_tensors()
 
 
 def _stub(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:

@@ -136,6 +136,8 @@ def bit_equal(one: Bits, other: Bits) -> bool:
         one, other = one.reshape(-1), other.reshape(-1)
     elif other.flags.c_contiguous:
         one, other = other, one  # numpy walks in the first one's order: half the time
+    if one.ctypes.data == other.ctypes.data and one.strides == other.strides:
+        return True  # copies of a graph share their weights
     return _blocks_equal(one, other)
 
 

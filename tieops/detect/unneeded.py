@@ -11,6 +11,7 @@ from tieops.detect.mending import outputs_mend
 from tieops.ir.branches import decided_ifs, remove_dead_branches
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.edit import copy_model
 from tieops.ir.problem import Problem
 from tieops.ir.reach import keeps_all, prune
 from tieops.ir.storage import stored_bytes
@@ -54,7 +55,7 @@ def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
     """Yield what ``remove_disconnected_outputs`` removes although no output goes."""
     if keeps_all(model):
         return
-    smaller = model.clone()
+    smaller = copy_model(model)
     gone = [each for each in prune(smaller) if each[0] in _KINDS]
     if not gone:
         return
@@ -81,7 +82,7 @@ def _dead_branches(model: onnx_ir.Model) -> Iterator[Problem]:
     ]
     if not names:
         return
-    smaller = model.clone()
+    smaller = copy_model(model)
     remove_dead_branches(smaller)
     wasted = stored_bytes(model) - stored_bytes(smaller)
     shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")

@@ -1,4 +1,4 @@
-"""Weights embedded in a mapped .onnx file: left where they are, as slices of the mapping.
+"""Weights embedded in a mapped .onnx file, or in bytes: left where they are, as slices of these.
 
 What is out of the ordinary is left in, and protobuf and the checks after it see it as it is.
 """
@@ -30,17 +30,17 @@ class Embedded:
     """A model without its large tensors, and where these are.
 
     Args:
-        data: The mapped file.
+        data: The mapped file, or the bytes.
         message: The rest, a serialized ``ModelProto``. A tensor that was left out is external
             data there, at a location that no file can know.
     """
 
-    data: mmap.mmap
+    data: bytes | mmap.mmap
     message: bytes = b""
     location: str = field(default_factory=lambda: f"embedded-{secrets.token_hex(16)}")
 
     def put_back(self, model: onnx_ir.Model) -> None:
-        """Give the parsed model its tensors: slices of the mapped file."""
+        """Give the parsed model its tensors: slices of the data."""
         replace_tensors(model, self._slice)
 
     def _slice(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
@@ -63,7 +63,7 @@ class Embedded:
 class _Mapping:
     """All of a mapped file is one window: looking at a part of it reads that part."""
 
-    def __init__(self, data: mmap.mmap, name: str) -> None:
+    def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
         self.name = name
         self.size = len(data)
         self._data = memoryview(data)
@@ -72,11 +72,11 @@ class _Mapping:
         return self._data[start:]
 
 
-def take_out(data: mmap.mmap, name: str, limits: Limits) -> Embedded | None:
+def take_out(data: bytes | mmap.mmap, name: str, limits: Limits) -> Embedded | None:
     """Take the large tensors out of a serialized model.
 
     Args:
-        data: The mapped file, whose wire format was checked.
+        data: The mapped file, or the bytes, whose wire format was checked.
         name: What errors call it.
         limits: What it may hold.
 
@@ -94,7 +94,7 @@ def take_out(data: mmap.mmap, name: str, limits: Limits) -> Embedded | None:
     return found
 
 
-def _can_be_sliced(lifted: Lifted, data: mmap.mmap, limits: Limits) -> bool:
+def _can_be_sliced(lifted: Lifted, data: bytes | mmap.mmap, limits: Limits) -> bool:
     dims = lifted.tensor.dims
     if lifted.is_ambiguous or len(dims) > limits.rank or any(size < 0 for size in dims):
         return False

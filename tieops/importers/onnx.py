@@ -21,11 +21,12 @@ from tieops.importers.embedded_remote import read_graph
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
-from tieops.importers.onnx_file import check_size, read_file, refuse_other_formats
+from tieops.importers.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
 from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
 from tieops.ir.collector import collector_paused
+from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs
@@ -101,7 +102,7 @@ def from_onnx(
             if file is not None and path is not None:
                 proto, embedded = _parse_file(file.data, shown(path.name), limits)
             elif isinstance(source, bytes):
-                proto = _parse(source, "the bytes", limits)
+                proto, embedded = _parse_file(source, "the bytes", limits)
             elif isinstance(source, onnx.ModelProto):
                 proto = source
                 _check_in_memory(proto, limits)
@@ -114,6 +115,7 @@ def from_onnx(
             model = _converted(proto, limits)
             if embedded is not None:
                 embedded.put_back(model)
+            snapshot(model)
         _settle(model)
         keep = isinstance(source, onnx_ir.Model)
         settle_external(model, base_dir, file, limits, keep=keep)
@@ -204,6 +206,14 @@ def _cloned(source: onnx_ir.Model, limits: Limits) -> onnx_ir.Model:
         ) from error
     check_graphs(model)
     check_stored(model, limits)
+    try:
+        snapshot(model)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            "the graph holds a tensor whose values cannot be read",
+            {"it says": innermost(error)},
+            "load its weights first",
+        ) from error
     return model
 
 
@@ -216,10 +226,10 @@ def _parse(data: bytes | mmap.mmap, name: str, limits: Limits) -> onnx.ModelProt
 def _parse_file(
     data: bytes | mmap.mmap, name: str, limits: Limits
 ) -> tuple[onnx.ModelProto, Embedded | None]:
-    """Return a file's message, and its large weights apart where they can be left in the file."""
+    """Return a message, and its large weights apart where they can be left where they are."""
     refuse_other_formats(data, name)
     check_wire(data, name, limits)
-    embedded = take_out(data, name, limits) if isinstance(data, mmap.mmap) else None
+    embedded = take_out(data, name, limits) if len(data) >= MAPPED_FROM else None
     return _message(data[:] if embedded is None else embedded.message, name), embedded
 
 

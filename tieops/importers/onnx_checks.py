@@ -18,7 +18,7 @@ from tieops.importers.onnx_calls import check_calls, domain_of, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.ir.brief import printable
-from tieops.ir.scopes import all_graphs, all_nodes, stored_values, subgraphs_of
+from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values, subgraphs_of
 
 __all__ = ["check_graphs", "check_model", "check_stored", "put_in_order"]
 
@@ -149,9 +149,10 @@ def check_stored(model: onnx_ir.Model, limits: Limits) -> None:
     Raises:
         UntrustedFileError: For a tensor whose bytes are not what its shape and dtype say.
     """
-    for value in stored_values(model):
-        if isinstance(value.const_value, onnx_ir.serde.TensorProtoTensor):
-            check_tensor(value.const_value.raw, limits)
+    stored = (value.const_value for value in stored_values(model))
+    for tensor in chain(stored, attribute_tensors(model)):
+        if isinstance(tensor, onnx_ir.serde.TensorProtoTensor):
+            check_tensor(tensor.raw, limits)
 
 
 def put_in_order(model: onnx_ir.Model) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir
 import torch
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.storages import Alias, find_aliases
+from tieops.ir.edit import (
+    NameAuthority,
+    add_initializer,
+    drop_unread,
+    remove_initializer,
+    rename_initializer,
+    substitute,
+)
 from tieops.ir.evidence import Evidence
-from tieops.ir.fresh import FreshNames
 from tieops.ir.names import set_evidence, set_names
-from tieops.ir.rewire import drop_unread, substitute
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["share"]
@@ -44,7 +51,7 @@ class _Sharing:
         self._tensors = tensors
         here = set(model.graph.initializers.values())
         self._stored = {fqn: value for fqn, value in stored.items() if value in here}
-        self._names = FreshNames(model)
+        self._names = NameAuthority(model)
         aliases = find_aliases(tensors)
         self._aliases = {alias.name: alias for alias in aliases}
         self._groups: dict[str, list[str]] = {}
@@ -73,7 +80,7 @@ class _Sharing:
             if same is not None:
                 # The exporter keeps the last name of one object: give it back its first.
                 keep = self._stored[same]
-                self._rename(keep, base)
+                rename_initializer(keep, base, self._names)
                 present.remove(same)
             elif len(present) == 1:
                 return None  # the program reads one slice and nothing else of this storage
@@ -84,26 +91,9 @@ class _Sharing:
                 self._read_view(name, keep, self._aliases[name])
         return keep
 
-    def _rename(self, value: onnx_ir.Value, name: str) -> None:
-        initializers = self._model.graph.initializers
-        initializers.pop(value.name or "")
-        self._names.release(value.name or "")
-        value.name = self._names.take(name)
-        initializers.add(value)
-
     def _store(self, name: str, tensor: torch.Tensor) -> onnx_ir.Value:
         data = onnx_ir.tensor(tensor.detach(), name=name)
-        return self._add(self._names.take(name), data)
-
-    def _add(self, name: str, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Value:
-        value = onnx_ir.Value(
-            name=name,
-            const_value=tensor,
-            type=onnx_ir.TensorType(tensor.dtype),
-            shape=onnx_ir.Shape(tensor.shape.numpy()),
-        )
-        self._model.graph.initializers.add(value)
-        return value
+        return add_initializer(self._model, self._names.take(name), data)
 
     def _read_view(self, name: str, keep: onnx_ir.Value, alias: Alias) -> None:
         old, view = self._stored[name], alias.view
@@ -113,7 +103,7 @@ class _Sharing:
             return
         # What is a slice of another tensor keeps its name as a value, and its bytes are gone.
         title = old.name or name
-        del self._model.graph.initializers[title]
+        remove_initializer(old)
         old.name = None
         nodes = self._nodes(title, keep, view)
         at = nodes[-1].outputs[0]
@@ -147,4 +137,4 @@ class _Sharing:
 
     def _ints(self, title: str, numbers: list[int]) -> onnx_ir.Value:
         name = self._names.take(f"{title}_sizes")
-        return self._add(name, onnx_ir.tensor(numbers, dtype=onnx_ir.DataType.INT64, name=name))
+        return add_initializer(self._model, name, np.array(numbers, np.int64))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority
 from tieops.ir.reach import Liveness, release
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
 
@@ -57,7 +57,7 @@ def remove_dead_branches(model: onnx_ir.Model) -> list[tuple[str, str]]:
 
 
 def _inline_decided(model: onnx_ir.Model) -> list[tuple[str, str]]:
-    names: FreshNames | None = None
+    names: NameAuthority | None = None
     functions = {function.graph for function in model.functions.values()}  # have no initializers
     gone: list[tuple[str, str]] = []
     # Outer Ifs come first: what nests in a branch that goes need not be looked at.
@@ -70,7 +70,7 @@ def _inline_decided(model: onnx_ir.Model) -> list[tuple[str, str]]:
             taken = _decision(node)
             if taken is None:
                 continue
-            names = names or FreshNames(model)
+            names = names or NameAuthority(model)
             gone.append((_BRANCHES[taken], f"of {node.name or f'If_{node.outputs[0].name}'}"))
             as_nodes = graph in functions
             moved = _inline(graph, node, taken=taken, names=names, as_nodes=as_nodes)
@@ -142,7 +142,7 @@ def _applied(node: onnx_ir.Node, inputs: list[np.ndarray[Any, Any]]) -> np.ndarr
 
 
 def _inline(
-    graph: onnx_ir.Graph, node: onnx_ir.Node, *, taken: bool, names: FreshNames, as_nodes: bool
+    graph: onnx_ir.Graph, node: onnx_ir.Node, *, taken: bool, names: NameAuthority, as_nodes: bool
 ) -> list[onnx_ir.Node]:
     """Replace an If by the nodes of the branch that runs; return these.
 

@@ -6,7 +6,7 @@ import math
 import mmap
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,15 @@ class Ranges(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class _Kept:
+    """What has been read of a range: samples, or all of it."""
+
+    groups: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    array: Array | None = None
+    data: bytes | mmap.mmap | None = None
+
+
 class RangedTensor(onnx_ir.LazyTensor):
     """A tensor in a range of a file; what is looked at is read, and nothing before that.
 
@@ -74,9 +83,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         )
         self.source = source
         self.offset = offset
-        self._groups: dict[int, bytes] = {}
-        self._array: Array | None = None
-        self._data: bytes | mmap.mmap | None = None
+        self._kept = _Kept()  # shared with copies of this tensor, so that bytes come over once
 
     @property
     def is_small(self) -> bool:
@@ -86,7 +93,7 @@ class RangedTensor(onnx_ir.LazyTensor):
     @property
     def is_read(self) -> bool:
         """Whether all of it is here already."""
-        return self._array is not None
+        return self._kept.array is not None
 
     def numpy(self) -> Array:
         """Return all values; read whole when this is first called.
@@ -94,9 +101,9 @@ class RangedTensor(onnx_ir.LazyTensor):
         Raises:
             PreconditionError: If there is no room for a temporary file.
         """
-        if self._array is None:
-            self._array = self._whole()
-        return self._array
+        if self._kept.array is None:
+            self._kept.array = self._whole()
+        return self._kept.array
 
     def _tensor_of_all(self) -> onnx_ir.TensorProtocol:
         return onnx_ir.Tensor(self.numpy(), dtype=self.dtype, name=self.name)
@@ -111,10 +118,9 @@ class RangedTensor(onnx_ir.LazyTensor):
             file.write(block)
 
     def _blocks(self) -> Iterable[bytes]:
-        if self._data is not None:
-            yield from (
-                self._data[at : at + BLOCK_BYTES] for at in range(0, len(self._data), BLOCK_BYTES)
-            )
+        data = self._kept.data
+        if data is not None:
+            yield from (data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
             return
         stop = self.offset + int(self.nbytes)
         starts = range(self.offset, stop, BLOCK_BYTES)
@@ -129,7 +135,7 @@ class RangedTensor(onnx_ir.LazyTensor):
         try:
             with tempfile.TemporaryFile(prefix="tieops-") as file:
                 self.tofile(file)
-                self._data = _mapped(file)
+                self._kept.data = _mapped(file)
         except OSError as error:
             raise PreconditionError(
                 f"there is no room to keep {printable(self.name or 'a tensor')} while it is read",
@@ -137,7 +143,7 @@ class RangedTensor(onnx_ir.LazyTensor):
                 "make room in the folder for temporary files, or set TMPDIR to another",
             ) from error
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        return np.frombuffer(self._data, dtype).reshape(shape)
+        return np.frombuffer(self._kept.data, dtype).reshape(shape)
 
     # A group is the fewest elements that are whole bytes: one, or as many as share a byte.
 
@@ -152,23 +158,24 @@ class RangedTensor(onnx_ir.LazyTensor):
         Args:
             flat: Their numbers in the stored order.
         """
-        if self._array is not None or not self.size:
+        if self._kept.array is not None or not self.size:
             return []
         stop = self.offset + int(self.nbytes)
         if self.is_small:
             return [Piece(self, None, (self.offset, stop))]
         per_group, width = self._group_size()
         groups = [int(each) for each in np.unique(flat // per_group)]
-        starts = {each: self.offset + each * width for each in groups if each not in self._groups}
+        unread = [each for each in groups if each not in self._kept.groups]
+        starts = {each: self.offset + each * width for each in unread}
         return [Piece(self, at, (start, min(start + width, stop))) for at, start in starts.items()]
 
     def keep(self, piece: Piece, data: bytes) -> None:
         """Note what was read of a piece."""
         if piece.group is None:
-            self._data = data
-            self._array = _decoded(data, self.dtype, self._sizes())
+            self._kept.data = data
+            self._kept.array = _decoded(data, self.dtype, self._sizes())
         else:
-            self._groups[piece.group] = data
+            self._kept.groups[piece.group] = data
 
     def elements(self, flat: Array) -> Array:
         """Return single elements.
@@ -177,10 +184,10 @@ class RangedTensor(onnx_ir.LazyTensor):
             flat: Their numbers in the stored order.
         """
         _read(self.missing(flat))
-        if self._array is not None:
-            return self._array.reshape(-1)[flat]
+        if self._kept.array is not None:
+            return self._kept.array.reshape(-1)[flat]
         per_group, width = self._group_size()
-        data = b"".join(self._groups[int(g)].ljust(width, b"\0") for g in flat // per_group)
+        data = b"".join(self._kept.groups[int(g)].ljust(width, b"\0") for g in flat // per_group)
         values = _decoded(data, self.dtype, (len(flat) * per_group,))
         return values[np.arange(len(flat)) * per_group + flat % per_group]
 

@@ -16,6 +16,7 @@ __all__ = [
     "Scope",
     "all_graphs",
     "all_nodes",
+    "attribute_tensors",
     "is_constant",
     "layer_name_of",
     "nested_graphs",
@@ -85,6 +86,16 @@ def is_constant(node: onnx_ir.Node) -> bool:
     if node.outputs[0].const_value is None:
         node.outputs[0].const_value = attr.as_tensor()
     return True
+
+
+def attribute_tensors(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
+    """Yield every tensor that an attribute of a node holds, those of Constant nodes among them."""
+    for node in all_nodes(model):
+        for attr in node.attributes.data.values():
+            if attr.type == onnx_ir.AttributeType.TENSOR and not attr.is_ref():
+                yield attr.as_tensor()
+            elif attr.type == onnx_ir.AttributeType.TENSORS and not attr.is_ref():
+                yield from attr.as_tensors()
 
 
 def replace_tensors(

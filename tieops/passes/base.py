@@ -12,6 +12,7 @@ import onnx_ir
 from tieops.errors import PostconditionError
 from tieops.ir.brief import printable
 from tieops.ir.collector import collector_paused
+from tieops.ir.edit import own_tensors
 from tieops.ir.scopes import all_nodes
 from tieops.tied_model import TiedModel, check_model
 
@@ -94,6 +95,7 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
             else model_or_result
         )
         self.requires(model)
+        own_tensors(model)  # clones of this graph, and the proto it was read from, keep their names
         return self._checked(model)
 
     def call(self, model: onnx_ir.Model) -> SurgeryResult:

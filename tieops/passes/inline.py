@@ -8,7 +8,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path
 from tieops.ir.functions.inlining import Inliner
 from tieops.passes.base import Change
@@ -20,7 +20,7 @@ _BECAUSE = "inlined, so that its size can change"
 
 
 def inliner_of(
-    tied: TiedModel, model: onnx_ir.Model, names: FreshNames, *, stand_ins: bool = False
+    tied: TiedModel, model: onnx_ir.Model, names: NameAuthority, *, stand_ins: bool = False
 ) -> Inliner:
     """Return what inlines calls of a model: parameters stay tied, and layers keep their names."""
     held = [parameter.value for parameter in tied.parameters]

@@ -15,8 +15,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.brief import brief_bytes
-from tieops.ir.copies import copy_nodes, store
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority, add_initializer, copy_nodes, rename_initializer
 from tieops.ir.names import (
     PACKED,
     aliases_of,
@@ -110,7 +109,7 @@ class Leaver:
         names: Where new values and nodes get their names.
     """
 
-    def __init__(self, model: onnx_ir.Model, names: FreshNames) -> None:
+    def __init__(self, model: onnx_ir.Model, names: NameAuthority) -> None:
         self._model = model
         self._names = names
         self._copies: dict[onnx_ir.Node, onnx_ir.Node] = {}
@@ -179,10 +178,7 @@ class Leaver:
             return
         if not value.is_initializer():
             return
-        del graph.initializers[parameter.name]
-        self._names.release(parameter.name)
-        value.name = self._names.take(others[0])
-        graph.initializers.add(value)
+        rename_initializer(value, others[0], self._names)
 
     def _own(self, parameter: Parameter, slots: Sequence[Slot], name: str) -> onnx_ir.Value:
         """Store what the slots read, each with a handle of its own, once; make them read it."""
@@ -191,7 +187,7 @@ class Leaver:
         if any(other != moves for other, _ in prefixes):
             # Readers through different views: the whole tensor, each with all of its view.
             moves, prefixes = View(parameter.shape), [(View(parameter.shape), 0)] * len(slots)
-        value = store(self._model, self._names.take(name), moves.apply(parameter.numpy()))
+        value = add_initializer(self._model, self._names.take(name), moves.apply(parameter.numpy()))
         if moves.permutation is not None and not moves.is_identity:
             set_axes(value, moves.permutation)
         elif not moves.is_identity:

@@ -15,8 +15,7 @@ import onnx_ir
 
 from tieops.analysis.shapes import derived
 from tieops.detect.runtime_copies import is_transposed_product
-from tieops.ir.copies import store
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority, add_initializer, replace_value
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import origin_of
 from tieops.ir.operators.views import transpose_order
@@ -44,7 +43,7 @@ class LowerTiedReadsPass(SurgeryPass):
         changes: list[Change] = []
         skips: list[Skip] = []
         functions = function_graphs(model)
-        names = FreshNames(model)
+        names = NameAuthority(model)
         slots = [slot for slot in _shared(tied) if is_transposed_product(slot)]
         given = {slot.node: x for slot in slots if (x := slot.node.inputs[0]) is not None}
         known = derived(model, {x for node, x in given.items() if node.op_type == "MatMul"})
@@ -83,7 +82,7 @@ def _flip(slot: Slot) -> None:
 
 
 def _matmul_to_gemm(
-    slot: Slot, shape: onnx_ir.Shape | None, model: onnx_ir.Model, names: FreshNames
+    slot: Slot, shape: onnx_ir.Shape | None, model: onnx_ir.Model, names: NameAuthority
 ) -> None:
     # A bias that is added afterwards stays where it is: within the Gemm it would be added first,
     # and round otherwise. Without it ONNX Runtime's packed Gemm is its packed MatMul bit for bit.
@@ -104,7 +103,7 @@ def _matmul_to_gemm(
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, build.nodes)
-    _take_over(out, result)
+    replace_value(out, result)
     graph.remove(node, safe=True)
 
 
@@ -119,16 +118,6 @@ def _unflattened(
     whole = build("Shape", [x], "shape")
     lead = build("Slice", [whole, build.ints(0), build.ints(-1)], "leading")
     return build("Concat", [lead, build.ints(features)], "sizes", {"axis": 0})
-
-
-def _take_over(old: onnx_ir.Value, new: onnx_ir.Value) -> None:
-    """Put ``new`` in the place of ``old``, under its name, as a graph output too."""
-    new.type, new.shape = old.type, old.shape
-    name = old.name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name = None
-    new.name = name
-    new.metadata_props.update(old.metadata_props)
 
 
 def _drop_view(slot: Slot) -> None:
@@ -146,7 +135,7 @@ class _Builder:
     """Nodes that take the place of one node: named after it, and of its torch module."""
 
     def __init__(
-        self, name: str, like: onnx_ir.Node, model: onnx_ir.Model, names: FreshNames
+        self, name: str, like: onnx_ir.Node, model: onnx_ir.Model, names: NameAuthority
     ) -> None:
         self.nodes: list[onnx_ir.Node] = []
         self._name = name
@@ -172,4 +161,8 @@ class _Builder:
         """Return an operand of these numbers: one initializer for all that need the same."""
         name = "tieops.ints_" + "_".join(str(number) for number in numbers)
         known = self._model.graph.initializers.get(name)
-        return store(self._model, name, np.array(numbers, np.int64)) if known is None else known
+        return (
+            add_initializer(self._model, name, np.array(numbers, np.int64))
+            if known is None
+            else known
+        )

@@ -16,15 +16,13 @@ import onnx_ir
 
 from tieops.detect.bits import bit_equal
 from tieops.ir.brief import brief_bytes
-from tieops.ir.copies import store
+from tieops.ir.edit import NameAuthority, add_initializer, drop_unread, move_to_main_graph
 from tieops.ir.evidence import Evidence
-from tieops.ir.fresh import FreshNames
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.part import PART, part_of
-from tieops.ir.rewire import drop_unread, hoist
 from tieops.ir.scopes import stored_values
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
@@ -65,7 +63,7 @@ class _Part:
         return bit_equal(self.view.apply(tensor.numpy()), self.values)
 
 
-def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
+def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
     """Make the readers of parts read what these were cut out of, in place.
 
     Args:
@@ -91,7 +89,7 @@ def rejoin(model: onnx_ir.Model, names: FreshNames) -> Rejoined:
                 continue
             if whole.graph is not model.graph or whole.producer() is not None:
                 mine.remove(whole)
-                whole = hoist(model, whole, names)
+                whole = move_to_main_graph(model, whole, names)
                 mine.append(whole)
             _read_again(model, whole, part, names)
             text = f"reads {whole.name} ({part.view}), {brief_bytes(part.values.nbytes)} less"
@@ -163,7 +161,7 @@ def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
 
 
 def _assembled(
-    model: onnx_ir.Model, origin: str, parts: Sequence[_Part], names: FreshNames
+    model: onnx_ir.Model, origin: str, parts: Sequence[_Part], names: NameAuthority
 ) -> list[onnx_ir.Value]:
     """Return a tensor put together from its parts; nothing if they are not all of it."""
     shape, dtype = parts[0].view.source, parts[0].values.dtype
@@ -177,12 +175,14 @@ def _assembled(
         place[...], mark[...] = part.values, True
     if not covered.all():
         return []
-    whole = store(model, names.take(origin), values)
+    whole = add_initializer(model, names.take(origin), values)
     set_origin(whole, origin)
     return [whole]
 
 
-def _read_again(model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: FreshNames) -> None:
+def _read_again(
+    model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: NameAuthority
+) -> None:
     """Make the readers of a part read the whole through copies of the recorded nodes."""
     graph = model.graph
     replaced: dict[onnx_ir.Value, onnx_ir.Value] = {part.cut.inputs[0]: whole}
@@ -223,7 +223,7 @@ def _read_again(model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: 
     drop_unread([part.value])
 
 
-def _operand(model: onnx_ir.Model, operand: onnx_ir.Value, names: FreshNames) -> onnx_ir.Value:
+def _operand(model: onnx_ir.Model, operand: onnx_ir.Value, names: NameAuthority) -> onnx_ir.Value:
     """Return the stored operand of this name and content, or store it again."""
     assert operand.const_value is not None
     values = operand.const_value.numpy()
@@ -235,7 +235,7 @@ def _operand(model: onnx_ir.Model, operand: onnx_ir.Value, names: FreshNames) ->
         and bit_equal(known.const_value.numpy(), values)
     ):
         return known
-    return store(model, names.take(operand.name or "operand"), values)
+    return add_initializer(model, names.take(operand.name or "operand"), values)
 
 
 def _same_constant(graph: onnx_ir.Graph, wanted: onnx_ir.Node) -> onnx_ir.Node | None:

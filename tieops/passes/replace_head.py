@@ -13,12 +13,17 @@ import onnx_ir
 from tieops.analysis.shapes import infer_in_place
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
-from tieops.ir.copies import store
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import (
+    NameAuthority,
+    add_initializer,
+    copy_model,
+    permute,
+    rename_initializer,
+    replace_value,
+)
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
 from tieops.ir.reach import Liveness
-from tieops.ir.rewire import permute
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.head import Head, as_head, find_head
@@ -123,7 +128,7 @@ class ReplaceHeadPass(SurgeryPass):
 
     def requires(self, model: onnx_ir.Model) -> None:
         """Find the head, make its values and propagate its size, without changing the model."""
-        self._plan(model.clone())
+        self._plan(copy_model(model))
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Replace the head."""
@@ -140,7 +145,7 @@ class ReplaceHeadPass(SurgeryPass):
         inlined: list[Change] = []
         if model.functions and layer.slots:
             slot = layer.slots[0]
-            inliner = inliner_of(tied, model, FreshNames(model), stand_ins=True)
+            inliner = inliner_of(tied, model, NameAuthority(model), stand_ins=True)
             node, inlined = inline_path(inliner, model, slot.path, slot.node)
             inlined += inline_behind(inliner, model, node)
             tied = TiedModel(model)
@@ -214,7 +219,7 @@ def _replace(
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
-    names = FreshNames(model)
+    names = NameAuthority(model)
     liveness = Liveness(model)
     _apply(model, resize, names)
     for value in shared:
@@ -240,11 +245,7 @@ def _replace(
     last = head.out.producer()
     assert last is not None
     graph.insert_before(last, build.nodes)
-    out.type, out.shape = head.out.type, head.out.shape
-    title = head.out.name
-    head.out.replace_all_uses_with(out, replace_graph_outputs=True)
-    head.out.name = None
-    out.name = title
+    replace_value(head.out, out)
     liveness.remove_newly_dead()
     gone = [
         Change(f"initializer {each}", "nothing reads it")
@@ -257,20 +258,19 @@ def _replace(
     return Rewrite((Change(head.layer.name, what), *gone))
 
 
-def _step_aside(model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: FreshNames) -> None:
+def _step_aside(
+    model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: NameAuthority
+) -> None:
     """Move what the old head alone reads out of the way of the new one's names."""
     for slot in head.layer.slots:
         value = slot.parameter.value
         if value.name is None or value.name not in wanted or value.producer() is not None:
             continue
         if all(use.node in (slot.node, *slot.reads[0].nodes) for use in value.uses()):
-            del model.graph.initializers[value.name]
-            names.release(value.name)
-            value.name = names.take(f"{value.name}_old")
-            model.graph.initializers.add(value)
+            rename_initializer(value, f"{value.name}_old", names)
 
 
-def _apply(model: onnx_ir.Model, resize: ResizePlan, names: FreshNames) -> None:
+def _apply(model: onnx_ir.Model, resize: ResizePlan, names: NameAuthority) -> None:
     for value, (axis, size) in resize.sizes.items():
         if value.shape is not None:
             sizes = list(value.shape.dims)
@@ -278,12 +278,12 @@ def _apply(model: onnx_ir.Model, resize: ResizePlan, names: FreshNames) -> None:
             value.shape = onnx_ir.Shape(sizes)
     for (node, index), numbers in resize.operands.items():
         name = names.take(f"{node.name or node.op_type}_sizes")
-        value = store(model, name, np.array(numbers, np.int64))
+        value = add_initializer(model, name, np.array(numbers, np.int64))
         node.replace_input_with(index, value)
 
 
 def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onnx_ir.Value:
-    value = store(model, name, array)
+    value = add_initializer(model, name, array)
     if factor != 1.0:
         set_lr_factor(value, factor)
     return value
@@ -292,7 +292,7 @@ def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onn
 class _Builder:
     """The nodes of the new head: named after it, in the place of the old one's module."""
 
-    def __init__(self, name: str, like: onnx_ir.Node, head: Head, names: FreshNames) -> None:
+    def __init__(self, name: str, like: onnx_ir.Node, head: Head, names: NameAuthority) -> None:
         self.nodes: list[onnx_ir.Node] = []
         self._name = name
         self._like = like

@@ -10,12 +10,18 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes
+from tieops.ir.edit import (
+    NameAuthority,
+    TransposedInputs,
+    drop_unread,
+    merge_views,
+    move_to_main_graph,
+    substitute,
+)
 from tieops.ir.evidence import Evidence
-from tieops.ir.fresh import FreshNames
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.rewire import Turned, drop_unread, hoist, merge_views, substitute
 from tieops.ir.scopes import scope_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -111,7 +117,7 @@ def tie_in_place(
 ) -> Rewrite:
     """Do the work of ``tie`` on a graph, in place."""
     # Parts first: two that are equal may be cut out of a tensor in two ways, and keep theirs.
-    rejoined = Rejoined() if targets else rejoin(model, FreshNames(model))
+    rejoined = Rejoined() if targets else rejoin(model, NameAuthority(model))
     tied = TiedModel(model)
     skips: list[Skip] = []
     groups: list[Group] = []
@@ -139,8 +145,8 @@ class _Joiner:
         self.skips: list[Skip] = []
         self.kept: list[onnx_ir.Value] = []
         self._model = model
-        self._fresh = FreshNames(model)
-        self._turned: Turned = {}
+        self._fresh = NameAuthority(model)
+        self._turned: TransposedInputs = {}
         self._in_functions = function_graphs(model)
         self._readers: dict[Parameter, list[Slot]] = {}
         for slot in slots:
@@ -163,7 +169,7 @@ class _Joiner:
         keep, base = able[0]
         value = keep.value
         if value.graph is not self._model.graph or value.producer() is not None:
-            value = hoist(self._model, value, self._fresh)
+            value = move_to_main_graph(self._model, value, self._fresh)
         names = self._names(keep)
         if not origin_of(keep.value):
             names.insert(0, keep.name)

@@ -10,7 +10,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path, call_paths, function_graphs
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.reach import Liveness
@@ -73,7 +73,7 @@ class UntiePass(SurgeryPass):
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
             tied = TiedModel(model)
-            calls = _Calls(tied, model, FreshNames(model))
+            calls = _Calls(tied, model, NameAuthority(model))
             for tie, leaving in _leaving(tied, calls, self.targets):
                 calls.check(tie, leaving)
 
@@ -87,7 +87,7 @@ def untie_in_place(
 ) -> Rewrite:
     """Do the work of ``untie`` on a graph, in place."""
     liveness = Liveness(model)
-    names = FreshNames(model)
+    names = NameAuthority(model)
     tied = TiedModel(model)
     calls = _Calls(tied, model, names)
     leaving = _leaving(tied, calls, targets, together=together)
@@ -142,7 +142,7 @@ class _Calls:
         names: Where copies get their names.
     """
 
-    def __init__(self, tied: TiedModel, model: onnx_ir.Model, names: FreshNames) -> None:
+    def __init__(self, tied: TiedModel, model: onnx_ir.Model, names: NameAuthority) -> None:
         self._model = model
         self._inliner = inliner_of(tied, model, names)
         self._paths = call_paths(model)

@@ -16,6 +16,7 @@ from tieops.errors import PreconditionError
 from tieops.importers.limits import UNLIMITED, Limits
 from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import printable
+from tieops.ir.edit import copy_model
 from tieops.ir.scopes import all_graphs
 from tieops.tied_model import TiedModel
 
@@ -123,5 +124,5 @@ def _as_file(
     large = sum(each.nbytes for each in held if each is not None) > _INLINE_BYTES or any(
         isinstance(each, onnx_ir.ExternalTensor) for each in held
     )
-    onnx_ir.save(model, path, external_data="model.onnx.data" if large else None)
+    onnx_ir.save(copy_model(model), path, external_data="model.onnx.data" if large else None)
     return path

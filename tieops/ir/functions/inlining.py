@@ -14,10 +14,9 @@ import onnx_ir
 import onnx_ir.passes.common as common_passes
 
 from tieops.ir.brief import printable
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority, drop_unread, move_to_main_graph, substitute
 from tieops.ir.functions.calls import Path, call_paths, call_title, function_graphs
 from tieops.ir.lanes import stands_in
-from tieops.ir.rewire import drop_unread, hoist, substitute
 from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_name
 
 __all__ = ["Inliner"]
@@ -46,7 +45,7 @@ class Inliner:
     def __init__(
         self,
         model: onnx_ir.Model,
-        names: FreshNames,
+        names: NameAuthority,
         held: Iterable[onnx_ir.Value] = (),
         layers: Mapping[tuple[Path, onnx_ir.Node], str] | None = None,
         *,
@@ -295,7 +294,7 @@ class Inliner:
             assert tensor is not None
             if isinstance(tensor, onnx_ir.TensorProtoTensor):  # whose proto a caller may hold
                 copy.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
-            self.moved[held] = hoist(self._model, copy, self._names)
+            self.moved[held] = move_to_main_graph(self._model, copy, self._names)
             return
         assert known.const_value is not None
         axes = tuple(range(known.const_value.shape.rank()))

@@ -1,39 +1,23 @@
-"""Stored tensors and nodes made anew: values that stay views, chains of nodes copied."""
+"""Chains of nodes, copied so that they read other values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import onnx_ir
 
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit.initializers import add_initializer
+from tieops.ir.edit.name_authority import NameAuthority
 from tieops.ir.names import origin_of, set_origin
 
-__all__ = ["copy_node", "copy_nodes", "store"]
-
-
-def store(model: onnx_ir.Model, name: str, array: np.ndarray[Any, Any]) -> onnx_ir.Value:
-    """Store values as a new initializer of the main graph; an array that is a view stays one."""
-    tensor = onnx_ir.Tensor(array, name=name)
-    value = onnx_ir.Value(
-        name=name,
-        const_value=tensor,
-        type=onnx_ir.TensorType(tensor.dtype),
-        shape=onnx_ir.Shape(array.shape),
-    )
-    model.graph.initializers.add(value)
-    # Before IR version 4 every initializer had to be a graph input.
-    model.ir_version = max(model.ir_version, 4)
-    return value
+__all__ = ["copy_node", "copy_nodes"]
 
 
 def copy_nodes(
     model: onnx_ir.Model,
     chains: Sequence[Sequence[onnx_ir.Node]],
     replaced: dict[onnx_ir.Value, onnx_ir.Value],
-    names: FreshNames,
+    names: NameAuthority,
 ) -> dict[onnx_ir.Value, onnx_ir.Value]:
     """Copy chains of nodes so that they read other values; each node once, behind its original.
 
@@ -65,7 +49,7 @@ def _waits(node: onnx_ir.Node, pending: Sequence[onnx_ir.Node]) -> bool:
 
 
 def copy_node(
-    node: onnx_ir.Node, inputs: Sequence[onnx_ir.Value | None], names: FreshNames
+    node: onnx_ir.Node, inputs: Sequence[onnx_ir.Value | None], names: NameAuthority
 ) -> onnx_ir.Node:
     """Return a copy of a node that reads other values, in no graph yet."""
     copy = onnx_ir.Node(
@@ -87,7 +71,7 @@ def _copy_behind(
     model: onnx_ir.Model,
     node: onnx_ir.Node,
     replaced: dict[onnx_ir.Value, onnx_ir.Value],
-    names: FreshNames,
+    names: NameAuthority,
 ) -> None:
     inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
     if node.op_type == "DequantizeLinear":
@@ -101,12 +85,12 @@ def _copy_behind(
 
 
 def _own_operand(
-    model: onnx_ir.Model, value: onnx_ir.Value | None, names: FreshNames
+    model: onnx_ir.Model, value: onnx_ir.Value | None, names: NameAuthority
 ) -> onnx_ir.Value | None:
     if value is None or value.const_value is None or value.graph is not model.graph:
         return value
     origin = origin_of(value) or value.name or ""
     set_origin(value, origin)
-    own = store(model, names.take(f"{value.name}_copy"), value.const_value.numpy())
+    own = add_initializer(model, names.take(f"{value.name}_copy"), value.const_value.numpy())
     set_origin(own, origin)
     return own

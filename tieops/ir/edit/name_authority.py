@@ -9,10 +9,10 @@ import onnx_ir
 
 from tieops.ir.scopes import all_graphs
 
-__all__ = ["FreshNames"]
+__all__ = ["NameAuthority"]
 
 
-class FreshNames:
+class NameAuthority:
     """Hands out names that no value or node of any graph of a model has, collected once.
 
     One name for two values is invalid ONNX within a graph and its subgraphs, and readers mix the
@@ -22,8 +22,9 @@ class FreshNames:
         model: The model; later edits that use other names are not seen.
 
     Example:
-        >>> names = FreshNames(onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
-        ... g (float[2] x) => (float[2] y) { y = Relu(x) }'''))
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (float[2] x) => (float[2] y) { y = Relu(x) }''')
+        >>> names = NameAuthority(graph)
         >>> names.take("y"), names.take("y"), names.take("z")
         ('y_1', 'y_2', 'z')
     """

@@ -1,0 +1,41 @@
+"""The graph kit: every edit of a graph is made of what is here, and touches nobody else's objects.
+
+Read ``ownership`` first: it says what a copy of a graph must own before it is edited. Then
+``name_authority`` (names that are new to a model), ``initializers`` (stored tensors), ``values``
+(one value in the place of another), ``node_copies``, and ``transposed_reads``, which makes the
+readers of one stored tensor read another one in another order of axes.
+"""
+
+from tieops.ir.edit.initializers import (
+    add_initializer,
+    drop_unread,
+    move_to_main_graph,
+    remove_initializer,
+    rename_initializer,
+)
+from tieops.ir.edit.name_authority import NameAuthority
+from tieops.ir.edit.node_copies import copy_node, copy_nodes
+from tieops.ir.edit.ownership import BorrowedTensor, copy_model, own_tensors, snapshot
+from tieops.ir.edit.transposed_reads import TransposedInputs, merge_views, permute, substitute
+from tieops.ir.edit.values import keep_as_output, replace_value
+
+__all__ = [
+    "BorrowedTensor",
+    "NameAuthority",
+    "TransposedInputs",
+    "add_initializer",
+    "copy_model",
+    "copy_node",
+    "copy_nodes",
+    "drop_unread",
+    "keep_as_output",
+    "merge_views",
+    "move_to_main_graph",
+    "own_tensors",
+    "permute",
+    "remove_initializer",
+    "rename_initializer",
+    "replace_value",
+    "snapshot",
+    "substitute",
+]
