@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -194,42 +194,56 @@ class _Calls:
             if not _bound(tie.parameter) and not self._obstacle(tie, slot)
         }
         opened = [tie.parameter.value for tie, slots in leaving if able.intersection(slots)]
-        calls, found, changes = list[onnx_ir.Node](), list(leaving), list[Change]()
+        changes: list[Change] = []
+        found = self._now(leaving)
         while True:
-            for (tie, slots), (_, first) in zip(found, leaving, strict=True):
-                mine = [now for now, old in zip(slots, first, strict=True) if old in able]
-                calls += self._shared(tie, slots, mine, together=together)
+            calls = [call for each in found for call in self._shared(*each, able, together)]
             gone = self._inliner.inline(calls, opened)
             if not gone:
-                return found, changes
+                return [(tie, [*slots]) for tie, slots in found], changes
             changes += [Change(f"call of {each.op_type}", f"inlined, {_BECAUSE}") for each in gone]
-            found, calls = self._now(leaving), []
+            found = self._now(leaving)
 
-    def _now(self, leaving: Sequence[tuple[Tie, Sequence[Slot]]]) -> list[tuple[Tie, list[Slot]]]:
-        """Return ties and slots of the model before any inlining as they are now."""
+    def _now(
+        self, leaving: Sequence[tuple[Tie, Sequence[Slot]]]
+    ) -> list[tuple[Tie, dict[Slot, Slot]]]:
+        """Return ties and slots of the model before any inlining as they are now.
+
+        A node whose operands or attributes a call binds may be a reader before, and part of a view
+        after: then the slots that read through it stand for it.
+
+        Returns:
+            Ties that are left, and for each slot that leaves which one it was.
+        """
         tied = TiedModel(self._model)
-        moved = self._inliner.moved
-        ties = {tie.parameter.value: tie for tie in tied.ties}
-        places = {(slot.path, slot.node, slot.index): slot for slot in tied.slots}
-        return [
-            (
-                ties[moved.get(tie.parameter.value, tie.parameter.value)],
-                [places[*self._inliner.now(slot.path, slot.node), slot.index] for slot in slots],
-            )
-            for tie, slots in leaving
-        ]
+        ties: dict[onnx_ir.Value, list[Tie]] = {}
+        for tie in tied.ties:
+            ties.setdefault(tie.parameter.value, []).append(tie)
+        found: list[tuple[Tie, dict[Slot, Slot]]] = []
+        for before, slots in leaving:
+            value = before.parameter.value
+            for tie in ties.get(self._inliner.moved.get(value, value), []):
+                places = {(slot.path, slot.node, slot.index): slot for slot in tie.slots}
+                mine: dict[Slot, Slot] = {}
+                for old in slots:
+                    path, node = self._inliner.now(old.path, old.node)
+                    new = places.get((path, node, old.index))
+                    through = [s for s in tie.slots if any(node in read.nodes for read in s.reads)]
+                    mine |= dict.fromkeys(through if new is None else [new], old)
+                if mine:
+                    found.append((tie, mine))
+        return found
 
     def _shared(
-        self, tie: Tie, leaving: Sequence[Slot], able: Sequence[Slot], *, together: bool
+        self, tie: Tie, leaving: Mapping[Slot, Slot], able: Collection[Slot], together: bool
     ) -> Iterator[onnx_ir.Node]:
         """Yield the calls to inline next, so that each of the able slots has a way of its own."""
         company: dict[object, set[bool | Slot]] = {}
-        gone = set(leaving)
         for slot in tie.slots:
-            own = slot in gone
+            own = slot in leaving
             for handle in handles_of(slot, self._model):
                 company.setdefault(handle, set()).add(slot if own and not together else own)
-        for slot in able:
+        for slot in (now for now, before in leaving.items() if before in able):
             read = slot.reads[0]
             cuts = read.entry is not None and read.view.elements != read.entry.view.elements
             alone = cuts or slot.is_joined
