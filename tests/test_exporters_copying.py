@@ -18,8 +18,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tieops.exporters import copying
-from tieops.exporters.copying import copy_range, write_array, write_bytes
+from tieops.exporters import copying as arrays
+from tieops.exporters.copying import write_array
+from tieops.system import copying
+from tieops.system.copying import copy_range
+from tieops.system.positions import write_at
 
 WAYS = ("_by_copy_file_range", "_by_sendfile", "_plainly")
 DATA = np.random.default_rng(0).bytes(300_001)
@@ -50,7 +53,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *ways: str) -> list[str]:
 
         return way
 
-    monkeypatch.setattr(copying, "_WAYS", tuple(noted(name) for name in ways))
+    monkeypatch.setattr(copying, "_WAYS", tuple((noted(name), None) for name in ways))
     return called
 
 
@@ -70,7 +73,7 @@ def test_each_way_copies_a_range(way, offset, to, length, tmp_path, monkeypatch)
 
 
 def test_the_ways_are_tried_in_this_order():
-    assert tuple(way.__name__ for way in copying._WAYS) == WAYS
+    assert tuple(way.__name__ for way, _ in copying._WAYS) == WAYS
 
 
 @pytest.mark.parametrize("code", ["EXDEV", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EPERM", "nothing"])
@@ -125,7 +128,7 @@ def test_short_copies_are_gone_on_with(way, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", lambda t, data, at: write(t, data[:500], at))
     with opened(tmp_path) as (source, target):
         assert copy_range(source, 3, target, 0, 50_000) == 50_000
-        write_bytes(target, DATA[:5000], 60_000)
+        write_at(target, DATA[:5000], 60_000)
     written = (tmp_path / "target").read_bytes()
     assert written[:50_000] == DATA[3:50_003]
     assert written[60_000:] == DATA[:5000]
@@ -167,14 +170,14 @@ def written(array: np.ndarray[Any, Any], folder: Path) -> bytes:
     return found[64:]
 
 
-@pytest.mark.parametrize("block", [1000, 5000, copying.BLOCK_BYTES])
+@pytest.mark.parametrize("block", [1000, 5000, arrays.BLOCK_BYTES])
 @pytest.mark.parametrize(
     "dtype",
     [np.float32, np.float16, np.int8, bool, np.float64, np.complex128, ml_dtypes.bfloat16,
      ml_dtypes.float8_e4m3fn],
 )  # fmt: skip
 def test_any_view_is_written_as_numpy_would(dtype, block, tmp_path, monkeypatch):
-    monkeypatch.setattr(copying, "BLOCK_BYTES", block)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", block)
     array = np.random.default_rng(0).integers(0, 2, (5, 90, 3, 33)).astype(dtype)
     views = [array.transpose(perm) for perm in itertools.permutations(range(4))]
     views += [array[:, ::2, :, 5:20], array[0, 0, 0, ::2], array[0, 0, 0], array[0, 0, 0, 0]]

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import ExportError
-from tieops.exporters import data_file, room
+from tieops.exporters import data_file
 from tieops.exporters.room import check_room
+from tieops.system import disk
 
 SPARSE_BYTES = 2**42 - 4096
 """Just within the limit of a data file; more than the disks of those who test have free."""
@@ -55,7 +56,7 @@ def no_copying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sparse_file_of_terabytes_is_refused_before_it_is_copied(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "_writes_every_byte", lambda descriptor: True)
+    monkeypatch.setattr(disk, "_writes_every_byte", lambda descriptor: True)
     model = sparse(tmp_path)
     before = sorted(each.name for each in tmp_path.iterdir())
     with pytest.raises(ExportError, match="No space left on device") as caught:
@@ -74,7 +75,7 @@ def test_reuse_needs_no_room(tmp_path):
 
 def test_what_may_fit_is_tried(tmp_path, monkeypatch):
     """Where blocks are shared, or compressed, a copy of terabytes may take nothing."""
-    monkeypatch.setattr(room, "_writes_every_byte", lambda descriptor: False)
+    monkeypatch.setattr(disk, "_writes_every_byte", lambda descriptor: False)
     with pytest.raises(ExportError, match=r"cannot write .*out\.onnx\n.* copies \d+ bytes"):
         tieops.to_onnx(sparse(tmp_path), tmp_path / "out.onnx")
 
@@ -86,9 +87,9 @@ def test_what_may_fit_is_tried(tmp_path, monkeypatch):
 )
 def test_what_is_wanted_against_what_is_free(blocks, free, refused, monkeypatch):
     status = SimpleNamespace(f_blocks=blocks, f_bfree=free, f_frsize=4096)
-    monkeypatch.setattr(room.sys, "platform", "linux")
-    monkeypatch.setattr(room.os, "fstatvfs", lambda descriptor: status)
-    monkeypatch.setattr(room, "_writes_every_byte", lambda descriptor: True)
+    monkeypatch.setattr(disk.sys, "platform", "linux")
+    monkeypatch.setattr(disk.os, "fstatvfs", lambda descriptor: status)
+    monkeypatch.setattr(disk, "_writes_every_byte", lambda descriptor: True)
     if refused:
         with pytest.raises(ExportError, match="No space left on device"):
             check_room(0, 10 * 4096 + 1, "m.data")
@@ -98,8 +99,8 @@ def test_what_is_wanted_against_what_is_free(blocks, free, refused, monkeypatch)
 
 def test_asking_the_file_system_writes_nothing():
     with tempfile.TemporaryFile() as file:
-        first = room._writes_every_byte(file.fileno())
-        assert room._writes_every_byte(file.fileno()) is first
+        first = disk._writes_every_byte(file.fileno())
+        assert disk._writes_every_byte(file.fileno()) is first
         assert os.fstat(file.fileno()).st_size == 0
 
 
@@ -131,8 +132,8 @@ def test_every_byte_counts_on_file_systems_that_are_known(
             "21 1 0:0 / /sys rw shared:7 - sysfs sysfs rw\n"
             f"36 21 {number} / /mnt\\040here rw,noatime shared:1 master:2 - {kind} /dev/d rw\n"
         )
-        monkeypatch.setattr(room, "_MOUNTS", mounts)
+        monkeypatch.setattr(disk, "_MOUNTS", mounts)
         monkeypatch.setattr("fcntl.ioctl", answer)
-        assert room._writes_every_byte(file.fileno()) is known
+        assert disk._writes_every_byte(file.fileno()) is known
         mounts.unlink()
-        assert not room._writes_every_byte(file.fileno())
+        assert not disk._writes_every_byte(file.fileno())

@@ -10,7 +10,14 @@ import pytest
 
 from tieops.errors import ExportError
 from tieops.exporters import temporary as module
-from tieops.exporters.temporary import folder_lock, free_name, is_temporary, left_over, temporary
+from tieops.exporters.temporary import (
+    folder_lock,
+    free_name,
+    is_temporary,
+    left_over,
+    remove_left_over,
+    temporary,
+)
 
 
 def dead_writer(folder: Path) -> None:
@@ -35,10 +42,15 @@ def test_a_temporary_file_is_new_and_goes(tmp_path):
 
 def test_only_a_dead_writers_files_are_left_over(tmp_path):
     dead_writer(tmp_path)
-    (dead,) = tmp_path.iterdir()
+    dead = sorted(tmp_path.iterdir())
+    assert [each.suffix for each in dead] == [".tmp", ".lock"]
     with temporary(tmp_path, "data") as living:
-        assert left_over(tmp_path) == [dead]
+        assert left_over(tmp_path) == dead
         assert living.path.exists()
+        living.close()
+        assert left_over(tmp_path) == dead
+    assert [remove_left_over(each) for each in dead] == [True, True]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_only_looks_like_one_is_not_left_over(tmp_path):

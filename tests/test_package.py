@@ -30,9 +30,9 @@ HEAVY = (
 
 # What each part may import of the others: those before it.
 ORDER = (
-    "_interrupt", "_version", "errors", "progress", "ir", "detect", "analysis", "tied_model",
-    "changes", "select", "passes", "pipeline", "importers", "fleet", "exporters", "runtime",
-    "verify", "torch", "render", "__init__", "examples", "cli", "__main__",
+    "_interrupt", "_version", "errors", "progress", "system", "ir", "detect", "analysis",
+    "tied_model", "changes", "select", "passes", "pipeline", "importers", "fleet", "exporters",
+    "runtime", "verify", "torch", "render", "__init__", "examples", "cli", "__main__",
 )  # fmt: skip
 # Side by side in the design: none of these reads the other one.
 APART = {("importers", "passes"), ("importers", "pipeline"), ("importers", "select")}

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tieops.runtime import mapped
 from tieops.runtime.mapped import can_be_mapped, map_tensor
+from tieops.system import memory
 
 ARRAY = np.arange(3 * 4096, dtype=np.float32).reshape(3, 4096)
 
@@ -97,15 +97,15 @@ def test_what_can_be_mapped(data: Path) -> None:
 
 
 def test_a_fork_reads_its_own_memory() -> None:
-    assert mapped._resident_file_bytes()
-    kept = mapped._statm()
+    assert memory.resident_file_bytes()
+    kept = memory._statm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads; the child starts none
         child = os.fork()
     if child == 0:
-        own = os.pread(mapped._statm(), 256, 0)
+        own = os.pread(memory._statm(), 256, 0)
         with open("/proc/self/statm", "rb") as file:
             same_sizes = own.split()[0] == file.read().split()[0]
-        os._exit(0 if same_sizes and mapped._statm() == kept else 1)
+        os._exit(0 if same_sizes and memory._statm() == kept else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert mapped._statm() == kept
+    assert memory._statm() == kept

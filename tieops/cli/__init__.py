@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from contextlib import suppress
@@ -104,6 +105,9 @@ def main() -> None:
 def _run() -> int:
     # Wherever it stands: who adds it has just seen an error, and is at the end of the line.
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    # A pipe of Windows has an encoding of few letters: what it cannot show must not be an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(arguments)
     except SystemExit as end:

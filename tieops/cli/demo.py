@@ -73,7 +73,7 @@ def demo(
     example = torch.zeros(2, 5, dtype=torch.long)
     model = tieops.from_torch(module, (example,), dynamic_shapes={"x": {0: "batch", 1: "sequence"}})
     say(str(model))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         written = tieops.to_onnx(model, out or Path(folder, "tied.onnx"))
         session = tieops.session(written.path, provider=provider)
         say(f"\n{session.note or f'running on {session.provider}'}")

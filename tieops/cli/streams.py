@@ -181,7 +181,7 @@ def write_model(model: TiedModel, out: Path, **options: Any) -> Written:
     """
     if not is_stdout(out):
         return tieops.to_onnx(model, out, **options)
-    with tempfile.TemporaryDirectory(prefix="tieops-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tieops-", ignore_cleanup_errors=True) as folder:
         options["external_data"] = False
         written = tieops.to_onnx(model, Path(folder, "model.onnx"), **options)
         try:

@@ -64,7 +64,7 @@ def train_autoencoder(
             typer.launch(str(picture))
 
     model = tieops.from_torch(net, (data[:2],), dynamic_shapes={"images": {0: "batch"}})
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         written = tieops.to_onnx(model, out or Path(temporary, "autoencoder.onnx"))
         session = tieops.session(written.path, provider=provider)
         say(f"\n{session.note or f'running on {session.provider}'}")

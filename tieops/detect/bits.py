@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tieops.ir.processors import processors
 from tieops.ir.view import Shape
 from tieops.progress import advance
+from tieops.system.processes import processors
 
 __all__ = ["PAIR", "Bits", "Packed", "bit_equal", "bits", "blocks", "unsigned"]
 

@@ -18,6 +18,7 @@ import onnx_ir
 
 from tieops.detect.bits import PAIR, Bits, Packed, unsigned
 from tieops.ir.external import open_data
+from tieops.system.mapping import advise, map_file
 
 __all__ = ["StoredBits"]
 
@@ -57,26 +58,24 @@ class StoredBits:
         """
         for tensor in tensors:
             size = int(tensor.nbytes)
-            self._advise(tensor, "WILLNEED", 0, min(size, END_BYTES))
+            self._advise(tensor, "willneed", 0, min(size, END_BYTES))
             if size > 2 * END_BYTES:
-                self._advise(tensor, "NORMAL", END_BYTES, size - END_BYTES)
+                self._advise(tensor, "normal", END_BYTES, size - END_BYTES)
             if size > END_BYTES:
-                self._advise(tensor, "WILLNEED", max(END_BYTES, size - END_BYTES), size)
+                self._advise(tensor, "willneed", max(END_BYTES, size - END_BYTES), size)
         try:
             yield
         finally:
             for tensor in tensors:
-                self._advise(tensor, "RANDOM", 0, int(tensor.nbytes))
+                self._advise(tensor, "random", 0, int(tensor.nbytes))
 
     def _advise(self, tensor: onnx_ir.TensorProtocol, name: str, start: int, stop: int) -> None:
-        advice = getattr(mmap, f"MADV_{name}", None)
-        if advice is None or start == stop or not isinstance(tensor, onnx_ir.ExternalTensor):
+        if not isinstance(tensor, onnx_ir.ExternalTensor):
             return
         mapped = self._files.get(tensor.path)
         if mapped is not None:
             offset = tensor.offset or 0
-            begin = (offset + start) - (offset + start) % mmap.PAGESIZE
-            mapped.madvise(advice, begin, offset + stop - begin)
+            advise(mapped, name, offset + start, offset + stop)
 
     def _range(self, tensor: onnx_ir.TensorProtocol) -> np.ndarray[Any, Any] | None:
         """Return the bytes of an external tensor; None if it is none, or not as it says."""
@@ -94,11 +93,10 @@ class StoredBits:
             self._files[path] = None
             try:
                 with os.fdopen(open_data(tensor), "rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    mapped = map_file(file.fileno())
             except (OSError, ValueError):
                 return None  # the tensor says why, when it is asked for the values
-            if hasattr(mmap, "MADV_RANDOM"):
-                mapped.madvise(mmap.MADV_RANDOM)
+            advise(mapped, "random")
             self._files[path] = mapped
         return self._files[path]
 

@@ -1,105 +1,22 @@
-"""Bytes into a file: from another file within the kernel where it can, from arrays in blocks."""
+"""Bytes of arrays into a file, in blocks, whatever the order of their axes."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tieops.progress import advance
+from tieops.system.copying import BLOCK_BYTES
+from tieops.system.positions import STEP_BYTES, write_at
 
-__all__ = ["copy_range", "write_array", "write_bytes"]
+__all__ = ["write_array"]
 
-STEP_BYTES = 64 << 20
-"""What one call to the kernel copies; between two of them progress is told."""
-BLOCK_BYTES = 16 << 20
-"""What is in memory at a time where bytes go through it."""
 TILE = 512
 """Columns that are transposed at a time: what they touch fits into the processor's second cache."""
 STRIPE_ROWS = 64
 """Rows of a transposed block at least: as many elements are read side by side."""
-
-_Way = Callable[[int, int, int, int, int], int]
-
-# What says that a way does not work between these two files, or on this system at all.
-_CANNOT = {
-    errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM,
-    errno.EXDEV,
-}  # fmt: skip
-
-
-def copy_range(source: int, offset: int, target: int, to: int, length: int) -> int:
-    """Copy a range of one open file into another: the three ways in turn, the fastest first.
-
-    ``copy_file_range`` shares the blocks instead of copying them where the file system can.
-
-    Args:
-        source: Descriptor of the file to read.
-        offset: Where the range begins in it.
-        target: Descriptor of the file to write.
-        to: Where the range goes.
-        length: How many bytes.
-
-    Returns:
-        How many bytes there were: fewer than ``length`` if the source ends before.
-
-    Raises:
-        OSError: If the last way fails, or one fails for another reason than that it cannot do it.
-    """
-    done = 0
-    ways = list(_WAYS)
-    while done < length:
-        step = min(STEP_BYTES, length - done)
-        try:
-            copied = ways[0](source, offset + done, target, to + done, step)
-        except OSError as error:
-            if len(ways) == 1 or error.errno not in _CANNOT:
-                raise
-            copied = 0
-        if not copied:  # some file systems say nothing and copy nothing
-            del ways[0]
-            if not ways:
-                break
-        done += copied
-        advance(copied)
-    return done
-
-
-def _by_copy_file_range(source: int, offset: int, target: int, to: int, length: int) -> int:
-    return os.copy_file_range(source, target, length, offset, to)
-
-
-def _by_sendfile(source: int, offset: int, target: int, to: int, length: int) -> int:
-    os.lseek(target, to, os.SEEK_SET)
-    return os.sendfile(target, source, offset, length)
-
-
-def _plainly(source: int, offset: int, target: int, to: int, length: int) -> int:
-    block = os.pread(source, min(length, BLOCK_BYTES), offset)
-    write_bytes(target, block, to)
-    return len(block)
-
-
-_WAYS: tuple[_Way, ...] = (
-    *([_by_copy_file_range] if hasattr(os, "copy_file_range") else []),
-    *([_by_sendfile] if hasattr(os, "sendfile") else []),
-    _plainly,
-)
-
-
-def write_bytes(target: int, data: bytes | memoryview, to: int) -> None:
-    """Write all of some bytes to a place in an open file, in as many calls as it takes.
-
-    Raises:
-        OSError: If the disk is full or broken.
-    """
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(target, left[:STEP_BYTES], to)
-        left, to = left[written:], to + written
 
 
 def write_array(target: int, array: np.ndarray[Any, Any], to: int) -> None:
@@ -122,7 +39,7 @@ def write_array(target: int, array: np.ndarray[Any, Any], to: int) -> None:
     if array.flags.c_contiguous and array.dtype == stored:
         data = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), STEP_BYTES):
-            write_bytes(target, data[start : start + STEP_BYTES], to + start)
+            write_at(target, data[start : start + STEP_BYTES], to + start)
             advance(min(STEP_BYTES, len(data) - start))
         return
     for block, offset, pitch in _blocks(np.atleast_2d(array), 0):
@@ -136,7 +53,7 @@ def _write_block(
     for start in range(0, block.shape[-1], TILE):
         gathered[..., start : start + TILE] = block[..., start : start + TILE]
     for row, part in enumerate(gathered.reshape(len(block) if pitch else 1, -1)):
-        write_bytes(target, part.view(np.uint8).data, to + row * pitch)
+        write_at(target, part.view(np.uint8).data, to + row * pitch)
     advance(gathered.nbytes)
 
 

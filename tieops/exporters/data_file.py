@@ -8,12 +8,14 @@ import stat
 import onnx_ir
 
 from tieops.errors import ExportError, UntrustedFileError
-from tieops.exporters.copying import copy_range, write_array, write_bytes
+from tieops.exporters.copying import write_array
 from tieops.exporters.layout import Layout
 from tieops.exporters.room import check_room
 from tieops.ir.brief import printable
 from tieops.ir.external import CheckedTensor, DataFile, open_data
 from tieops.progress import advance, progress
+from tieops.system.copying import copy_range
+from tieops.system.positions import write_at
 
 __all__ = ["write_data"]
 
@@ -40,7 +42,7 @@ def write_data(layout: Layout, descriptor: int, name: str) -> None:
                 if isinstance(tensor, onnx_ir.ExternalTensor):
                     source.copy(tensor, descriptor, each.offset)
                 elif tensor.dtype.bitwidth < 8:
-                    write_bytes(descriptor, tensor.tobytes(), each.offset)
+                    write_at(descriptor, tensor.tobytes(), each.offset)
                     advance(each.nbytes)
                 else:
                     write_array(descriptor, tensor.numpy(), each.offset)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from tieops.errors import ExportError
 from tieops.exporters.temporary import free_name, is_temporary, temporary
 from tieops.ir.targets import check_target
+from tieops.system.folders import keep_name, remove, replace
+from tieops.system.mapping import let_go
 
 __all__ = [
     "MAKE_ROOM",
     "as_export_error",
     "mode_of",
     "new_file",
-    "place",
-    "remove",
     "replace_all",
-    "sync_folder",
     "without_values",
 ]
 
@@ -82,27 +80,9 @@ def new_file(path: Path) -> Generator[BinaryIO]:
         with open(made.descriptor, "wb", closefd=False) as file:
             yield file
         os.fsync(made.descriptor)
+        made.close()
         check_target(path)
-        made.path.replace(path)
-
-
-def place(made: Path, path: Path) -> None:
-    """Give a file its name before any model refers to it, and none that was taken meanwhile.
-
-    Raises:
-        FileExistsError: If the name is taken.
-    """
-    try:
-        os.link(made, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError(path) from None
-        made.rename(path)
-    else:
-        # Readers refuse data with two hard links: one name must be left when the model appears.
-        made.unlink()
+        _put(made.path, path)
 
 
 def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
@@ -118,26 +98,41 @@ def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
         for _, target in staged:
             kept.append(_kept(target, copy=len(staged) > 1))
         for new, target in staged:
-            new.replace(target)
+            _put(new, target)
     except BaseException:
         for (new, target), old in zip(staged, kept, strict=False):
             if new.exists():  # this one was not renamed
                 if old is not None:
                     remove(old)
             elif old is not None:
-                old.replace(target)
+                replace(old, target)
             elif len(staged) > 1:  # one alone is renamed last, and has no way back to go
                 target.unlink(missing_ok=True)
         raise
     return [old for old in kept if old is not None]
 
 
-def remove(path: Path) -> bool:
-    """Remove a file, and tell whether it is gone; one that stays does no harm."""
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-        return True
-    return False
+def _put(new: Path, target: Path) -> None:
+    try:
+        new.replace(target)
+    except PermissionError:
+        # Windows neither renames nor replaces a file that is mapped. The new one was: it was read.
+        let_go(new)
+        held = let_go(target)
+        try:
+            replace(new, target)
+        except PermissionError as error:
+            raise ExportError(
+                f"cannot write {target}: it cannot be replaced",
+                {"the system says": error.strerror or error, "held by": _HOLDERS[held]},
+                "close what has it open, or choose another name; what was there is unchanged",
+            ) from error
+
+
+_HOLDERS = {
+    True: "this process: arrays of a model that was read from it are alive",
+    False: "another program or session that has it open, if it is not read-only",
+}
 
 
 def _kept(target: Path, *, copy: bool) -> Path | None:
@@ -145,19 +140,4 @@ def _kept(target: Path, *, copy: bool) -> Path | None:
     if not os.path.lexists(target):
         return None
     kept = free_name(target.parent, "model")
-    try:
-        os.link(target, kept, follow_symlinks=False)
-    except OSError:  # a file system without hard links
-        if not copy or target.is_dir():
-            return None
-        shutil.copy2(target, kept, follow_symlinks=False)
-    return kept
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return kept if keep_name(target, kept, copy=copy) else None

@@ -7,6 +7,7 @@ model; what is killed before leaves the old one, what is killed after leaves the
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,14 +18,10 @@ import onnx_ir
 from google.protobuf.message import EncodeError
 
 from tieops.errors import ExportError, PostconditionError, TieopsError
-from tieops.exporters.copying import write_bytes
 from tieops.exporters.data_file import write_data
 from tieops.exporters.files import (
     mode_of,
-    place,
-    remove,
     replace_all,
-    sync_folder,
     without_values,
 )
 from tieops.exporters.layout import Layout
@@ -41,13 +38,15 @@ from tieops.exporters.temporary import Temporary, folder_lock, temporary
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.onnx_file import MAX_PROTO_BYTES
-from tieops.ir.brief import brief_bytes
+from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.collector import collector_paused
 from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import stored_values, subgraphs_of
 from tieops.ir.storage import stored_bytes
 from tieops.ir.targets import check_target
+from tieops.system.folders import give_name, ignores_case, remove, sync_folder
+from tieops.system.names import unfit_for_data
 
 __all__ = ["Draft", "check_nesting", "write_models"]
 
@@ -87,6 +86,7 @@ def write_models(
     """
     paths = [draft.path for draft in drafts]
     folder = paths[0].parent
+    _check_names(paths, with_data=bool(layout.ranges) and not inline)
     for draft in drafts:
         layout.settle(draft.graph, folder, inline=inline)
     sweep(folder)
@@ -95,6 +95,7 @@ def write_models(
         if layout.ranges and not inline:
             data = stack.enter_context(temporary(folder, "data", mode_of(paths[0])))
             write_data(layout, data.descriptor, f"{paths[0].name}.data")
+            data.close()
         staged = [stack.enter_context(temporary(folder, "model", mode_of(path))) for path in paths]
         try:
             sizes = _stage(drafts, staged, layout, data)
@@ -106,6 +107,31 @@ def write_models(
                 _take_back(data, layout, paths)
             raise
     return layout.path, sizes
+
+
+def _check_names(paths: Sequence[Path], *, with_data: bool) -> None:
+    """Refuse names that no reader takes, and two that are one file here.
+
+    Raises:
+        ExportError: With the name, and why.
+    """
+    data = f"{paths[0].name}.data"
+    why = unfit_for_data(data) if with_data else None
+    if why is not None:
+        raise ExportError(
+            f"no model can refer to a data file called {printable(data)}",
+            {"why": why},
+            "choose a name without colons and backslashes, or external_data=False",
+        )
+    names = {unicodedata.normalize("NFC", path.name).casefold() for path in paths}
+    if len(names) < len(paths):
+        with temporary(paths[0].parent, "model") as probe:
+            if ignores_case(probe.path):
+                raise ExportError(
+                    "two models cannot be one file",
+                    {"paths": ", ".join(printable(path.name) for path in paths)},
+                    "give them names that differ in more than their case",
+                )
 
 
 def check_nesting(graph: onnx_ir.Model, path: Path) -> None:
@@ -141,14 +167,12 @@ def _stage(
         sizes: list[int] = []
         for draft, each in zip(drafts, staged, strict=True):
             written = _serialized(draft)
-            os.ftruncate(each.descriptor, 0)
-            write_bytes(each.descriptor, written, 0)
-            os.fsync(each.descriptor)
+            each.rewrite(written)
             sizes.append(len(written))
         if data is None or layout.path is None:
             return sizes
         try:
-            place(data.path, layout.path)
+            give_name(data.path, layout.path)
         except FileExistsError:  # taken meanwhile
             continue
         return sizes
@@ -216,7 +240,7 @@ def _take_back(data: Temporary, layout: Layout, paths: Sequence[Path]) -> None:
     with suppress(OSError):
         if layout.path is None or mentions(paths, layout.path.name):
             return
-        if os.path.samestat(os.lstat(layout.path), os.fstat(data.descriptor)):
+        if os.path.samestat(os.lstat(layout.path), data.status):
             layout.path.unlink()
 
 

@@ -14,9 +14,17 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tieops.exporters.files import remove
-from tieops.exporters.temporary import folder_lock, is_abandoned, is_temporary, left_over
+from tieops.exporters.temporary import (
+    folder_lock,
+    is_ours,
+    is_temporary,
+    left_over,
+    remove_left_over,
+)
 from tieops.importers.onnx_file import MAX_PROTO_BYTES
+from tieops.system.folders import ignores_case, remove
+from tieops.system.mapping import map_file
+from tieops.system.opening import open_regular
 
 __all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "mentions", "sweep", "unread"]
 
@@ -35,7 +43,9 @@ def free_data_path(path: Path) -> Path:
     number = max((int(match[1] or 0) for match in found), default=-1) + 1
     while True:
         candidate = path.with_name(f"{path.name}.{number}.data" if number else f"{path.name}.data")
-        if not mentions([path], candidate.name):  # else an old model would take it for its own
+        # Else an old model would take it for its own. Where case and accents are one, the name may
+        # be taken by a file that is listed under another.
+        if not mentions([path], candidate.name) and not os.path.lexists(candidate):
             return candidate
         number += 1
 
@@ -100,7 +110,7 @@ def _recorded(data: mmap.mmap | bytes) -> set[str]:
 def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
     """Map a file that may be a model; what cannot be one, such as a link, has no bytes."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_regular(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP):
             raise
@@ -111,7 +121,7 @@ def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
         if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_PROTO_BYTES:
             yield b""
             return
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+        with map_file(descriptor) as data:
             yield data
     finally:
         os.close(descriptor)
@@ -128,7 +138,11 @@ def unread(folder: Path, names: Iterable[str]) -> list[Path]:
         return []
     with os.scandir(folder) as entries:
         models = [folder / entry.name for entry in entries if _may_be_model(entry)]
-    return [folder / name for name in candidates if not mentions(models, name)]
+    return [
+        path
+        for path in map(folder.joinpath, candidates)
+        if not mentions(models, path.name, any_case=ignores_case(path))
+    ]
 
 
 def _may_be_model(entry: os.DirEntry[str]) -> bool:
@@ -141,11 +155,19 @@ def _may_be_model(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def mentions(models: Iterable[Path], location: str) -> bool:
-    """Tell whether one of these models, or what they are links to, may refer to a data file."""
+def mentions(models: Iterable[Path], location: str, *, any_case: bool = False) -> bool:
+    """Tell whether one of these models, or what they are links to, may refer to a data file.
+
+    Args:
+        models: The models.
+        location: The name of the data file.
+        any_case: Whether it is found under its name in another case too.
+    """
+    wanted = os.fsencode(location)
+    pattern = re.compile(re.escape(wanted), re.IGNORECASE) if any_case else None
     for model in models:
         with _bytes_of(Path(os.path.realpath(model))) as data:
-            if data.find(os.fsencode(location)) >= 0:
+            if (pattern.search(data) is not None) if pattern else (data.find(wanted) >= 0):
                 return True
     return False
 
@@ -164,9 +186,17 @@ def sweep(folder: Path) -> None:
         return
     with folder_lock(folder):
         left = left_over(folder)
-        orphans = {name for path in left for name in _data_left_with(path)}
-        for path in (*unread(folder, orphans), *left):
-            remove(path)
+        data = {path: set(_data_left_with(path)) for path in left}
+        # A living writer's model refers to its data before it has its own name.
+        names = set(os.listdir(folder)) - {path.name for path in left}
+        living = [folder / name for name in names if is_temporary(name)]
+        stays: set[str] = set()
+        for path in unread(folder, set[str]().union(*data.values())):
+            if not _may_refer(living, path.name) and not remove(path):
+                stays.add(path.name)  # on Windows: somebody has it open or mapped
+        for path in left:
+            if data[path].isdisjoint(stays):  # else it tells the next writer what to remove
+                remove_left_over(path)
 
 
 def _data_left_with(model: Path) -> Iterable[str]:
@@ -176,6 +206,13 @@ def _data_left_with(model: Path) -> Iterable[str]:
         ]
     written_ns = model.stat().st_mtime_ns
     for name in named:
-        path = model.with_name(name)
-        if is_abandoned(path) and path.stat().st_mtime_ns <= written_ns:
+        status = model.with_name(name).lstat()
+        if is_ours(status) and status.st_mtime_ns <= written_ns:
             yield name
+
+
+def _may_refer(models: Iterable[Path], location: str) -> bool:
+    try:
+        return mentions(models, location)
+    except OSError:  # another user's, or gone: rather a file too many
+        return True

@@ -2,6 +2,10 @@
 
 A killed writer leaves its files behind. The lock goes with the process, so a file of ours that is
 not locked belongs to nobody: there is no age to guess and no process id that another may have.
+
+What is locked is an empty file beside the temporary one. Windows' locks keep others from reading,
+and it renames no file that is open; so a temporary file is closed when it is written, and its lock
+is held until it has its name.
 """
 
 from __future__ import annotations
@@ -10,50 +14,80 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tieops.errors import ExportError
+from tieops.system.folders import close_file, lock_folder, remove
+from tieops.system.locks import try_lock, unlock
+from tieops.system.opening import create_new, open_regular, open_to_rewrite
+from tieops.system.positions import write_at
 
 __all__ = [
     "Temporary",
     "folder_lock",
     "free_name",
     "is_abandoned",
+    "is_ours",
+    "is_temporary",
     "left_over",
+    "remove_left_over",
     "temporary",
-    "try_lock",
 ]
 
 LOCK_WAIT_S = 60.0
 """Another writer holds a folder for as long as a rename takes."""
-_NAME = re.compile(r"\.tieops-[0-9a-f]{16}\.(?:data|model|file)\.tmp")
+_NAME = re.compile(r"(\.tieops-[0-9a-f]{16})\.(?:(?:data|model|file)\.tmp|lock)")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Temporary:
-    """A new file that nobody else has, open and locked.
+    """A new file that nobody else has, open to be written, and locked.
 
     Args:
         path: Its name in the folder of what it will be.
-        descriptor: The open file.
+        descriptor: The open file; -1 once it is closed.
+        status: What tells it from others, also under another name.
     """
 
     path: Path
     descriptor: int
+    status: os.stat_result
+
+    def rewrite(self, data: bytes) -> None:
+        """Write all that the file holds, flush it to the disk, and close it.
+
+        Raises:
+            OSError: If the disk is full or broken.
+        """
+        if self.descriptor < 0:
+            self.descriptor = open_to_rewrite(self.path, self.status)
+        write_at(self.descriptor, data, 0)
+        os.fsync(self.descriptor)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, so that it can be given its name; it stays locked."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            close_file(descriptor)
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a file has the name of a temporary one of ours."""
+    """Tell whether a file has the name of a temporary one of ours, or of the lock of one."""
     return _NAME.fullmatch(name) is not None
 
 
 def free_name(folder: Path, kind: str) -> Path:
     """Return a temporary name that nobody has; the kind is ``data``, ``model`` or ``file``."""
     return folder / f".tieops-{secrets.token_hex(8)}.{kind}.tmp"
+
+
+def _lock_of(path: Path) -> Path | None:
+    match = _NAME.fullmatch(path.name)
+    return path.with_name(f"{match[1]}.lock") if match else None
 
 
 @contextmanager
@@ -65,29 +99,45 @@ def temporary(folder: Path, kind: str, mode: int | None = None) -> Generator[Tem
         kind: ``data``, ``model``, or ``file`` for anything else.
         mode: Permissions, of the file that it will replace; by default those of a new file.
     """
-    path, descriptor = _create(folder, kind)
+    path, lock = _locked(folder, kind)
     try:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        yield Temporary(path, descriptor)
+        descriptor = create_new(path, mode)
+        made = Temporary(path, descriptor, os.fstat(descriptor))
+        try:
+            yield made
+        finally:
+            made.close()
+            remove(path)
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        _close(descriptor)
+        _release(path, lock)
 
 
-def _create(folder: Path, kind: str) -> tuple[Path, int]:
+def _locked(folder: Path, kind: str) -> tuple[Path, int]:
+    """Return a free name whose lock is ours, and the open lock."""
     while True:
         path = free_name(folder, kind)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        lock = _lock_of(path)
+        assert lock is not None
+        descriptor = create_new(lock)
         # Another writer may have swept it away before it was locked.
         if try_lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return path, descriptor
-        os.close(descriptor)
+        close_file(descriptor)
+
+
+def _release(path: Path, descriptor: int) -> None:
+    """Remove a lock while it is held, or where nothing that is open can be removed, after that."""
+    lock = _lock_of(path)
+    assert lock is not None
+    gone = remove(lock)
+    unlock(descriptor)
+    close_file(descriptor)
+    if not gone:
+        remove(lock)
 
 
 def left_over(folder: Path) -> list[Path]:
-    """Return the temporary files in a folder whose writer is gone."""
+    """Return the temporary files in a folder whose writer is gone, and their locks."""
     with os.scandir(folder) as entries:
         ours = [folder / entry.name for entry in entries if is_temporary(entry.name)]
     return [path for path in sorted(ours) if is_abandoned(path)]
@@ -95,16 +145,46 @@ def left_over(folder: Path) -> list[Path]:
 
 def is_abandoned(path: Path) -> bool:
     """Tell whether a file is a regular one of this user that no living writer has locked."""
+    lock = _lock_of(path)
+    if lock in (None, path) or not os.path.lexists(lock):
+        return _is_free(path)
+    return _is_free(path) and _is_free(lock)
+
+
+def _is_free(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_regular(path)
     except OSError:
         return False
     try:
-        status = os.fstat(descriptor)
-        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        return ours and try_lock(descriptor) is True
+        return is_ours(os.fstat(descriptor)) and try_lock(descriptor) is True
     finally:
-        os.close(descriptor)
+        close_file(descriptor)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Tell whether a file is a regular one of this user."""
+    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return ours and stat.S_ISREG(status.st_mode)
+
+
+def remove_left_over(path: Path) -> bool:
+    """Remove a file whose writer is gone, and tell whether it is gone.
+
+    A lock is removed while it is ours: a writer that has made it, and not locked it yet, notices.
+    """
+    if _lock_of(path) != path:
+        return remove(path)
+    try:
+        descriptor = open_regular(path)
+    except OSError:
+        return False
+    try:
+        free = try_lock(descriptor) is True
+        gone = free and remove(path)
+    finally:
+        close_file(descriptor)
+    return gone or (free and remove(path))  # Windows removes nothing that is open
 
 
 @contextmanager
@@ -116,45 +196,13 @@ def folder_lock(folder: Path) -> Generator[None]:
     Raises:
         ExportError: If another writer does not come to an end.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    until = time.monotonic() + LOCK_WAIT_S
-    try:
-        while try_lock(descriptor) is False:
-            if time.monotonic() > until:
-                raise ExportError(
-                    f"another writer holds the folder {folder}",
-                    {"waited": f"{LOCK_WAIT_S:.0f} s"},
-                    "end it, or write into another folder; what was there is unchanged",
-                )
-            time.sleep(0.005)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(folder, LOCK_WAIT_S))
+        except TimeoutError as error:
+            raise ExportError(
+                f"another writer holds the folder {folder}",
+                {"waited": f"{LOCK_WAIT_S:.0f} s"},
+                "end it, or write into another folder; what was there is unchanged",
+            ) from error
         yield
-    finally:
-        _unlock(descriptor)
-        _close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool | None:
-    """Lock an open file; False if somebody else has locked it, None where there are no locks."""
-    import fcntl  # not at the top: reading works where there is none
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _close(descriptor: int) -> None:
-    """Close a file; what can go wrong with its bytes has been told by fsync."""
-    with suppress(OSError):
-        os.close(descriptor)
-
-
-def _unlock(descriptor: int) -> None:
-    """Unlock by name: a process that was forked meanwhile has the descriptor too."""
-    import fcntl
-
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -17,8 +17,8 @@ from tieops.fleet.record import Failure, ScanRecord
 from tieops.fleet.workers import WorkerPool
 from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, list_remote, local_path
-from tieops.ir.processors import processors
 from tieops.progress import advance, progress
+from tieops.system.processes import processors
 
 __all__ = ["scan"]
 

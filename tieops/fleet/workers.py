@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.ir.brief import brief_bytes
+from tieops.system.processes import limit_data, memory_limits
 
 __all__ = ["WorkerPool", "serve"]
 
@@ -55,7 +56,7 @@ class WorkerPool(Executor):
     def __init__(
         self, workers: int, timeout_s: float | None = None, max_memory_bytes: int | None = None
     ) -> None:
-        if max_memory_bytes is not None and not sys.platform.startswith("linux"):
+        if max_memory_bytes is not None and not memory_limits():
             raise PreconditionError(
                 "only Linux can limit the memory of a process without its mapped files",
                 {"system": sys.platform},
@@ -204,9 +205,7 @@ def serve(limit: int | None = None) -> None:
         limit: Bytes of memory that this process may take.
     """
     if limit is not None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        limit_data(limit)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     answers.write(pickle.dumps(True))

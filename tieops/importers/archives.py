@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from tieops.errors import UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
+from tieops.system.opening import open_to_read
 
 __all__ = ["ArchiveLimits", "check_archive", "check_contents", "open_regular"]
 
@@ -54,7 +55,7 @@ def open_regular(path: Path) -> BinaryIO:
         UntrustedFileError: If there is none, or it is something else.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_to_read(path)
     except (OSError, ValueError) as error:
         missing = not os.path.exists(path)
         raise UntrustedFileError(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from pathlib import PurePosixPath
 
 import onnx_ir
 
@@ -13,8 +11,10 @@ from tieops.errors import PreconditionError, UntrustedFileError
 from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_file import ModelFile
 from tieops.ir.brief import brief, printable
-from tieops.ir.external import CheckedTensor, DataFile, open_regular
+from tieops.ir.external import CheckedTensor, DataFile
 from tieops.ir.scopes import replace_tensors
+from tieops.system.names import is_inside, leads_out, steps_back
+from tieops.system.opening import open_below
 
 __all__ = ["DataFolder", "check_range", "settle_external"]
 
@@ -109,12 +109,12 @@ class DataFolder:
         roots = [os.path.realpath(base)]
         if self._source is not None and os.path.dirname(self._source.path) == base:
             roots.append(os.path.dirname(self._source.real))
-        root = next((root for root in roots if _is_inside(real, root)), None)
+        root = next((root for root in roots if is_inside(real, root)), None)
         if root is None:
             raise _outside(name, location, roots[0])
         try:
             self._check_status(name, real, os.stat(real))  # opening a device can do things
-            descriptor = _open_below(root, real)
+            descriptor = open_below(root, real)
         except OSError as error:
             raise _missing(name, real, error) from error
         try:
@@ -155,10 +155,9 @@ class DataFolder:
 
 
 def _real_path(name: str, base: str, location: str) -> str:
-    outside = os.path.normpath(location).split(os.sep)[0] == ".."
-    if outside or os.path.isabs(location) or re.match("[A-Za-z]:", location):
+    if leads_out(location) or os.path.isabs(location):
         raise _outside(name, location, base)
-    if ".." in PurePosixPath(location).parts:
+    if steps_back(location):
         raise UntrustedFileError(
             f"{name} has a location that steps back, which leads elsewhere through a link",
             {"location": _short(location)},
@@ -168,27 +167,6 @@ def _real_path(name: str, base: str, location: str) -> str:
         return os.path.realpath(os.path.join(base, location), strict=True)
     except (OSError, ValueError) as error:
         raise _missing(name, os.path.join(base, location), error) from error
-
-
-def _is_inside(path: str, root: str) -> bool:
-    return os.path.commonpath([path, root]) == root and path != root
-
-
-def _open_below(root: str, real: str) -> int:
-    """Open a real path part by part, so that no folder in it can become a link meanwhile."""
-    if os.open not in os.supports_dir_fd:
-        return open_regular(real)
-    *folders, last = os.path.relpath(real, root).split(os.sep)
-    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-    at = os.open(root, flags)
-    try:
-        for folder in folders:
-            inner = os.open(folder, flags | os.O_NOFOLLOW, dir_fd=at)
-            os.close(at)
-            at = inner
-        return open_regular(last, at)
-    finally:
-        os.close(at)
 
 
 def check_range(tensor: onnx_ir.ExternalTensor, name: str, file: str, size: int) -> None:

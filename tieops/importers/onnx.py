@@ -114,7 +114,7 @@ def from_onnx(
                 )
             model = _converted(proto, limits)
             if embedded is not None:
-                embedded.put_back(model)
+                embedded.put_back(model, *((file.device, file.inode) if file else ()))
             snapshot(model)
         _settle(model)
         keep = isinstance(source, onnx_ir.Model)

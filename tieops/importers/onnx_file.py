@@ -12,6 +12,8 @@ from tieops.errors import UntrustedFileError
 from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_tensors import shown
 from tieops.ir.brief import printable
+from tieops.system.mapping import map_file
+from tieops.system.opening import open_to_read
 
 __all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
 
@@ -47,13 +49,9 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
         UntrustedFileError: If there is none, or something else: a FIFO or a device would hang.
     """
     name = printable(str(path)) if len(str(path)) <= 200 else shown(path.name)
-    flags = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
-    mode = os.O_RDONLY
-    for flag in flags:
-        mode |= getattr(os, flag, 0)
     try:
         _refuse_others(os.stat(path), name)
-        descriptor = os.open(path, mode)
+        descriptor = open_to_read(path)
     except (OSError, ValueError) as error:
         says = error.strerror if isinstance(error, OSError) else str(error)
         raise UntrustedFileError(
@@ -64,7 +62,7 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
         _refuse_others(status, name)
         check_size(status.st_size, name, limits)
         if status.st_size >= MAPPED_FROM:
-            data = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+            data = map_file(descriptor, status.st_size)
         else:
             data = file.read(status.st_size + 1)
     real = os.path.realpath(path)

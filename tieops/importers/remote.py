@@ -22,6 +22,7 @@ from tieops.importers.external_data import check_range
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor, prefetch_operands
 from tieops.ir.scopes import replace_tensors, stored_values
+from tieops.system.names import leads_out, steps_back
 
 __all__ = [
     "SOURCE",
@@ -179,7 +180,7 @@ class RemoteFile:
             UntrustedFileError: If the location leads out of the folder, or nothing is there.
         """
         parts = location.split("/")
-        if any(part in ("", "..") for part in parts):
+        if leads_out(location) or steps_back(location) or "" in parts:
             raise UntrustedFileError(
                 f"{printable(name)} lies outside of the model's folder",
                 {"location": printable(location), "model": self.name},

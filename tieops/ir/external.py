@@ -14,31 +14,12 @@ import onnx_ir
 
 from tieops.errors import UntrustedFileError
 from tieops.ir.brief import printable
+from tieops.system.mapping import map_file
+from tieops.system.opening import open_regular, open_to_read
 
-__all__ = ["CheckedTensor", "DataFile", "open_data", "open_regular"]
+__all__ = ["CheckedTensor", "DataFile", "open_data"]
 
 BLOCK_BYTES = 1 << 20
-
-
-def open_regular(path: str | os.PathLike[str], directory: int | None = None) -> int:
-    """Open a file to read without waiting for it, and without following a link in its name.
-
-    Args:
-        path: The file.
-        directory: A descriptor of the folder that a relative path starts at.
-
-    Returns:
-        A descriptor. The caller looks at what it is (``os.fstat``) and closes it.
-
-    Raises:
-        OSError: If it cannot be opened, or its last part is a symbolic link.
-    """
-    # A FIFO would wait for a writer, a terminal could become ours.
-    flags = ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
-    mode = os.O_RDONLY
-    for flag in flags:
-        mode |= getattr(os, flag, 0)
-    return os.open(path, mode, dir_fd=directory)
 
 
 @dataclass(eq=False)
@@ -97,7 +78,7 @@ class DataFile:
         if pages is None:
             descriptor = self.open()
             try:
-                pages = mmap.mmap(descriptor, self.end, access=mmap.ACCESS_READ)
+                pages = map_file(descriptor, self.end)
             except (OSError, ValueError, OverflowError) as error:
                 raise UntrustedFileError(
                     f"{printable(self.path)} cannot be mapped",
@@ -206,4 +187,4 @@ def open_data(tensor: onnx_ir.ExternalTensor) -> int:
     """
     if isinstance(tensor, CheckedTensor):
         return tensor.data.open()
-    return os.open(tensor.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    return open_to_read(tensor.path)

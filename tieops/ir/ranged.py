@@ -15,6 +15,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief_bytes, printable
+from tieops.system.mapping import map_file
 
 __all__ = ["RangedTensor", "Ranges", "elements_at", "prefetch", "prefetch_operands"]
 
@@ -226,7 +227,7 @@ def _read(pieces: Iterable[Piece]) -> None:
 
 def _mapped(file: Any) -> mmap.mmap:
     file.flush()
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return map_file(file.fileno())
 
 
 def _decoded(data: bytes, dtype: onnx_ir.DataType, shape: Sequence[int]) -> Array:

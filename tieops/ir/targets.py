@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from tieops.errors import ExportError, printable
+from tieops.system.names import unfit_here
 
 __all__ = ["check_target"]
 
@@ -39,7 +40,8 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ExportError: For directories, devices, FIFOs and sockets; links to them or to nothing;
-            names of open descriptors; paths in what is not a folder, or that the system refuses.
+            names of open descriptors, or that Windows gives to devices; paths in what is not a
+            folder, or that the system refuses.
 
     Example:
         >>> import tempfile
@@ -55,6 +57,13 @@ def check_target(path: str | os.PathLike[str]) -> None:
     text = os.fspath(path)
     if not Path(text).name:
         raise ExportError(f"{text!r} names no file", None, "give a path such as m.onnx")
+    unfit = unfit_here(Path(text).name)
+    if unfit is not None:
+        raise ExportError(
+            f"cannot write {printable(text)}: expected a name that a file can have",
+            {"why": unfit},
+            "choose another name; nothing was written",
+        )
     try:
         # Before its own status: through a redirection, such a name is a link to a regular file.
         folder = os.path.realpath(os.path.dirname(os.path.abspath(text)))

@@ -19,6 +19,7 @@ from tieops.runtime.recipe import Recipe
 from tieops.runtime.resident import Copy, Held, Place, ResidentBytes
 from tieops.runtime.sessions import Session
 from tieops.runtime.weights import MIN_BYTES
+from tieops.system.mapping import can_give_back
 from tieops.tied_model import TiedModel
 
 __all__ = ["ledger_of", "resident_bytes"]
@@ -83,7 +84,7 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
         UnsupportedModelError: If tieops cannot read the model within the recipe's limits.
     """
     model = from_onnx(recipe.opened, limits=recipe.limits)
-    with tempfile.TemporaryDirectory(prefix="tieops-") as name:
+    with tempfile.TemporaryDirectory(prefix="tieops-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with progress("measuring what ONNX Runtime holds"):
             found = probe(recipe, folder)
@@ -207,7 +208,8 @@ def _place_of_original(
     parameter: Parameter, recipe: Recipe, found: Probe, *, packed: bool
 ) -> Place:
     if parameter.name in found.arranged:
-        return "given back" if recipe.memory == "packed" and packed else "mapped"
+        gone = recipe.memory == "packed" and packed and can_give_back()
+        return "given back" if gone else "mapped"
     external = isinstance(parameter.tensor, onnx_ir.ExternalTensor)
     return "mapped" if external else "private"
 

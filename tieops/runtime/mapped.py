@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import weakref
@@ -14,6 +13,8 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.external import open_data
+from tieops.system.mapping import give_back, map_file
+from tieops.system.memory import resident_file_bytes
 
 __all__ = ["Mapped", "can_be_mapped", "give_back_again", "map_tensor"]
 
@@ -48,9 +49,7 @@ class Mapped:
 
     def give_back(self) -> None:
         """Drop the pages from memory; they are read again from the file where they are touched."""
-        # Without this a looked-up row brings its neighbours in with it.
-        self.pages.madvise(mmap.MADV_RANDOM)
-        self.pages.madvise(mmap.MADV_DONTNEED)
+        give_back(self.pages)
 
 
 def give_back_again(mappings: Sequence[Mapped]) -> None:
@@ -60,7 +59,7 @@ def give_back_again(mappings: Sequence[Mapped]) -> None:
         mappings: Those of one session; of its process, all mapped files are counted.
     """
     first = mappings[0]
-    resident = _resident_file_bytes()
+    resident = resident_file_bytes()
     if first.level is not None and resident is not None:
         grown = resident - first.level
         if grown <= KEPT_BYTES:
@@ -69,36 +68,7 @@ def give_back_again(mappings: Sequence[Mapped]) -> None:
             return
     for mapping in mappings:
         mapping.give_back()
-    first.level = _resident_file_bytes()
-
-
-def _resident_file_bytes() -> int | None:
-    """Return the file pages of this process that are in memory; None where nothing tells."""
-    try:
-        return int(os.pread(_statm(), 256, 0).split()[2]) * mmap.PAGESIZE
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-@functools.cache
-def _statm() -> int:
-    """Return what tells of this process's memory, left open.
-
-    After each run it is read, when all that Python needs to open a file has left the caches: that
-    takes a tenth of a millisecond, reading what is open a fifth of it.
-    """
-    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _close_statm() -> None:
-    """Close it in a child that was forked: it tells of the parent."""
-    if _statm.cache_info().currsize:
-        os.close(_statm())
-        _statm.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_statm)
+    first.level = resident_file_bytes()
 
 
 _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakValueDictionary()
@@ -134,15 +104,17 @@ def map_tensor(tensor: onnx_ir.TensorProtocol, advice: str) -> Mapped:
     descriptor = open_data(tensor)
     try:
         status = os.fstat(descriptor)
-        # A file that is mapped keeps its inode for itself, and a write changes the time.
-        file = (status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size)
+        # A file that is mapped keeps its inode for itself, and a write changes a time: on Windows
+        # that of the last write alone, elsewhere that of the last change, which none can set.
+        times = status.st_ctime_ns, status.st_mtime_ns
+        file = (status.st_dev, status.st_ino, *times, status.st_size)
         shape = tuple(int(size) for size in tensor.shape.numpy())
         key = (*file, offset, tensor.dtype, shape, advice)
         known = _mapped.get(key)
         if known is None:
             begin = offset - offset % mmap.ALLOCATIONGRANULARITY
             length = offset + int(tensor.nbytes) - begin
-            pages = mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=begin)
+            pages = map_file(descriptor, length, begin)
             array = np.frombuffer(pages, tensor.dtype.numpy(), tensor.size, offset - begin)
             known = _mapped[key] = Mapped(pages, array.reshape(shape))
         return known

@@ -7,7 +7,6 @@ the calling process holds plays no part in either.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import json
@@ -26,6 +25,7 @@ from tieops.errors import PreconditionError, TieopsError
 from tieops.importers.limits import Limits
 from tieops.runtime.opening import open_recipe
 from tieops.runtime.recipe import Recipe, settings_of
+from tieops.system.memory import process_memory, trim_heap
 
 __all__ = ["Measured", "Probe", "main", "probe"]
 
@@ -169,27 +169,10 @@ def _memory(provider: str) -> tuple[dict[str, int], str]:
             found["device_bytes"] = _device_bytes()
         except OSError as error:
             missing.append(f"the GPU's memory: {error}")
-    if not sys.platform.startswith("linux"):
-        return found, "; ".join([*missing, f"the process's memory: no /proc on {sys.platform}"])
     gc.collect()  # what was read of the model has cycles, and is nobody's copy
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps for later is nobody's copy
-    status = _kilobytes("/proc/self/status")
-    found |= {"private_bytes": status["RssAnon"], "file_bytes": status["RssFile"]}
-    try:
-        found["proportional_bytes"] = _kilobytes("/proc/self/smaps_rollup")["Pss"]
-    except OSError as error:
-        missing.append(f"shared pages: {error.strerror}")
-    return found, "; ".join(missing)
-
-
-def _kilobytes(path: str) -> dict[str, int]:
-    lines = (line.split() for line in Path(path).read_text("utf-8").splitlines())
-    return {
-        words[0].rstrip(":"): int(words[1]) * 1024
-        for words in lines
-        if len(words) == 3 and words[2] == "kB"
-    }
+    trim_heap()  # what glibc keeps for later is nobody's copy
+    own, why_not = process_memory()
+    return found | own, "; ".join(filter(None, (*missing, why_not)))
 
 
 def _device_bytes() -> int:

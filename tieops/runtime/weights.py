@@ -17,9 +17,7 @@ Runtime does, not what it promises: a test measures it.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,6 +33,7 @@ from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.stored import StoredWeight, stored_weights
+from tieops.system.memory import trim_heap
 
 __all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
 
@@ -71,18 +70,12 @@ class Arranged:
         for mapping in self.packed:
             mapping.give_back()
         if self.memory != "default":
-            _trim_heap()
+            trim_heap()  # glibc keeps what the runtime's transposed copies took
 
     def has_run(self) -> None:
         """Tell that the session has run: what it looked up in the originals may go again."""
         if self.packed:
             give_back_again(self.packed)
-
-
-def _trim_heap() -> None:
-    """Return freed memory to the system; glibc keeps what the runtime's transposed copies took."""
-    with suppress(OSError, AttributeError):  # where the C library is another one
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_memory(memory: object) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from tieops import errors
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
+from tieops.system.processes import ended_by_time, memory_limits
 from tieops.verify.wire import receive, send
 
 __all__ = ["Sandbox", "SandboxedModel"]
@@ -56,7 +57,7 @@ class Sandbox:
                 {"memory_bytes": self.memory_bytes, "seconds": self.seconds},
                 "pass numbers above 0",
             )
-        if not sys.platform.startswith("linux"):
+        if not memory_limits():
             raise PreconditionError(
                 f"{sys.platform} cannot hold a process to an amount of memory",
                 None,
@@ -171,7 +172,7 @@ class SandboxedModel:
         text = self._told.read().decode("utf-8", "replace")
         lines = [printable(line)[:300] for line in text.splitlines() if line.strip()]
         told = lines[-1] if lines else "nothing"
-        if self._expired or -code == signal.SIGXCPU:
+        if self._expired or ended_by_time(code):
             raise UntrustedFileError(
                 f"{self._label} reached the sandbox's time limit",
                 {"limit": f"{self._sandbox.seconds:g} s"},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,15 +11,12 @@ from tieops.errors import TieopsError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
+from tieops.system.processes import confine
 from tieops.verify.sides import TorchSide
 from tieops.verify.torch_side import load_program
 from tieops.verify.wire import receive, send
 
 __all__ = ["main"]
-
-_WRITTEN_BYTES = 1_000_000
-"""How large a file may become: what is written to stderr is one."""
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
 def main() -> None:
@@ -39,7 +34,7 @@ def main() -> None:
         torch.set_num_threads(1)
     else:
         onnxruntime_module()
-    _limit(int(request["parent"]), int(request["memory_bytes"]), float(request["seconds"]))
+    confine(int(request["parent"]), int(request["memory_bytes"]), float(request["seconds"]))
     try:
         model: Any = _open_torch(path, request) if is_torch else _open_onnx(path, request)
         send(answers, {"inputs": _ports(model, "inputs"), "outputs": _ports(model, "outputs")})
@@ -86,23 +81,3 @@ def _tell(answers: BinaryIO, error: BaseException) -> None:
         "fix": error.fix if isinstance(error, TieopsError) else None,
     }
     send(answers, {"error": told})
-
-
-def _limit(parent: int, memory_bytes: int, seconds: float) -> None:
-    """Hold this process to its limits, and let it end with the one that asked for it."""
-    import resource
-
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    address_space = pages * resource.getpagesize() + memory_bytes
-    for which, limit in (
-        (resource.RLIMIT_AS, address_space),
-        # The caller's clock ends it; this is for when the caller is stopped.
-        (resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 5),
-        (resource.RLIMIT_FSIZE, _WRITTEN_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(which, (limit, limit))
