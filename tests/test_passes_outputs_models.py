@@ -15,8 +15,8 @@ from onnx.backend.test.case.test_case import TestCase as Case
 from onnx.reference import ReferenceEvaluator
 
 import tieops
+from tests.test_dataflow_dead_arguments import unread_anywhere
 from tests.test_golden import serialized
-from tests.test_ir_trim import unread_anywhere
 from tests.test_models_onnx import inputs, model_path
 from tests.test_passes_untie import outputs
 from tieops.ir.scopes import all_nodes

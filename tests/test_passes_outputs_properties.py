@@ -13,11 +13,11 @@ from onnx import inliner
 
 import tieops
 from tests.conftest import PlainRuntime
+from tests.test_dataflow_dead_arguments import unread_anywhere
 from tests.test_golden import serialized
-from tests.test_ir_trim import unread_anywhere
 from tests.test_passes_untie import FUNCTION
 from tieops.errors import PreconditionError
-from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.dataflow.input_dependent import input_dependent_values
 
 VECTOR = "float[2]"
 MOVES = ("Neg", "Identity", "Add", "Max", "Sub")
@@ -231,7 +231,7 @@ def test_a_function_hides_nothing_of_what_an_output_depends_on(text: str) -> Non
     proto = onnx.parser.parse_model(text)
     assume(proto.functions)
     found = [
-        {value.name for value in reached_from_inputs(each) if value.is_graph_output()}
+        {value.name for value in input_dependent_values(each) if value.is_graph_output()}
         & {value.name for value in proto.graph.output}
         for each in map(onnx_ir.from_proto, (proto, inliner.inline_local_functions(proto)))
     ]

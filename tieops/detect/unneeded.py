@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import onnx_ir
 
 from tieops.detect.mending import outputs_mend
-from tieops.ir.branches import decided_ifs, remove_dead_branches
 from tieops.ir.brief import brief_bytes, counted, printable
-from tieops.ir.dependence import reached_from_inputs
+from tieops.ir.dataflow.constant_conditions import constant_ifs, fold_constant_conditions
+from tieops.ir.dataflow.input_dependent import input_dependent_values
+from tieops.ir.dataflow.liveness import eliminate_dead_code, is_all_live
 from tieops.ir.edit import copy_model
 from tieops.ir.problem import Problem
-from tieops.ir.reach import keeps_all, prune
 from tieops.ir.storage import stored_bytes
 
 __all__ = ["unneeded_problems"]
@@ -27,7 +27,7 @@ def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
     Args:
         model: The graph; left alone.
     """
-    reached = reached_from_inputs(model)
+    reached = input_dependent_values(model)
     outputs = [output.name or "" for output in model.graph.outputs]
     apart = [output.name or "" for output in model.graph.outputs if output not in reached]
     if len(apart) < len(outputs):
@@ -53,10 +53,10 @@ def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
 
 def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
     """Yield what ``remove_disconnected_outputs`` removes although no output goes."""
-    if keeps_all(model):
+    if is_all_live(model):
         return
     smaller = copy_model(model)
-    gone = [each for each in prune(smaller) if each[0] in _KINDS]
+    gone = [each for each in eliminate_dead_code(smaller) if each[0] in _KINDS]
     if not gone:
         return
     wasted = stored_bytes(model) - stored_bytes(smaller)
@@ -78,12 +78,12 @@ def _dead_branches(model: onnx_ir.Model) -> Iterator[Problem]:
     names = [
         f"{'else_branch' if taken else 'then_branch'} of "
         + printable(node.name or f"If_{node.outputs[0].name}")
-        for node, taken in decided_ifs(model)
+        for node, taken in constant_ifs(model)
     ]
     if not names:
         return
     smaller = copy_model(model)
-    remove_dead_branches(smaller)
+    fold_constant_conditions(smaller)
     wasted = stored_bytes(model) - stored_bytes(smaller)
     shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
     verb = "branches never run" if len(names) > 1 else "branch never runs"

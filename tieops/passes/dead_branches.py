@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir
 
-from tieops.ir.branches import remove_dead_branches as remove_in_place
+from tieops.ir.dataflow.constant_conditions import fold_constant_conditions
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.tied_model import TiedModel
 
@@ -58,6 +58,6 @@ class RemoveDeadBranchesPass(SurgeryPass):
                     f"{kind} {name}",
                     "never runs" if kind.endswith("_branch") else "nothing needs it any more",
                 )
-                for kind, name in remove_in_place(model)
+                for kind, name in fold_constant_conditions(model)
             )
         )

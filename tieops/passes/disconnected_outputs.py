@@ -11,9 +11,9 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import printable
-from tieops.ir.dependence import reached_from_inputs
-from tieops.ir.reach import prune
-from tieops.ir.trim import untrimmed
+from tieops.ir.dataflow.dead_arguments import with_dead_outputs
+from tieops.ir.dataflow.input_dependent import input_dependent_values
+from tieops.ir.dataflow.liveness import eliminate_dead_code
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.tied_model import TiedModel
 
@@ -113,11 +113,11 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
         graph.outputs.extend(kept)
         changes += [
             Change(f"{what} {name}", "nothing needs it any more")
-            for what, name in prune(model, unused_inputs=self.unused_inputs)
+            for what, name in eliminate_dead_code(model, unused_inputs=self.unused_inputs)
         ]
         skips = [
             Skip(node.name or node.op_type, f"nobody reads some of its outputs, but {why}")
-            for node, why in untrimmed(model)
+            for node, why in with_dead_outputs(model)
         ]
         if not self.unused_inputs:
             skips += [
@@ -137,5 +137,5 @@ def _staying(model: onnx_ir.Model, outputs: Sequence[str], keep: Collection[str]
         return {i for i, output in enumerate(model.graph.outputs) if output.name in keep}
     if outputs:
         return {i for i, output in enumerate(model.graph.outputs) if output.name not in outputs}
-    reached = reached_from_inputs(model)
+    reached = input_dependent_values(model)
     return {i for i, output in enumerate(model.graph.outputs) if output in reached}

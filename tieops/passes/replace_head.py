@@ -13,6 +13,7 @@ import onnx_ir
 from tieops.analysis.shapes import infer_in_place
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
+from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import (
     NameAuthority,
     add_initializer,
@@ -23,7 +24,6 @@ from tieops.ir.edit import (
 )
 from tieops.ir.layers import Layer
 from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
-from tieops.ir.reach import Liveness
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.head import Head, as_head, find_head

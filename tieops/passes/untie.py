@@ -10,10 +10,10 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
+from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path, call_paths, function_graphs
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.reach import Liveness
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.inline import inliner_of

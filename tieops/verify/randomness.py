@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from tieops.ir.dependence import is_random
+from tieops.ir.operators.randomness import is_random
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = ["random_nodes"]

@@ -14,9 +14,9 @@ import onnx_ir
 import onnx_ir.passes.common as common_passes
 
 from tieops.ir.brief import printable
+from tieops.ir.dataflow.regions import stands_in
 from tieops.ir.edit import NameAuthority, drop_unread, move_to_main_graph, substitute
 from tieops.ir.functions.calls import Path, call_paths, call_title, function_graphs
-from tieops.ir.lanes import stands_in
 from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_name
 
 __all__ = ["Inliner"]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from tieops.ir.dataflow.liveness import Liveness, release
 from tieops.ir.edit import NameAuthority
-from tieops.ir.reach import Liveness, release
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
 
-__all__ = ["decided_ifs", "remove_dead_branches"]
+__all__ = ["constant_ifs", "fold_constant_conditions"]
 
 MAX_ELEMENTS = 64
 """A condition is one element; it is not computed from tensors that are larger than this."""
@@ -33,7 +33,7 @@ _OPERATORS: Mapping[str, Callable[..., np.ndarray[Any, Any]]] = {
 }
 
 
-def decided_ifs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, bool]]:
+def constant_ifs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, bool]]:
     """Yield every If whose condition is the same on each run, and what it is.
 
     A condition is a constant if it is stored, and no caller can override it, or is computed from
@@ -45,7 +45,7 @@ def decided_ifs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, bool]]:
             yield node, taken
 
 
-def remove_dead_branches(model: onnx_ir.Model) -> list[tuple[str, str]]:
+def fold_constant_conditions(model: onnx_ir.Model) -> list[tuple[str, str]]:
     """Put the branch that runs in the place of each If that is decided, in place.
 
     Returns:

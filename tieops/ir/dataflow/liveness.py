@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 import onnx
 import onnx_ir
 
-from tieops.ir.lanes import Wiring
+from tieops.ir.dataflow.dead_arguments import find_dead_arguments
+from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
-from tieops.ir.trim import find_trims
 
-__all__ = ["Liveness", "keeps_all", "needed_values", "prune", "release"]
+__all__ = ["Liveness", "eliminate_dead_code", "is_all_live", "live_values", "release"]
 
 
 class Liveness:
@@ -58,8 +58,8 @@ def _is_needed(value: onnx_ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output() or value.is_graph_input()
 
 
-def needed_values(
-    outputs: Iterable[onnx_ir.Value], wirings: Iterable[Wiring]
+def live_values(
+    outputs: Iterable[onnx_ir.Value], interfaces: Iterable[RegionInterface]
 ) -> set[onnx_ir.Value]:
     """Return the values that some outputs are made from, in all graphs.
 
@@ -69,9 +69,9 @@ def needed_values(
 
     Args:
         outputs: The outputs.
-        wirings: Of every node of the model.
+        interfaces: Of every node of the model.
     """
-    flows = [(wiring.node, *flow) for wiring in wirings for flow in wiring.flows()]
+    flows = [(interface.node, *flow) for interface in interfaces for flow in interface.flows()]
     into: dict[onnx_ir.Value, list[int]] = {}
     for index, (_, _, targets) in enumerate(flows):
         for target in targets:
@@ -101,7 +101,9 @@ def needed_values(
     return needed
 
 
-def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[str, str]]:
+def eliminate_dead_code(
+    model: onnx_ir.Model, *, unused_inputs: bool = False
+) -> list[tuple[str, str]]:
     """Remove what no output needs; return what went, as pairs of a kind and a name.
 
     Nodes go, stored tensors, functions; of the Ifs, Loops, Scans and functions that stay, the
@@ -109,15 +111,15 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
     reads; optional outputs of other nodes, at the end. Graph inputs go only if ``unused_inputs``
     says so.
     """
-    wirings = [Wiring.of(node, model.functions) for node in all_nodes(model)]
-    needed = needed_values(model.graph.outputs, wirings)
-    trims = find_trims(wirings, needed)
-    gone = [each for trim in trims for each in trim.gone()]
-    for trim in trims:
-        trim.disconnect()
+    interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+    needed = live_values(model.graph.outputs, interfaces)
+    dead = find_dead_arguments(interfaces, needed)
+    gone = [each for each in dead for each in each.gone()]
+    for each in dead:
+        each.disconnect()
     gone += _remove_nodes(model, needed)
-    for trim in trims:
-        trim.rebuild()
+    for each in dead:
+        each.rebuild()
     gone += [each for node in list(all_nodes(model)) for each in _drop_trailing(node)]
     for graph in all_graphs(model):
         for value in list(graph.initializers.values()):
@@ -134,17 +136,17 @@ def prune(model: onnx_ir.Model, *, unused_inputs: bool = False) -> list[tuple[st
     return gone
 
 
-def keeps_all(model: onnx_ir.Model) -> bool:
+def is_all_live(model: onnx_ir.Model) -> bool:
     """Tell whether ``prune`` would find no node, no stored tensor and no function to remove.
 
     Args:
         model: The model; left alone. Looking costs less than pruning a copy.
     """
-    wirings = [Wiring.of(node, model.functions) for node in all_nodes(model)]
-    needed = needed_values(model.graph.outputs, wirings)
-    called = {wiring.node.op_identifier() for wiring in wirings}
+    interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+    needed = live_values(model.graph.outputs, interfaces)
+    called = {interface.node.op_identifier() for interface in interfaces}
     return (
-        all(_makes(wiring.node, needed) for wiring in wirings)
+        all(_makes(interface.node, needed) for interface in interfaces)
         and all(
             value in needed or value.is_graph_input()
             for graph in all_graphs(model)

@@ -7,15 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir
 
-from tieops.ir.lanes import Flow, Functions, Wiring
+from tieops.ir.dataflow.regions import Flow, Functions, RegionInterface
+from tieops.ir.operators.randomness import is_random
 from tieops.ir.scopes import nested_graphs
 
-__all__ = ["is_random", "reached_from_inputs"]
-
-_RANDOM_OPERATORS = frozenset((
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-))  # fmt: skip
+__all__ = ["input_dependent_values"]
 
 # What a value depends on is a set of bits. Bit 0 is chance, and in the main graph what is fed too,
 # since either makes it no constant; in a function, bit 1 + i is input i.
@@ -25,25 +21,7 @@ _Summary = tuple[int, ...]
 _Summaries = Mapping[onnx_ir.OperatorIdentifier, _Summary]
 
 
-def is_random(node: onnx_ir.Node) -> bool:
-    """Tell whether a node draws random numbers: a Dropout does if it is training, or might be.
-
-    Example:
-        >>> is_random(onnx_ir.node("RandomNormal", [])), is_random(onnx_ir.node("Dropout", [None]))
-        (True, False)
-    """
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type != "Dropout":
-        return node.op_type in _RANDOM_OPERATORS
-    mode = node.inputs[2] if len(node.inputs) > 2 else None
-    if mode is None:
-        return False  # off by default (since opset 7, before which nobody exports today)
-    tensor = onnx_ir.convenience.get_const_tensor(mode)
-    return tensor is None or bool(tensor.numpy().any())
-
-
-def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
+def input_dependent_values(model: onnx_ir.Model) -> set[onnx_ir.Value]:
     """Return the values of the main graph, and of what nests in it, that a caller's feeds change.
 
     Each output of an If, a Loop, a Scan or a function call depends on what it is made from there,
@@ -52,7 +30,7 @@ def reached_from_inputs(model: onnx_ir.Model) -> set[onnx_ir.Value]:
     """
     summaries = _summaries(model.functions)
     fed = {value: _CHANCE for value in model.graph.inputs if not value.is_initializer()}
-    return {*_spread(model.graph, fed, model.functions, summaries)}
+    return {*_propagated(model.graph, fed, model.functions, summaries)}
 
 
 def _summaries(functions: Functions) -> _Summaries:
@@ -60,7 +38,7 @@ def _summaries(functions: Functions) -> _Summaries:
     for key in _callees_first(functions):
         function = functions[key]
         given = {value: 2 << i for i, value in enumerate(function.inputs)}
-        sets = _spread(function.graph, given, functions, done)
+        sets = _propagated(function.graph, given, functions, done)
         done[key] = tuple(sets.get(output, 0) for output in function.outputs)
     return done
 
@@ -85,7 +63,7 @@ def _callees_first(functions: Functions) -> Iterator[onnx_ir.OperatorIdentifier]
                 ]
 
 
-def _spread(
+def _propagated(
     graph: onnx_ir.Graph,
     known: Mapping[onnx_ir.Value, int],
     functions: Functions,
@@ -103,16 +81,16 @@ def _spread(
     found = dict(known)
     flows: list[Flow] = []
     for node in (node for inner in nested_graphs(graph) for node in inner):
-        wiring = Wiring.of(node, functions)
+        interface = RegionInterface.of(node, functions)
         is_call = node.op_identifier() in functions
-        summary = summaries.get(node.op_identifier()) if wiring.lanes is not None else None
+        summary = summaries.get(node.op_identifier()) if interface.arguments is not None else None
         if is_call and summary is not None:
             flows += _call_flows(node, summary)
             found.update(
                 (o, _CHANCE) for o, s in zip(node.outputs, summary, strict=False) if s & _CHANCE
             )
             continue
-        flows += wiring.flows()
+        flows += interface.flows()
         if is_call or is_random(node):
             found.update((output, _CHANCE) for output in node.outputs)
     readers: dict[onnx_ir.Value, list[int]] = {}

@@ -6,14 +6,15 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tests.test_ir_reach import W, graph
+from tests.test_dataflow_liveness import W, graph
 from tests.test_passes_untie import FUNCTION
-from tieops.ir.dependence import is_random, reached_from_inputs
+from tieops.ir.dataflow.input_dependent import input_dependent_values
+from tieops.ir.operators.randomness import is_random
 
 
 def reached(model: onnx_ir.Model) -> set[str | None]:
     own = {v for node in model.graph for v in node.outputs}
-    return {value.name for value in reached_from_inputs(model) & own}
+    return {value.name for value in input_dependent_values(model) & own}
 
 
 @pytest.mark.parametrize(

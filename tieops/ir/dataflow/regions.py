@@ -1,4 +1,4 @@
-"""How values go through a node: into its bodies, round its loops and out again."""
+"""The region interface of a node: how values go into its bodies, round its loops and out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = [
     "SCAN_OUTPUT_ATTRIBUTES",
     "Flow",
     "Functions",
-    "Lane",
-    "Wiring",
+    "RegionArgument",
+    "RegionInterface",
     "stands_in",
 ]
 
@@ -32,11 +32,11 @@ _OPERATOR_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
 
 
 @dataclass(frozen=True)
-class Lane:
+class RegionArgument:
     """The positions that carry one value through a node and its bodies: they go together or stay.
 
-    A state of a Loop has all four: the node's input is its first value, the body's input its value
-    in one round, the body's output its next value, and the node's output its last.
+    A loop-carried value has all four: the node's input is its first value, the body's input its
+    value in one round, the body's output its next value, and the node's output its last.
     """
 
     input: int | None = None
@@ -55,58 +55,60 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Wiring:
-    """A node, its bodies (subgraphs, or the function that it calls) and the lanes through them.
+class RegionInterface:
+    """A node, its bodies (subgraphs, or the function that it calls) and what goes through them.
 
-    ``lanes`` is None where a node has no bodies, or what its bodies' inputs and outputs mean is not
-    known: then everything that goes in may end up in everything that comes out.
+    ``arguments`` is None where a node has no bodies, or what its bodies' inputs and outputs mean is
+    not known: then everything that goes in may end up in everything that comes out.
     """
 
     node: onnx_ir.Node
     bodies: tuple[onnx_ir.Graph, ...]
-    lanes: tuple[Lane, ...] | None
+    arguments: tuple[RegionArgument, ...] | None
 
     @classmethod
-    def of(cls, node: onnx_ir.Node, functions: Functions) -> Wiring:
-        """Return the wiring of a node; malformed nodes have no known lanes."""
+    def of(cls, node: onnx_ir.Node, functions: Functions) -> RegionInterface:
+        """Return the interface of a node; malformed nodes have no known arguments."""
         inner = tuple(subgraphs_of(node))
         function = functions.get(node.op_identifier())
         if function is not None:
-            lanes = None if inner else _call_lanes(node, function)
-            return cls(node, (*inner, function.graph), lanes)
+            arguments = None if inner else _call_arguments(node, function)
+            return cls(node, (*inner, function.graph), arguments)
         if node.domain not in ("", "ai.onnx"):
             return cls(node, inner, None)
         if node.op_type == "If" and len(inner) == 2:
-            return cls(node, inner, _if_lanes(node, inner))
+            return cls(node, inner, _if_arguments(node, inner))
         if node.op_type == "Loop" and len(inner) == 1:
-            return cls(node, inner, _loop_lanes(node, inner[0]))
+            return cls(node, inner, _loop_arguments(node, inner[0]))
         if node.op_type == "Scan" and len(inner) == 1:
-            return cls(node, inner, _scan_lanes(node, inner[0]))
+            return cls(node, inner, _scan_arguments(node, inner[0]))
         return cls(node, inner, None)
 
-    def sources(self, lane: Lane) -> list[onnx_ir.Value]:
-        """Return what a lane's value comes from: the node's input, the bodies' outputs."""
-        found = _at(self.node.inputs, lane.input)
-        return found + [v for body in self.bodies for v in _at(body.outputs, lane.body_output)]
+    def sources(self, argument: RegionArgument) -> list[onnx_ir.Value]:
+        """Return what an argument's value comes from: the node's input, the bodies' outputs."""
+        found = _at(self.node.inputs, argument.input)
+        return found + [v for body in self.bodies for v in _at(body.outputs, argument.body_output)]
 
-    def targets(self, lane: Lane) -> list[onnx_ir.Value]:
-        """Return what a lane's value goes to: the bodies' inputs, the node's output."""
-        found = [v for body in self.bodies for v in _at(body.inputs, lane.body_input)]
-        return found + _at(self.node.outputs, lane.output)
+    def targets(self, argument: RegionArgument) -> list[onnx_ir.Value]:
+        """Return what an argument's value goes to: the bodies' inputs, the node's output."""
+        found = [v for body in self.bodies for v in _at(body.inputs, argument.body_input)]
+        return found + _at(self.node.outputs, argument.output)
 
     def flows(self) -> Iterator[Flow]:
         """Yield pairs of values: each of the second is made from all of the first."""
-        if self.lanes is None:
+        if self.arguments is None:
             yield (
                 [v for v in self.node.inputs if v is not None]
                 + [v for body in self.bodies for v in body.outputs],
                 [v for body in self.bodies for v in body.inputs] + [*self.node.outputs],
             )
             return
-        for lane in self.lanes:
-            yield self.sources(lane), self.targets(lane)
+        for argument in self.arguments:
+            yield self.sources(argument), self.targets(argument)
         # What controls a node decides about all that comes out of it.
-        control = [v for lane in self.lanes if lane.is_fixed for v in self.sources(lane)]
+        control = [
+            v for argument in self.arguments if argument.is_fixed for v in self.sources(argument)
+        ]
         if control:
             yield control, self.node.outputs
 
@@ -129,27 +131,31 @@ def _at(values: Sequence[onnx_ir.Value | None], index: int | None) -> list[onnx_
     return [] if value is None else [value]
 
 
-def _call_lanes(node: onnx_ir.Node, function: onnx_ir.Function) -> tuple[Lane, ...] | None:
+def _call_arguments(
+    node: onnx_ir.Node, function: onnx_ir.Function
+) -> tuple[RegionArgument, ...] | None:
     inputs, outputs = len(function.inputs), len(function.outputs)
     if len(node.inputs) > inputs or len(node.outputs) > outputs:
         return None
     fixed = stands_in(node.domain)
-    return tuple(Lane(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)) + tuple(
-        Lane(body_output=i, output=i, is_fixed=fixed) for i in range(outputs)
-    )
+    return tuple(
+        RegionArgument(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)
+    ) + tuple(RegionArgument(body_output=i, output=i, is_fixed=fixed) for i in range(outputs))
 
 
-def _if_lanes(node: onnx_ir.Node, branches: Sequence[onnx_ir.Graph]) -> tuple[Lane, ...] | None:
+def _if_arguments(
+    node: onnx_ir.Node, branches: Sequence[onnx_ir.Graph]
+) -> tuple[RegionArgument, ...] | None:
     count = len(node.outputs)
     if len(node.inputs) != 1 or any(
         branch.inputs or len(branch.outputs) != count for branch in branches
     ):
         return None
-    outputs = [Lane(body_output=i, output=i) for i in range(count)]
-    return (Lane(input=0, is_fixed=True), *outputs)
+    outputs = [RegionArgument(body_output=i, output=i) for i in range(count)]
+    return (RegionArgument(input=0, is_fixed=True), *outputs)
 
 
-def _loop_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | None:
+def _loop_arguments(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[RegionArgument, ...] | None:
     states = len(body.inputs) - 2
     given = len(node.inputs)
     # The trip count and the condition may be left out, from the end too.
@@ -160,15 +166,18 @@ def _loop_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | N
         return None
     scanned = range(states, len(body.outputs) - 1)
     return (
-        Lane(input=0, body_input=0, is_fixed=True),
-        Lane(input=1, body_input=1, body_output=0, is_fixed=True),
-        *(Lane(2 + i, 2 + i, 1 + i, i) for i in range(states)),
-        *(Lane(body_output=1 + i, output=i) for i in scanned),
+        RegionArgument(input=0, body_input=0, is_fixed=True),
+        RegionArgument(input=1, body_input=1, body_output=0, is_fixed=True),
+        *(RegionArgument(2 + i, 2 + i, 1 + i, i) for i in range(states)),
+        *(RegionArgument(body_output=1 + i, output=i) for i in scanned),
     )
 
 
-def _scan_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | None:
-    """Return the lanes of a Scan; those of opset 8, with its sequence lengths, are not known."""
+def _scan_arguments(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[RegionArgument, ...] | None:
+    """Return the arguments of a Scan.
+
+    Those of opset 8, which has a batch axis and takes sequence lengths first, are not known.
+    """
     count = node.attributes.get("num_scan_inputs")
     if count is None or count.is_ref() or len(node.inputs) != len(body.inputs):
         return None
@@ -187,9 +196,9 @@ def _scan_lanes(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[Lane, ...] | N
     scanned = range(states, len(body.inputs))
     pace = next((i for i in scanned if _is_stored(node.inputs[i])), states)
     return (
-        *(Lane(i, i, i, i) for i in range(states)),
-        *(Lane(input=i, body_input=i, is_fixed=i == pace) for i in scanned),
-        *(Lane(body_output=i, output=i) for i in range(states, len(body.outputs))),
+        *(RegionArgument(i, i, i, i) for i in range(states)),
+        *(RegionArgument(input=i, body_input=i, is_fixed=i == pace) for i in scanned),
+        *(RegionArgument(body_output=i, output=i) for i in range(states, len(body.outputs))),
     )
 
 

@@ -7,7 +7,7 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.test_ir_trim import W, X, report, trimmed
+from tests.test_dataflow_dead_arguments import W, X, report, trimmed
 from tests.test_passes_disconnected_outputs import left, removed, stored
 from tests.test_passes_untie import FUNCTION, made
 from tieops.ir.scopes import all_nodes

@@ -1,4 +1,4 @@
-"""Trimming Ifs, Loops, Scans and functions: ports that carry what nobody needs come off."""
+"""Dead-argument elimination: dead inputs and outputs of If, Loop, Scan and functions come off."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from typing import TypeVar
 
 import onnx_ir
 
-from tieops.ir.lanes import SCAN_INPUT_ATTRIBUTES, SCAN_OUTPUT_ATTRIBUTES, Lane, Wiring
+from tieops.ir.dataflow.regions import (
+    SCAN_INPUT_ATTRIBUTES,
+    SCAN_OUTPUT_ATTRIBUTES,
+    RegionArgument,
+    RegionInterface,
+)
 from tieops.ir.scopes import all_nodes
 
-__all__ = ["Trim", "find_trims", "untrimmed"]
+__all__ = ["DeadArguments", "find_dead_arguments", "with_dead_outputs"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Trim:
-    """Lanes that come off some bodies and the nodes around them.
+class DeadArguments:
+    """Arguments that come off some bodies and the nodes around them.
 
     ``disconnect`` comes before the nodes that nobody needs are removed, ``rebuild`` after it.
     """
@@ -27,37 +32,37 @@ class Trim:
     bodies: tuple[onnx_ir.Graph, ...]
     nodes: tuple[onnx_ir.Node, ...]
     """All calls of a function, or the one node that has the bodies."""
-    lanes: tuple[Lane, ...]
-    kept: tuple[Lane, ...]
+    arguments: tuple[RegionArgument, ...]
+    kept: tuple[RegionArgument, ...]
 
     def gone(self) -> Iterator[tuple[str, str]]:
         """Yield the kind and the name of what comes off."""
         first = self.bodies[0]
-        for lane in self.lanes:
-            if lane in self.kept:
+        for argument in self.arguments:
+            if argument in self.kept:
                 continue
-            if lane.body_input is not None:
-                name = first.inputs[lane.body_input].name
+            if argument.body_input is not None:
+                name = first.inputs[argument.body_input].name
             else:
-                name = _picked(first.outputs, [lane.body_output])[0].name
-            yield lane.kind, f"{name} of {self.nodes[0].name or self.nodes[0].op_type}"
+                name = _picked(first.outputs, [argument.body_output])[0].name
+            yield argument.kind, f"{name} of {self.nodes[0].name or self.nodes[0].op_type}"
 
     def disconnect(self) -> None:
         """Let go of the values that come in, and of those that the bodies compute."""
         for body in self.bodies:
-            outputs = _picked(body.outputs, [lane.body_output for lane in self.kept])
+            outputs = _picked(body.outputs, [argument.body_output for argument in self.kept])
             body.outputs.clear()
             body.outputs.extend(outputs)
-        staying = {lane.input for lane in self.kept}
+        staying = {argument.input for argument in self.kept}
         for node in self.nodes:
             for index in range(len(node.inputs)):
                 if index not in staying:
                     node.replace_input_with(index, None)
 
     def rebuild(self) -> None:
-        """Take the ports off, which nothing reads any more, from bodies and nodes."""
+        """Take the dead inputs and outputs, which nothing reads any more, from bodies and nodes."""
         for body in self.bodies:
-            inputs = _picked(body.inputs, [lane.body_input for lane in self.kept])
+            inputs = _picked(body.inputs, [argument.body_input for argument in self.kept])
             if len(inputs) < len(body.inputs):
                 body.inputs.clear()
                 body.inputs.extend(inputs)
@@ -67,8 +72,8 @@ class Trim:
     def _rebuild_node(self, node: onnx_ir.Node) -> None:
         graph = node.graph
         assert graph is not None
-        old = _picked(node.outputs, [lane.output for lane in self.kept])
-        inputs = _picked(node.inputs, [lane.input for lane in self.kept])
+        old = _picked(node.outputs, [argument.output for argument in self.kept])
+        inputs = _picked(node.inputs, [argument.input for argument in self.kept])
         attributes = self._attributes(node)
         node.attributes.clear()
         new = onnx_ir.Node(
@@ -89,12 +94,12 @@ class Trim:
         graph.remove(node, safe=True)
 
     def _attributes(self, node: onnx_ir.Node) -> list[onnx_ir.Attr]:
-        """Return a node's attributes; a Scan has some that tell about each of its lanes."""
+        """Return a node's attributes; a Scan has some that tell about each of its arguments."""
         if node.op_type != "Scan" or node.domain not in ("", "ai.onnx"):
             return list(node.attributes.values())
         changed: dict[str, onnx_ir.Attr] = {}
         for kind, names in (("input", SCAN_INPUT_ATTRIBUTES), ("output", SCAN_OUTPUT_ATTRIBUTES)):
-            stays = [lane in self.kept for lane in self.lanes if lane.kind == kind]
+            stays = [argument in self.kept for argument in self.arguments if argument.kind == kind]
             if kind == "input":
                 changed["num_scan_inputs"] = onnx_ir.AttrInt64("num_scan_inputs", sum(stays))
             for name in names:
@@ -104,46 +109,51 @@ class Trim:
         return [changed.get(attr.name, attr) for attr in node.attributes.values()]
 
 
-def find_trims(wirings: Collection[Wiring], needed: Collection[onnx_ir.Value]) -> list[Trim]:
+def find_dead_arguments(
+    interfaces: Collection[RegionInterface], needed: Collection[onnx_ir.Value]
+) -> list[DeadArguments]:
     """Return what can come off the nodes that are needed.
 
     Args:
-        wirings: Of every node of the model.
+        interfaces: Of every node of the model.
         needed: What the model's outputs are made from.
     """
-    groups: dict[tuple[onnx_ir.Graph, ...], list[Wiring]] = {}
+    groups: dict[tuple[onnx_ir.Graph, ...], list[RegionInterface]] = {}
     frozen: set[onnx_ir.Graph] = set()
-    for wiring in wirings:
-        if any(output in needed for output in wiring.node.outputs):
-            groups.setdefault(wiring.bodies, []).append(wiring)
-            if wiring.lanes is None:
-                frozen.update(wiring.bodies)
-    found: list[Trim] = []
+    for interface in interfaces:
+        if any(output in needed for output in interface.node.outputs):
+            groups.setdefault(interface.bodies, []).append(interface)
+            if interface.arguments is None:
+                frozen.update(interface.bodies)
+    found: list[DeadArguments] = []
     for bodies, group in groups.items():
-        lanes = group[0].lanes
-        if lanes is None or not frozen.isdisjoint(bodies):
+        arguments = group[0].arguments
+        if arguments is None or not frozen.isdisjoint(bodies):
             continue
         kept = tuple(
-            lane
-            for lane in lanes
-            if lane.is_fixed or any(t in needed for each in group for t in each.targets(lane))
+            argument
+            for argument in arguments
+            if argument.is_fixed
+            or any(t in needed for each in group for t in each.targets(argument))
         )
-        if len(kept) < len(lanes):
-            found.append(Trim(bodies, tuple(each.node for each in group), lanes, kept))
+        if len(kept) < len(arguments):
+            found.append(DeadArguments(bodies, tuple(each.node for each in group), arguments, kept))
     return found
 
 
-def untrimmed(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, str]]:
+def with_dead_outputs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, str]]:
     """Yield the nodes with bodies that keep outputs nobody reads, and why they do."""
     for node in all_nodes(model):
-        wiring = Wiring.of(node, model.functions)
+        interface = RegionInterface.of(node, model.functions)
         unread = [v for v in node.outputs if v.name and not v.uses() and not v.is_graph_output()]
-        fixed = wiring.lanes is None or all(lane.is_fixed for lane in wiring.lanes)
-        if not (wiring.bodies and unread and fixed):
+        fixed = interface.arguments is None or all(
+            argument.is_fixed for argument in interface.arguments
+        )
+        if not (interface.bodies and unread and fixed):
             continue
-        if wiring.lanes is not None:
+        if interface.arguments is not None:
             yield node, "it stands in for an operator that a runtime may have itself"
-        elif node.op_type == "Scan" and len(node.inputs) == len(wiring.bodies[0].inputs) + 1:
+        elif node.op_type == "Scan" and len(node.inputs) == len(interface.bodies[0].inputs) + 1:
             yield node, "it is a Scan of opset 8, with a batch axis and sequence lengths"
         else:
             yield node, "how they are made from its bodies' outputs is not known"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir
 
 from tests.test_passes_untie import made
-from tieops.ir.reach import Liveness, prune
+from tieops.ir.dataflow.liveness import Liveness, eliminate_dead_code
 
 
 def graph(text: str, functions: Sequence[str] = (), **tensors: object) -> onnx_ir.Model:
@@ -24,13 +24,13 @@ W = {"w": (3, 4)}
 def test_pruning_says_what_went_and_leaves_inputs_alone() -> None:
     text = "g (float[3,4] x, float[3,4] z) => (float[3,4] y) { a = Neg(w)  b = Neg(a)  y = Neg(x) }"
     model = graph(text, **W)
-    gone = prune(model)
+    gone = eliminate_dead_code(model)
     assert [what for what, _ in gone] == ["node", "node", "initializer"]
     assert gone[-1] == ("initializer", "w")
     assert names(model) == ["Neg"]
     assert [value.name for value in model.graph.inputs] == ["x", "z"]
-    assert prune(model) == []
-    assert prune(model, unused_inputs=True) == [("input", "z")]
+    assert eliminate_dead_code(model) == []
+    assert eliminate_dead_code(model, unused_inputs=True) == [("input", "z")]
     assert [value.name for value in model.graph.inputs] == ["x"]
 
 
@@ -38,7 +38,7 @@ def test_pruning_removes_functions_that_only_a_dead_call_needed() -> None:
     functions = ("inner (a) => (b) { b = Neg(a) }", "outer (a) => (b) { b = f.inner(a) }")
     model = graph("g (float[3,4] x) => (float[3,4] y) { a = f.outer(w)  y = Neg(x) }", functions,
                   **W)  # fmt: skip
-    gone = prune(model)
+    gone = eliminate_dead_code(model)
     assert {("function", "inner"), ("function", "outer"), ("initializer", "w")} <= {*gone}
     assert not model.functions
 

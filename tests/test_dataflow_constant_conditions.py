@@ -8,7 +8,7 @@ import onnx_ir
 import pytest
 
 import tieops
-from tieops.ir.branches import decided_ifs, remove_dead_branches
+from tieops.ir.dataflow.constant_conditions import constant_ifs, fold_constant_conditions
 from tieops.tied_model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20, "f" : 1]> '
@@ -23,7 +23,7 @@ def decided(stored: str, body: str, inputs: str = "float[2] x") -> list[bool]:
     model = parsed(f"""g ({inputs}) => (float[2] y) <{stored}> {{ {body}
         y = If(c) <then_branch = a () => (float[2] p) {{ p = Neg(x) }},
                    else_branch = b () => (float[2] q) {{ q = Abs(x) }}> }}""")
-    return [taken for _, taken in decided_ifs(model)]
+    return [taken for _, taken in constant_ifs(model)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_branches_in_branches_go_and_outputs_keep_names_types_and_bits(plain_run
     feeds = plain_runtime.feeds(model)
     before = plain_runtime.run(model, feeds)
     signature = [(str(o.name), str(o.type), str(o.shape)) for o in model.graph.outputs]
-    gone = remove_dead_branches(model)
+    gone = fold_constant_conditions(model)
     assert sorted(kind for kind, _ in gone if "branch" in kind) == ["else_branch"] * 3 + [
         "then_branch"
     ]
@@ -97,7 +97,7 @@ def test_what_was_unread_before_is_left_alone():
         idle = Neg(lost)
         y = If(c) <then_branch = a () => (float[2] p) { p = Neg(x) },
                    else_branch = b () => (float[2] q) { q = Abs(x) }> }""")
-    remove_dead_branches(model)
+    fold_constant_conditions(model)
     assert [node.op_type for node in model.graph] == ["Neg", "Neg"]
     assert list(model.graph.initializers) == ["lost"]
 
@@ -111,7 +111,7 @@ def test_in_a_function_what_the_branch_stores_becomes_a_constant_node(plain_runt
                        q = Mul(x, own) }> }""")  # fmt: skip
     feeds = plain_runtime.feeds(model)
     before = plain_runtime.run(model, feeds)
-    remove_dead_branches(model)
+    fold_constant_conditions(model)
     (function,) = model.functions.values()
     assert [node.op_type for node in function] == ["Constant", "Mul"]
     np.testing.assert_array_equal(before[0], plain_runtime.run(model, feeds)[0])
