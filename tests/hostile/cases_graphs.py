@@ -120,7 +120,7 @@ def _(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(helper.make_node("Dropout", ["x"], ["d", ""]))
 
 
-@_changed("e15_value_info_lie", "w is declared as another tensor", "declared: f32[1000000000]")
+@_changed("e15_value_info_lie", ok=True)  # ONNX Runtime takes the stored tensor for what it is
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.value_info.append(helper.make_tensor_value_info("w", 1, [10**9]))
 

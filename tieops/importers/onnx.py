@@ -23,6 +23,7 @@ from tieops.importers.limits import Limits
 from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
 from tieops.importers.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
 from tieops.importers.onnx_tensors import shown
+from tieops.importers.onnx_types import settle_declarations
 from tieops.importers.onnx_wire import check_wire, damaged
 from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
 from tieops.ir.collector import collector_paused
@@ -273,9 +274,10 @@ def innermost(error: BaseException) -> str:
 
 
 def _settle(model: onnx_ir.Model) -> None:
-    """Put nodes in order, and take to values what ``to_onnx`` left on their initializers."""
+    """Put nodes in order, and take to values what stored tensors say about themselves."""
     put_in_order(model)
     for graph in all_graphs(model):
+        settle_declarations(graph)
         for value in graph.initializers.values():
             if value.const_value is not None:
                 for key, text in value.const_value.metadata_props.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import onnx
 import onnx_ir
 
@@ -9,7 +12,7 @@ from tieops.errors import UnsupportedModelError
 from tieops.importers.onnx_tensors import shown
 from tieops.ir.brief import brief, brief_dtype
 
-__all__ = ["check_declared", "check_type", "element_type"]
+__all__ = ["check_declared", "check_type", "element_type", "settle_declarations"]
 
 _KNOWN = {int(each) for each in onnx_ir.DataType}
 
@@ -46,6 +49,11 @@ def check_type(declared: onnx.TypeProto, name: str) -> None:
 def check_declared(body: onnx.GraphProto | onnx.FunctionProto, types: dict[str, int]) -> None:
     """Refuse declarations that contradict each other, a stored tensor, or the operators.
 
+    Refused is what ONNX Runtime refuses: another element type of what a node computes, and an input
+    whose stored value has another type or shape. What it does not look at is let through: the
+    ``value_info`` of a stored tensor (optimizers that fuse nodes leave stale ones), of an input and
+    of an output, and the output of a stored tensor. `settle_declarations` mends these.
+
     Args:
         body: A graph or a function.
         types: The element types that follow from inputs, stored tensors and operators.
@@ -53,9 +61,16 @@ def check_declared(body: onnx.GraphProto | onnx.FunctionProto, types: dict[str, 
     Raises:
         UnsupportedModelError: With the value and both types.
     """
+    stored: dict[str, onnx.TensorProto] = {}
+    ports: set[str] = set()
+    if isinstance(body, onnx.GraphProto):
+        stored = {tensor.name: tensor for tensor in body.initializer}
+        ports = {value.name for value in (*body.input, *body.output)}
     infos: dict[str, onnx.ValueInfoProto] = {}
     for value in body.value_info:
         check_type(value.type, shown(value.name))
+        if value.name in stored or value.name in ports:
+            continue
         known = infos.setdefault(value.name, value)
         if known is not value and known != value:
             raise UnsupportedModelError(
@@ -66,15 +81,55 @@ def check_declared(body: onnx.GraphProto | onnx.FunctionProto, types: dict[str, 
         _check_element(value, types)
     if isinstance(body, onnx.FunctionProto):
         return
+    inputs = {value.name for value in body.input}
     for value in (*body.input, *body.output):
         check_type(value.type, shown(value.name))
-        _check_element(value, types)
-    declared = {**infos, **{value.name: value for value in (*body.input, *body.output)}}
-    for tensor in body.initializer:
-        value = declared.get(tensor.name)
-        if value is not None and value.type.HasField("tensor_type"):
-            _check_stored(tensor, value)
+        if value.name not in stored:
+            _check_element(value, types)
+        elif value.name in inputs and value.type.HasField("tensor_type"):
+            _check_stored(stored[value.name], value)
     _check_annotations(body, types)
+
+
+def settle_declarations(graph: onnx_ir.Graph) -> None:
+    """Declare values as ONNX Runtime takes them: stored tensors as what they are.
+
+    An input with a stored value keeps what it declares, which may have sizes that vary. A negative
+    size, as some exporters write it, is one that is not known.
+
+    Raises:
+        UnsupportedModelError: For an input whose stored value is another tensor than it declares.
+    """
+    made = (output for node in graph for output in node.outputs)
+    for value in chain(graph.inputs, graph.outputs, made):
+        if value.shape is not None and any(map(_is_negative, value.shape)):
+            sizes = (None if _is_negative(size) else size for size in value.shape)
+            value.shape = onnx_ir.Shape(sizes)
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if not value.is_graph_input():
+            value.shape = onnx_ir.Shape(tensor.shape.numpy())
+        if not value.is_graph_input() or value.dtype is None:
+            value.type = onnx_ir.TensorType(tensor.dtype)
+        elif value.dtype != tensor.dtype or not _fits(tensor.shape.numpy(), value.shape):
+            raise _contradiction(
+                value.name or "", brief(value.dtype, value.shape), brief(tensor.dtype, tensor.shape)
+            )
+
+
+def _is_negative(size: int | onnx_ir.SymbolicDim) -> bool:
+    return isinstance(size, int) and size < 0
+
+
+def _fits(stored: Sequence[int], declared: onnx_ir.Shape | None) -> bool:
+    if declared is None:
+        return True
+    sizes = (size if isinstance(size, int) else None for size in declared)
+    return len(stored) == len(declared) and all(
+        wanted in (None, size) for size, wanted in zip(stored, sizes, strict=True)
+    )
 
 
 def _check_element(value: onnx.ValueInfoProto, types: dict[str, int]) -> None:
@@ -95,19 +150,25 @@ def _check_stored(tensor: onnx.TensorProto, value: onnx.ValueInfoProto) -> None:
     agrees = declared.elem_type in (0, tensor.data_type)
     if agrees and declared.HasField("shape"):
         sizes = [d.dim_value if d.HasField("dim_value") else None for d in declared.shape.dim]
+        sizes = [None if size is not None and size < 0 else size for size in sizes]
         agrees = len(sizes) == len(tensor.dims) and all(
             size in (None, stored) for size, stored in zip(sizes, tensor.dims, strict=True)
         )
     if not agrees:
         shape = [d.dim_value if d.HasField("dim_value") else "?" for d in declared.shape.dim]
-        raise UnsupportedModelError(
-            f"{shown(tensor.name)} is declared as another tensor than is stored",
-            {
-                "declared": brief(onnx_ir.DataType(declared.elem_type), shape),
-                "stored": brief(onnx_ir.DataType(tensor.data_type), tensor.dims),
-            },
-            "export the model again, or remove the declaration",
+        raise _contradiction(
+            tensor.name,
+            brief(onnx_ir.DataType(declared.elem_type), shape),
+            brief(onnx_ir.DataType(tensor.data_type), tensor.dims),
         )
+
+
+def _contradiction(name: str, declared: str, stored: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the input {shown(name)} is declared as another tensor than is stored for it",
+        {"declared": declared, "stored": stored},
+        "export the model again, or remove the input: its stored value is a weight then",
+    )
 
 
 def _check_annotations(graph: onnx.GraphProto, types: dict[str, int]) -> None:
