@@ -34,7 +34,7 @@ import onnxruntime as ort
 from onnx import numpy_helper, parser
 
 import tieops
-from tieops.exporters.temporary import is_temporary
+from tieops.ir.data_files import is_temporary
 from tieops.tied_model import TiedModel
 
 FEEDS = {"x": np.array([0, 7, 99])}

@@ -13,11 +13,11 @@ from tieops.exporters import temporary as module
 from tieops.exporters.temporary import (
     folder_lock,
     free_name,
-    is_temporary,
     left_over,
     remove_left_over,
     temporary,
 )
+from tieops.ir.data_files import is_temporary
 
 
 def dead_writer(folder: Path) -> None:

@@ -9,6 +9,7 @@ import onnx_ir
 from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.runtime_copies import runtime_problems
 from tieops.detect.unneeded import unneeded_problems
+from tieops.detect.unread import unread_problems
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.problem import Problem
 from tieops.ir.ties import Duplicate, Tie
@@ -31,6 +32,7 @@ def find_problems(
     found = [
         *_duplicates(duplicates),
         *unneeded_problems(model),
+        *unread_problems(model),
         *runtime_problems(ties),
         *quantizer_problems(ties),
     ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tieops.errors import ExportError
-from tieops.exporters.temporary import free_name, is_temporary, temporary
+from tieops.exporters.temporary import free_name, temporary
+from tieops.ir.data_files import is_temporary
 from tieops.ir.targets import check_target
 from tieops.system.folders import keep_name, remove, replace
 from tieops.system.mapping import let_go

@@ -30,16 +30,15 @@ from tieops.exporters.old_data import (
     data_of,
     free_data_path,
     is_data_name,
-    mentions,
     sweep,
     unread,
 )
 from tieops.exporters.temporary import Temporary, folder_lock, temporary
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx, innermost
-from tieops.importers.onnx_file import MAX_PROTO_BYTES
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.collector import collector_paused
+from tieops.ir.data_files import MAX_PROTO_BYTES, mentions
 from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import stored_values, subgraphs_of

@@ -5,28 +5,24 @@ What a model refers to is told by its bytes, without parsing it: it may have gig
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import re
 import stat
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tieops.exporters.temporary import (
     folder_lock,
     is_ours,
-    is_temporary,
     left_over,
     remove_left_over,
 )
-from tieops.importers.onnx_file import MAX_PROTO_BYTES
+from tieops.ir.data_files import bytes_of, is_temporary, mentions, models_in
 from tieops.system.folders import ignores_case, remove
-from tieops.system.mapping import map_file
-from tieops.system.opening import open_regular
 
-__all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "mentions", "sweep", "unread"]
+__all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "sweep", "unread"]
 
 DATA = "tieops.data"
 """On a model: its data files that are named after another model, with ``/`` between them."""
@@ -68,7 +64,7 @@ def data_of(path: Path) -> set[str]:
         OSError: If the model is there and cannot be read.
     """
     own = _own(path)
-    with _bytes_of(path) as data:
+    with bytes_of(path) as data:
         recorded = _recorded(data)
         return {
             name
@@ -106,27 +102,6 @@ def _recorded(data: mmap.mmap | bytes) -> set[str]:
     return set(data[at + 1 : at + 1 + length].decode("utf-8", "replace").split("/"))
 
 
-@contextmanager
-def _bytes_of(path: Path) -> Generator[mmap.mmap | bytes]:
-    """Map a file that may be a model; what cannot be one, such as a link, has no bytes."""
-    try:
-        descriptor = open_regular(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        yield b""
-        return
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_PROTO_BYTES:
-            yield b""
-            return
-        with map_file(descriptor) as data:
-            yield data
-    finally:
-        os.close(descriptor)
-
-
 def unread(folder: Path, names: Iterable[str]) -> list[Path]:
     """Return those of the data files that no model in the folder refers to.
 
@@ -136,40 +111,12 @@ def unread(folder: Path, names: Iterable[str]) -> list[Path]:
     candidates = sorted(names)
     if not candidates:
         return []
-    with os.scandir(folder) as entries:
-        models = [folder / entry.name for entry in entries if _may_be_model(entry)]
+    models = list(models_in(folder))
     return [
         path
         for path in map(folder.joinpath, candidates)
         if not mentions(models, path.name, any_case=ignores_case(path))
     ]
-
-
-def _may_be_model(entry: os.DirEntry[str]) -> bool:
-    if is_temporary(entry.name) or not entry.is_file():
-        return False
-    if entry.name.endswith(".onnx"):
-        return True
-    with suppress(OSError), open(entry.path, "rb", buffering=0) as file:
-        return file.read(1) == b"\x08"  # the first field of a model, its version
-    return False
-
-
-def mentions(models: Iterable[Path], location: str, *, any_case: bool = False) -> bool:
-    """Tell whether one of these models, or what they are links to, may refer to a data file.
-
-    Args:
-        models: The models.
-        location: The name of the data file.
-        any_case: Whether it is found under its name in another case too.
-    """
-    wanted = os.fsencode(location)
-    pattern = re.compile(re.escape(wanted), re.IGNORECASE) if any_case else None
-    for model in models:
-        with _bytes_of(Path(os.path.realpath(model))) as data:
-            if (pattern.search(data) is not None) if pattern else (data.find(wanted) >= 0):
-                return True
-    return False
 
 
 def sweep(folder: Path) -> None:
@@ -200,7 +147,7 @@ def sweep(folder: Path) -> None:
 
 
 def _data_left_with(model: Path) -> Iterable[str]:
-    with _bytes_of(model) as data:
+    with bytes_of(model) as data:
         named = [
             name for name in os.listdir(model.parent) if is_data_name(name) and _refers(data, name)
         ]

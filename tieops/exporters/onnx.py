@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
-import onnx_ir
-
 from tieops._version import __version__
 from tieops.errors import ExportError
 from tieops.exporters.files import as_export_error
-from tieops.exporters.layout import PAGE_BYTES, Layout, lay_out
+from tieops.exporters.layout import Layout, lay_out
 from tieops.exporters.model_files import Draft, check_nesting, write_models
 from tieops.ir.brief import brief_bytes
 from tieops.ir.collector import collector_paused
-from tieops.ir.scopes import stored_values
+from tieops.ir.data_files import data_parts, unread_bytes
 from tieops.ir.storage import stored_bytes
 from tieops.ir.targets import check_target
 from tieops.passes.lower import LowerTiedReadsPass
@@ -206,37 +204,16 @@ def _write(
         new, own_sizes = write_models(drafts, layout, inline=inline)
     found: list[Written] = []
     for draft, own_size, skips in zip(drafts, own_sizes, notes, strict=True):
-        parts = {path.resolve(): each for path, each in _files_of(draft.graph).items()}
+        parts = {Path(path).resolve(): each for path, each in data_parts(draft.graph).items()}
         kept = {path: parts[path.resolve()] for path in sizes if path.resolve() in parts}
         beside = sum(sizes[path] for path in kept)
-        unread = sum(_unread_bytes(sizes[path], kept[path]) for path in kept)
+        unread = sum(unread_bytes(sizes[path], kept[path]) for path in kept)
         paths = tuple(kept)
         if new is not None and new.resolve() in parts:
             paths, beside = (new, *kept), beside + layout.size
         stored = stored_bytes(draft.graph)
         found.append(Written(draft.path, paths, stored, own_size + beside, unread, skips))
     return tuple(found)
-
-
-def _files_of(graph: onnx_ir.Model) -> dict[Path, list[tuple[int, int]]]:
-    """Return the data files that a graph refers to, and which parts of each."""
-    files: dict[Path, list[tuple[int, int]]] = {}
-    for value in stored_values(graph):
-        tensor = value.const_value
-        if isinstance(tensor, onnx_ir.ExternalTensor):
-            begin = tensor.offset or 0
-            part = (begin, begin + int(tensor.nbytes))
-            files.setdefault(Path(tensor.path), []).append(part)
-    return files
-
-
-def _unread_bytes(size: int, parts: list[tuple[int, int]]) -> int:
-    """Return the bytes between these parts of a file, where they are more than an alignment."""
-    unread = end = 0
-    for begin, stop in [*sorted(parts), (size, size)]:
-        unread += begin - end if begin - end >= PAGE_BYTES else 0
-        end = max(end, stop)
-    return unread
 
 
 def _paired(

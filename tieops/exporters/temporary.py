@@ -11,7 +11,6 @@ is held until it has its name.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import stat
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tieops.errors import ExportError
+from tieops.ir.data_files import TEMPORARY, is_temporary
 from tieops.system.folders import close_file, lock_folder, remove
 from tieops.system.locks import try_lock, unlock
 from tieops.system.opening import create_new, open_regular, open_to_rewrite
@@ -31,7 +31,6 @@ __all__ = [
     "free_name",
     "is_abandoned",
     "is_ours",
-    "is_temporary",
     "left_over",
     "remove_left_over",
     "temporary",
@@ -39,7 +38,6 @@ __all__ = [
 
 LOCK_WAIT_S = 60.0
 """Another writer holds a folder for as long as a rename takes."""
-_NAME = re.compile(r"(\.tieops-[0-9a-f]{16})\.(?:(?:data|model|file)\.tmp|lock)")
 
 
 @dataclass(eq=False)
@@ -75,18 +73,13 @@ class Temporary:
             close_file(descriptor)
 
 
-def is_temporary(name: str) -> bool:
-    """Tell whether a file has the name of a temporary one of ours, or of the lock of one."""
-    return _NAME.fullmatch(name) is not None
-
-
 def free_name(folder: Path, kind: str) -> Path:
     """Return a temporary name that nobody has; the kind is ``data``, ``model`` or ``file``."""
     return folder / f".tieops-{secrets.token_hex(8)}.{kind}.tmp"
 
 
 def _lock_of(path: Path) -> Path | None:
-    match = _NAME.fullmatch(path.name)
+    match = TEMPORARY.fullmatch(path.name)
     return path.with_name(f"{match[1]}.lock") if match else None
 
 

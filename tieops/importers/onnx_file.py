@@ -12,13 +12,12 @@ from tieops.errors import UntrustedFileError
 from tieops.importers.limits import Limits, raising
 from tieops.importers.onnx_tensors import shown
 from tieops.ir.brief import printable
+from tieops.ir.data_files import MAX_PROTO_BYTES
 from tieops.system.mapping import map_file
 from tieops.system.opening import open_to_read
 
 __all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
 
-MAX_PROTO_BYTES = 2**31 - 1
-"""protobuf's own limit for one message."""
 MAPPED_FROM = 1 << 20
 """Files from this size on are mapped; their large weights stay in the mapping."""
 

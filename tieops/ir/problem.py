@@ -16,8 +16,9 @@ class Problem:
     """One thing that is wasted or wrong, with the command and the Python call that mend it.
 
     Args:
-        kind: What sort of problem: ``duplicate``, ``unneeded``, ``dead branch``, ``disconnected
-            output``, ``unused input``, ``folded copy``, ``packed copy`` or ``quantizer``.
+        kind: What sort of problem: ``duplicate``, ``unneeded``, ``dead branch``, ``unread data``,
+            ``disconnected output``, ``unused input``, ``folded copy``, ``packed copy`` or
+            ``quantizer``.
         severity: ``waste``, ``wrong`` or ``caution``.
         what: One line that says it.
         command: The command that mends it; MODEL is the file, OUT the one to write.

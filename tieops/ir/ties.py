@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.evidence import Evidence
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.storage import storage_key
 from tieops.ir.view import Shape
 
 __all__ = ["Duplicate", "Ledger", "Tie"]
@@ -60,10 +61,9 @@ class Duplicate:
 
     @property
     def wasted_bytes(self) -> int:
-        """The bytes that joining them would save; none where they are one range already."""
-        if self.evidence is Evidence.STORAGE:
-            return 0
-        return sum(each.nbytes for each in self.parameters[1:])
+        """The bytes that joining them would save: each range of bytes once, but for the first's."""
+        sizes = {storage_key(each.tensor): each.nbytes for each in self.parameters}
+        return sum(sizes.values()) - self.parameters[0].nbytes
 
     def __str__(self) -> str:
         keep = self.parameters[0]
