@@ -20,7 +20,13 @@ from tieops.importers.embedded_mapped import Embedded, take_out
 from tieops.importers.embedded_remote import read_graph
 from tieops.importers.external_data import DataFolder, settle_external
 from tieops.importers.limits import Limits
-from tieops.importers.onnx_checks import check_graphs, check_model, check_stored, put_in_order
+from tieops.importers.onnx_checks import (
+    check_branches,
+    check_graphs,
+    check_model,
+    check_stored,
+    put_in_order,
+)
 from tieops.importers.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
 from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_types import settle_declarations
@@ -276,6 +282,7 @@ def innermost(error: BaseException) -> str:
 def _settle(model: onnx_ir.Model) -> None:
     """Put nodes in order, and take to values what stored tensors say about themselves."""
     put_in_order(model)
+    check_branches(model)
     for graph in all_graphs(model):
         settle_declarations(graph)
         for value in graph.initializers.values():

@@ -20,7 +20,7 @@ from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.ir.brief import printable
 from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values, subgraphs_of
 
-__all__ = ["check_graphs", "check_model", "check_stored", "put_in_order"]
+__all__ = ["check_branches", "check_graphs", "check_model", "check_stored", "put_in_order"]
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
@@ -141,6 +141,56 @@ def check_graphs(model: onnx_ir.Model) -> None:
                 {"read by": f"{node.op_type} {printable(node.name or '')}".strip()},
                 "export the model again: an initializer or a node is missing",
             )
+
+
+def check_branches(model: onnx_ir.Model) -> None:
+    """Refuse a tensor stored in one branch under the name of an outer value that another reads.
+
+    ONNX Runtime hands what any branch of a node reads of outer graphs to all of its branches, by
+    name, and it takes the place of what is stored there; with some optimizations it does not.
+
+    Raises:
+        UnsupportedModelError: With the tensor and the branch.
+    """
+    for branches, captured in _branches(model):
+        for branch in branches:
+            read = {name for other in branches if other is not branch for name in captured[other]}
+            for name, value in branch.initializers.items():
+                if name not in read or not (value.uses() or value.is_graph_output()):
+                    continue
+                raise UnsupportedModelError(
+                    f"the tensor {shown(name)} that is stored in the branch "
+                    f"{shown(branch.name or '')} has the name of an outer value, which another "
+                    "branch of the same node reads",
+                    None,
+                    "ONNX Runtime reads the outer value in both: rename the tensor",
+                )
+
+
+def _branches(
+    model: onnx_ir.Model,
+) -> Iterator[tuple[list[onnx_ir.Graph], dict[onnx_ir.Graph, set[str]]]]:
+    """Yield the graphs of each node that has several, and what each graph reads of outer ones."""
+    captured: dict[onnx_ir.Graph, set[str]] = {}
+    several: list[list[onnx_ir.Graph]] = []
+    stack: list[tuple[onnx_ir.Graph, ...]] = [
+        (graph,) for graph in (model.graph, *(each.graph for each in model.functions.values()))
+    ]
+    while stack:
+        within = stack.pop()
+        for node in within[-1]:
+            for value in node.inputs if len(within) > 1 else ():
+                for graph in reversed(within[1:]):
+                    if value is None or value.graph is graph:
+                        break
+                    captured[graph].add(value.name or "")
+            inner = list(subgraphs_of(node))
+            captured.update((graph, set()) for graph in inner)
+            stack += [(*within, graph) for graph in inner]
+            if len(inner) > 1:
+                several.append(inner)
+    for branches in several:
+        yield branches, captured
 
 
 def check_stored(model: onnx_ir.Model, limits: Limits) -> None:
