@@ -116,9 +116,12 @@ class _Flow:
             return
         elif node.op_type in ("Loop", "Scan"):
             for body in subgraphs_of(node):
-                # A Loop's first two inputs, trip count and condition, are not the body's.
-                if position >= (2 if node.op_type == "Loop" else 0):
-                    yield body.inputs[position], calls
+                # A Loop's trip count and condition are not the body's, nor are the lengths of the
+                # sequences that a Scan had as its first input in opset 8.
+                first = 2 if node.op_type == "Loop" else len(node.inputs) - len(body.inputs)
+                at = position if node.op_type == "Loop" else position - first
+                if position >= first and 0 <= at < len(body.inputs):
+                    yield body.inputs[at], calls
         elif node.op_type in _MOVES and (
             not _MOVES[node.op_type] or position in _MOVES[node.op_type]
         ):
@@ -140,7 +143,7 @@ class _Flow:
             yield from ((each, calls) for each in node.outputs[position - shift :][:1])
         carried = {
             "Loop": len(node.inputs) - 2,
-            "Scan": len(node.inputs) - self._number(node, "num_scan_inputs", 0, calls),
+            "Scan": len(graph.inputs) - self._number(node, "num_scan_inputs", 0, calls),
         }.get(node.op_type, 0)
         if shift <= position < carried + shift:
             yield graph.inputs[position + shift], calls

@@ -21,6 +21,7 @@ from tieops import errors
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
 from tieops.system.processes import ended_by_time, memory_limits
+from tieops.verify.nested import Value, put_together
 from tieops.verify.wire import receive, send
 
 __all__ = ["Sandbox", "SandboxedModel"]
@@ -106,7 +107,7 @@ class SandboxedModel:
         feeds: Mapping[str, _Array],
         outputs: Sequence[str] | None = None,
         layout: str | None = None,
-    ) -> list[_Array]:
+    ) -> list[Value]:
         """Return the outputs: those named, or all in order.
 
         Args:
@@ -120,8 +121,15 @@ class SandboxedModel:
         """
         wanted = None if outputs is None else list(outputs)
         request = {"names": list(feeds), "outputs": wanted, "layout": layout}
-        _, arrays = self._answer(request, list(feeds.values()))
-        return arrays
+        answer, arrays = self._answer(request, list(feeds.values()))
+        try:
+            found = put_together(answer.get("outputs"), iter(arrays))
+            if isinstance(found, list):
+                return found
+            why = "no list of outputs"
+        except (ValueError, TypeError) as error:
+            why = str(error)
+        raise self._no_answer(why)
 
     def close(self) -> None:
         """End the process."""
@@ -148,11 +156,7 @@ class SandboxedModel:
         except (OSError, EOFError):
             self._raise_end()
         except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
-            raise UntrustedFileError(
-                f"what came out of the sandbox of {self._label} is no answer",
-                {"why": printable(str(error))[:200]},
-                "do not use this model",
-            ) from error
+            raise self._no_answer(str(error)) from error
         finally:
             timer.cancel()
             timer.join()
@@ -160,6 +164,13 @@ class SandboxedModel:
         if "error" in answer:
             self._raise(answer["error"])
         return answer, found
+
+    def _no_answer(self, why: str) -> UntrustedFileError:
+        return UntrustedFileError(
+            f"what came out of the sandbox of {self._label} is no answer",
+            {"why": printable(why)[:200]},
+            "do not use this model",
+        )
 
     def _expire(self) -> None:
         self._expired = True

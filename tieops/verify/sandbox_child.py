@@ -12,6 +12,7 @@ from tieops.importers import TORCH_SUFFIXES
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
 from tieops.system.processes import confine
+from tieops.verify.nested import take_apart
 from tieops.verify.sides import TorchSide
 from tieops.verify.torch_side import load_program
 from tieops.verify.wire import receive, send
@@ -51,7 +52,9 @@ def main() -> None:
                 model.layout = request["layout"]
             feeds = dict(zip(request["names"], arrays, strict=True))
             found = model.run(feeds, request["outputs"])
-            send(answers, {}, list(found.values()) if isinstance(found, dict) else found)
+            tensors: list[Any] = []
+            forms = take_apart(list(found.values()) if isinstance(found, dict) else found, tensors)
+            send(answers, {"outputs": forms}, tensors)
         except BaseException as error:
             _tell(answers, error)
 

@@ -18,6 +18,7 @@ from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider
 from tieops.runtime.source import Folder, source
 from tieops.tied_model import TiedModel
+from tieops.verify.nested import Value
 from tieops.verify.randomness import random_nodes
 from tieops.verify.sandbox import Sandbox, SandboxedModel
 from tieops.verify.sides import Comparable, OnnxSide, TorchSide, label_of, open_side
@@ -55,7 +56,7 @@ class SandboxedOnnx(OnnxSide):
         self.ports = _ports(self._model.about["inputs"])
         self.output_names = tuple(port.name for port in _ports(self._model.about["outputs"]))
 
-    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:
         """Return the outputs: those named, or all in order; arrays of other names are not fed."""
         fed = {name: array for name, array in feeds.items() if self._takes(name)}
         return self._model.run(fed, outputs)
@@ -74,7 +75,7 @@ class _SandboxedTorch(TorchSide):
         options = {"optimize": True, "trust": trust}
         self._model = SandboxedModel(os.path.abspath(path), self.label, sandbox, options)
 
-    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:
         """Return all outputs in order."""
         return self._model.run(feeds, None, self.layout)
 

@@ -19,6 +19,7 @@ from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
 from tieops.verify import torch_side
+from tieops.verify.nested import Value
 from tieops.verify.randomness import random_nodes
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Side(Protocol):
     ports: tuple[Port, ...]
     output_names: tuple[str, ...] | None
 
-    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:
         """Return the outputs: those named, or all in order."""
         ...
 
@@ -80,7 +81,7 @@ class OnnxSide:
         self.random = random_nodes(self.ir)
         self._own = own
 
-    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:
         """Return the outputs: those named, or all in order; arrays of other names are not fed."""
         fed = {name: array for name, array in feeds.items() if self._takes(name)}
         return list(self.session.run(fed, outputs).values())
@@ -108,14 +109,14 @@ class TorchSide:
         """How the inputs nest, as ``from_torch`` notes it in a model."""
         self._program: torch.nn.Module | None = None
 
-    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[_Array]:
+    def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:
         """Return all outputs in order."""
         import torch
 
         if isinstance(self.model, torch.nn.Module):
-            return torch_side.run_module(self.model, feeds, self.layout)
+            return [*torch_side.run_module(self.model, feeds, self.layout)]
         self._program = self._program or self.model.module()
-        return torch_side.run_program(self.model, self._program, feeds)
+        return [*torch_side.run_program(self.model, self._program, feeds)]
 
     def close(self) -> None:
         """Do nothing: the model is the caller's."""

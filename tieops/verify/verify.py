@@ -17,8 +17,9 @@ from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import check_feeds, fitted
 from tieops.verify import torch_side
-from tieops.verify.compare import OutputComparison, check_tolerances, compare
+from tieops.verify.compare import OutputComparison, check_tolerances
 from tieops.verify.inputs import InputSet, check_plan, plan
+from tieops.verify.nested import Value, compare_values, leaves_of
 from tieops.verify.report import Report, RunComparison, Verdict
 from tieops.verify.sandbox import Sandbox
 from tieops.verify.sandboxed_sides import open_sandboxed
@@ -175,18 +176,24 @@ class _Comparison:
         """Return how many rows of how many each input indexed."""
         return {name: (len(seen), rows) for name, (seen, rows) in self.indexed.items()}
 
-    def _repeat(self, inputs: InputSet, found: list[list[_Array]]) -> None:
+    def _repeat(self, inputs: InputSet, found: list[list[Value]]) -> None:
         # A graph shows its random operators; a module's code does not, so it is asked twice.
         for side, first in zip((self.left, self.right), found, strict=True):
             if isinstance(side, TorchSide):
                 again = side.run(inputs.arrays, None)
                 if len(again) != len(first) or not all(
-                    compare(b, a, rtol=self.rtol, atol=self.atol or 1e-5).ok
+                    compare_values(b, a, name="", rtol=self.rtol, atol=self.atol or 1e-5).ok
                     for a, b in zip(first, again, strict=True)
                 ):
                     self.random += (f"{side.label} (other outputs for the same inputs)",)
 
-    def _compared(self, left: list[_Array], right: list[_Array]) -> tuple[OutputComparison, ...]:
+    def _compared(self, left: list[Value], right: list[Value]) -> tuple[OutputComparison, ...]:
+        names = self.names or self.right.output_names or self.left.output_names
+        names = names or [f"output {position}" for position in range(len(right))]
+        if isinstance(self.left, TorchSide) or isinstance(self.right, TorchSide):
+            # What a module returns is flat, and None is not among it.
+            left, _ = _flat(left, names)
+            right, names = _flat(right, names)
         if len(left) != len(right) or not left:
             raise VerificationError(
                 f"{self.left.label} has {len(left)} outputs, {self.right.label} has {len(right)}",
@@ -196,12 +203,21 @@ class _Comparison:
                 },
                 "compare models with the same outputs, at least one",
             )
-        names = self.names or self.right.output_names or self.left.output_names
-        names = names or [f"output {position}" for position in range(len(right))]
         return tuple(
-            compare(a, b, name=name, rtol=self.rtol, atol=self.atol)
+            compare_values(a, b, name=name, rtol=self.rtol, atol=self.atol)
             for name, a, b in zip(names, left, right, strict=True)
         )
+
+
+def _flat(values: Sequence[Value], names: Sequence[str]) -> tuple[list[Value], list[str]]:
+    found: list[Value] = []
+    called: list[str] = []
+    for position, value in enumerate(values):
+        name = names[position] if position < len(names) else f"output {position}"
+        for leaf, array in leaves_of(name, value):
+            found.append(array)
+            called.append(leaf)
+    return found, called
 
 
 def _tell_layout(left: _Side, right: _Side) -> None:
@@ -292,7 +308,9 @@ def _arrays(feeds: Mapping[str, ArrayLike], left: _Side, right: _Side) -> dict[s
     return {name: arrays[name] for name in order}
 
 
-def _listed(arrays: list[_Array], side: _Side) -> str:
-    names = side.output_names or [f"output {position}" for position in range(len(arrays))]
-    shown = [f"{n} {a.dtype}{list(a.shape)}" for n, a in zip(names, arrays, strict=False)]
+def _listed(values: list[Value], side: _Side) -> str:
+    flat, names = _flat(values, side.output_names or ())
+    shown = [
+        f"{n} {a.dtype}{list(a.shape)}" for n, a in zip(names, map(np.asarray, flat), strict=False)
+    ]
     return ", ".join(shown) or "no outputs"
