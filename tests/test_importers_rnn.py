@@ -14,9 +14,13 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import tieops
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations, unpack
 from tieops.ir import names
+
+# Said by torch's own forward, once a process.
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not:UserWarning")
 
 RNNS = ("LSTM", "GRU", "RNN")
 MOVES = {"Slice", "Concat", "Split", "Unsqueeze"}
@@ -184,6 +188,115 @@ def test_other_dtypes_are_packed_bit_for_bit(dtype: torch.dtype) -> None:
             np.testing.assert_array_equal(np.ascontiguousarray(part).view(np.uint8), wanted)
 
 
+# --- projections -------------------------------------------------------------------------------
+
+PROJECTED = [
+    ({}, True),
+    ({"bidirectional": True, "batch_first": True}, False),
+    ({"num_layers": 2}, False),
+    ({"num_layers": 2, "bidirectional": True, "bias": False}, True),
+]
+
+
+@pytest.mark.parametrize(("options", "with_states"), PROJECTED, ids=str)
+def test_a_projection_is_kept_with_any_batch_and_length(options, with_states, tmp_path) -> None:
+    """ONNX's LSTM has none, and torch's exporter drops it."""
+    net = Net("LSTM", proj_size=2, **options).eval()
+    count = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
+
+    def args(first: int, second: int) -> tuple[torch.Tensor, ...]:
+        batch = first if options.get("batch_first") else second
+        states = (torch.randn(count, batch, 2), torch.randn(count, batch, 4)) * with_states
+        return torch.randn(first, second, 3), *states
+
+    dims = ({0: "a", 1: "b"}, *({1: "batch"}, {1: "batch"}) * with_states)
+    model = tieops.from_torch(net, args(5, 3), dynamic_shapes=dims if with_states else dims[:1])
+    parameters = dict(net.named_parameters())
+    stored = {name: v.const_value for name, v in model.ir.graph.initializers.items()}
+    for name, parameter in parameters.items():
+        assert stored[name].tobytes() == parameter.detach().numpy().tobytes()
+    session = tieops.session(tieops.to_onnx(model, tmp_path / "m.onnx"), "cpu")
+    inputs = [value.name for value in model.inputs]
+    back = tieops.to_torch(model)
+    assert set(back.state_dict()) == set(parameters)
+    for sizes in ((5, 3), (1, 1), (2, 7)):
+        given = args(*sizes)
+        wanted = net(*given)
+        found = session.run_tensors(dict(zip(inputs, given, strict=True)))
+        torch.testing.assert_close(tuple(found.values()), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(back(*given), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_projections_that_two_modules_share_are_one_tensor() -> None:
+    net = nn.Sequential(Taken(nn.LSTM(2, 4, proj_size=2)), Taken(nn.LSTM(2, 4, proj_size=2)))
+    net[1].rnn.weight_hr_l0 = net[0].rnn.weight_hr_l0
+    model = tieops.from_torch(net.eval(), torch.randn(5, 3, 2))
+    assert {"0.rnn.weight_hr_l0", "1.rnn.weight_hr_l0"} in [{*tie.names} for tie in model.ties]
+    assert tieops.verify(model, against=net, rtol=1e-4)
+    twice = Two(rnn := nn.LSTM(4, 6, proj_size=4), rnn)
+    assert tieops.verify(tieops.from_torch(twice.eval(), torch.randn(5, 2, 4)), against=twice)
+
+
+class Taken(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0]
+
+
+class Called(nn.Module):
+    """torch's own functions, called as a forward of one's own would."""
+
+    def __init__(self, kind: str, width: int = 4, **options: Any) -> None:
+        super().__init__()
+        self.kind, self.width = kind, width
+        module = {"lstm": nn.LSTM, "gru": nn.GRU}.get(kind, nn.RNN)
+        self.rnn = module(3, width, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rnn = self.rnn
+        weights = [getattr(rnn, name) for name in rnn._flat_weights_names]
+        states = [x.new_zeros(1, x.shape[1], n) for n in (rnn.proj_size or self.width, self.width)]
+        given = states if self.kind == "lstm" else states[1]
+        function = getattr(torch._VF, self.kind)
+        return function(x, given, weights, rnn.bias, 1, 0.0, False, False, False)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("lstm", {"proj_size": 2}),
+        ("lstm", {"proj_size": 2, "bias": False}),
+        ("lstm", {}),
+        ("gru", {"bias": False}),
+        ("rnn_tanh", {}),
+        ("rnn_relu", {}),
+    ],
+    ids=str,
+)
+def test_a_function_of_torch_and_a_program_keep_all_weights(kind, options) -> None:
+    net = Called(kind, **options).eval()
+    x = torch.randn(5, 2, 3)
+    for source, args in ((net, (x,)), (torch.export.export(net, (x,)), ())):
+        model = tieops.from_torch(source, args)
+        named = set()
+        for value in model.ir.graph.initializers.values():
+            named |= set(names.packed_parts(value)) or {value.name}
+        assert set(net.state_dict()) <= named
+        assert tieops.verify(model, against=net, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells_keep_all_weights(cell, bias) -> None:
+    net = cell(3, 4, bias=bias).eval()
+    model = tieops.from_torch(net, torch.randn(2, 3), dynamic_shapes=({0: "batch"},))
+    assert set(net.state_dict()) <= set(model.ir.graph.initializers)
+    assert tieops.verify(model, against=net, rtol=1e-4)
+
+
 # --- the context -------------------------------------------------------------------------------
 
 
@@ -258,8 +371,7 @@ def test_what_stays_with_torch() -> None:
     dropout = Net("LSTM", num_layers=2, dropout=0.5)
     assert not any("tieops" in each for each in operators(dropout, x))
     assert "tieops.lstm.default" in operators(dropout.eval(), x)
-    projected = Net("LSTM", proj_size=2).eval()
-    assert not any("tieops" in each for each in operators(projected, x))
+    assert "tieops.lstm.default" in operators(Net("LSTM", proj_size=2).eval(), x)
     with torch.autocast("cpu", torch.bfloat16):
         assert not any("tieops" in each for each in operators(Net("LSTM").eval(), x))
 

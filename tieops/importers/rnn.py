@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tieops.importers._rnn_pack import GATE_ORDERS, pack_rnn_weights, unpack
+from tieops.importers._rnn_scan import projected_layer
 
 __all__ = ["exporting_rnns", "pack_rnn_weights", "translations", "unpack"]
 
@@ -52,8 +53,18 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 # --- the operators -----------------------------------------------------------------------------
 
 
-def _zeros(data: Tensor, weights: Sequence[Tensor], layers: int, directions: int, batch: int):
-    return data.new_zeros(layers * directions, batch, weights[1].shape[-1])
+def _state_widths(mode: str, weights: Sequence[Any]) -> tuple[int, ...]:
+    """Return the last size of each state: h has the projection's, where there is one, c not."""
+    recurrent = weights[1].shape
+    if mode != "LSTM":
+        return (int(recurrent[1]),)
+    return int(recurrent[1]), int(recurrent[0]) // len(GATE_ORDERS["LSTM"])
+
+
+def _zeros(
+    mode: str, data: Tensor, weights: Sequence[Tensor], count: int, batch: int
+) -> list[Tensor]:
+    return [data.new_zeros(count, batch, width) for width in _state_widths(mode, weights)]
 
 
 @torch.library.custom_op("tieops::lstm", mutates_args=())
@@ -68,7 +79,7 @@ def _lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch = data.shape[0 if batch_first else 1]
     if not states:
-        states = [_zeros(data, weights, num_layers, 1 + bidirectional, batch)] * 2
+        states = _zeros("LSTM", data, weights, num_layers * (1 + bidirectional), batch)
     found = _KERNELS["LSTM"](
         data, states, weights, bias, num_layers, 0.0, False, bidirectional, batch_first
     )
@@ -89,7 +100,7 @@ def _rnn(
 ) -> tuple[Tensor, Tensor]:
     batch = data.shape[0 if batch_first else 1]
     if not states:
-        states = [_zeros(data, weights, num_layers, 1 + bidirectional, batch)]
+        states = _zeros(mode, data, weights, num_layers * (1 + bidirectional), batch)
     found = _KERNELS[mode](
         data, states[0], weights, bias, num_layers, 0.0, False, bidirectional, batch_first
     )
@@ -106,8 +117,8 @@ def _(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    output, hidden = _fake(data, weights, num_layers, bidirectional, batch_first)
-    return output, hidden, torch.empty_like(hidden)
+    output, hidden, cell = _fake("LSTM", data, weights, num_layers, bidirectional, batch_first)
+    return output, hidden, cell
 
 
 @_rnn.register_fake
@@ -121,16 +132,23 @@ def _(
     batch_first: bool,
     mode: str,
 ) -> tuple[Tensor, Tensor]:
-    return _fake(data, weights, num_layers, bidirectional, batch_first)
+    output, hidden = _fake(mode, data, weights, num_layers, bidirectional, batch_first)
+    return output, hidden
 
 
 def _fake(
-    data: Tensor, weights: Sequence[Tensor], num_layers: int, bidirectional: bool, batch_first: bool
-) -> tuple[Tensor, Tensor]:
-    directions, hidden = 1 + bidirectional, weights[1].shape[-1]
-    output = data.new_empty(data.shape[0], data.shape[1], directions * hidden)
+    mode: str,
+    data: Tensor,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+) -> list[Tensor]:
+    widths, directions = _state_widths(mode, weights), 1 + bidirectional
+    output = data.new_empty(data.shape[0], data.shape[1], directions * widths[0])
     batch = data.shape[0 if batch_first else 1]
-    return output, data.new_empty(num_layers * directions, batch, hidden)
+    states = [data.new_empty(num_layers * directions, batch, width) for width in widths]
+    return [output, *states]
 
 
 # --- the modules, while they are exported ------------------------------------------------------
@@ -148,8 +166,8 @@ def exporting_rnns(module: nn.Module) -> Generator[None]:
     the modules themselves are not touched, and others of the same class run as ever. Contexts may
     nest. Without such a module inside, nothing happens at all.
 
-    Left to torch's own forward, so that the length stays what it was traced with: ``proj_size``,
-    a ``PackedSequence``, dropout between layers in training mode, and autocast.
+    Left to torch's own forward, so that the length stays what it was traced with: a
+    ``PackedSequence``, dropout between layers in training mode, and autocast.
 
     Args:
         module: The module about to be exported, or anything around it.
@@ -208,7 +226,7 @@ def _states(module: nn.RNNBase, hx: Any) -> tuple[Tensor, ...]:
 
 
 def _is_ours(module: nn.RNNBase, data: Any, hx: Any) -> bool:
-    if isinstance(data, PackedSequence) or module.proj_size:
+    if isinstance(data, PackedSequence):
         return False
     if module.training and module.dropout and module.num_layers > 1:
         return False
@@ -248,23 +266,49 @@ def _forward(module: nn.RNNBase, data: Tensor, hx: Any) -> tuple[Tensor, Any]:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the ``custom_translation_table`` that turns our operators into ONNX nodes.
+    """Return the ``custom_translation_table`` that turns recurrent operators into ONNX nodes.
+
+    Ours, and torch's own, which a forward calls by itself (``torch.lstm``) and a program that was
+    exported elsewhere has: left to torch's exporter, an LSTM loses its projection.
 
     Example:
-        >>> sorted(str(operator) for operator in translations())
+        >>> [str(operator) for operator in translations() if operator.namespace == "tieops"]
         ['tieops.lstm.default', 'tieops.rnn.default']
     """
+    aten = torch.ops.aten
     return {
-        torch.ops.tieops.lstm.default: _translate_lstm,
-        torch.ops.tieops.rnn.default: _translate,
+        torch.ops.tieops.lstm.default: functools.partial(_translate, "LSTM"),
+        torch.ops.tieops.rnn.default: _translate_rnn,
+        aten.lstm.input: functools.partial(_translate_aten, "LSTM"),
+        aten.gru.input: functools.partial(_translate_aten, "GRU"),
+        aten.rnn_tanh.input: functools.partial(_translate_aten, "RNN_TANH"),
+        aten.rnn_relu.input: functools.partial(_translate_aten, "RNN_RELU"),
     }
 
 
-def _translate_lstm(*args: Any) -> tuple[Any, ...]:
-    return _translate(*args, mode="LSTM")
+def _translate_rnn(*args: Any) -> tuple[Any, ...]:
+    *rest, mode = args
+    return _translate(mode, *rest)
+
+
+def _translate_aten(
+    mode: str,
+    data: Any,
+    states: Any,
+    weights: Sequence[Any],
+    bias: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    states = list(states) if mode == "LSTM" else [states]
+    return _translate(mode, data, states, weights, bias, num_layers, bidirectional, batch_first)
 
 
 def _translate(
+    mode: str,
     data: Any,
     states: Sequence[Any],
     weights: Sequence[Any],
@@ -272,31 +316,44 @@ def _translate(
     num_layers: int,
     bidirectional: bool,
     batch_first: bool,
-    mode: str,
 ) -> tuple[Any, ...]:
     """Write one node a layer, time first; Y is (sequence, directions, batch, hidden)."""
-    directions, hidden = 1 + bidirectional, int(weights[1].shape[-1])
-    each = len(weights) // num_layers
+    directions, each = 1 + bidirectional, len(weights) // num_layers
+    is_projected = each // directions > (4 if bias else 2)
     if batch_first:
         data = op.Transpose(data, perm=[1, 0, 2])
     last: list[Sequence[Any]] = []
     for layer in range(num_layers):
-        begin = [layer * directions]
-        first = [op.Slice(s, begin, [begin[0] + directions], [0]) for s in states]
-        y, *ends = _node(
-            mode,
-            data,
-            first if num_layers > 1 else states,
-            _slots(mode, weights[layer * each : (layer + 1) * each], bias, directions, hidden),
-            bidirectional,
-            hidden,
-        )
+        begin, end = [layer * directions], [(layer + 1) * directions]
+        one = num_layers == 1
+        first = list(states) if one else [op.Slice(s, begin, end, [0]) for s in states]
+        parts = weights[layer * each : (layer + 1) * each]
+        rest = (bias, directions, batch_first and layer + 1 == num_layers)
+        if is_projected:
+            widths = _state_widths(mode, parts)
+            data, *ends = projected_layer(data, first, widths, parts, *rest)
+        else:
+            data, *ends = _layer(mode, data, first, parts, *rest)
         last.append(ends)
-        time_first = not batch_first or layer + 1 < num_layers
-        y = op.Transpose(y, perm=[0, 2, 1, 3] if time_first else [2, 0, 1, 3])
-        data = op.Reshape(y, [0, 0, directions * hidden])
     joined = [s[0] if num_layers == 1 else op.Concat(*s, axis=0) for s in zip(*last, strict=True)]
     return data, *joined
+
+
+def _layer(
+    mode: str,
+    data: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    bias: bool,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    """Write one layer as one node; its output as torch has it."""
+    (hidden, *_) = _state_widths(mode, weights)
+    slots = _slots(mode, weights, bias, directions, hidden)
+    y, *ends = _node(mode, data, states, slots, directions == 2, hidden)
+    y = op.Transpose(y, perm=[2, 0, 1, 3] if batch_first else [0, 2, 1, 3])
+    return op.Reshape(y, [0, 0, directions * hidden]), *ends
 
 
 def _node(

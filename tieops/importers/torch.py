@@ -28,7 +28,9 @@ from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
 from tieops.ir.brief import printable
+from tieops.ir.fresh import FreshNames
 from tieops.ir.names import PADDING_IDX, TORCH_INPUTS, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.scopes import nested_graphs
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -151,6 +153,7 @@ def from_torch(
     assert exported is not None
     tensors = _named_tensors(source if is_module else exported)
     stored = _stored_by_fqn(model, exported)
+    _name_apart(model)
     _tidy(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
@@ -277,6 +280,22 @@ def _stored_by_fqn(
         placeholder = value.metadata_props.get("pkg.torch.onnx.original_node_name", "")
         found[targets.get(placeholder) or value.name or ""] = value
     return found
+
+
+def _name_apart(model: onnx_ir.Model) -> None:
+    """Give each value of an inner graph a name that no other value has.
+
+    The exporter numbers the values of each graph by themselves, and an inner graph sees the outer.
+    """
+    names = FreshNames(model)
+    for root in (model.graph, *(function.graph for function in model.functions.values())):
+        seen: set[str | None] = set()
+        for graph in nested_graphs(root):
+            outputs = (output for node in graph for output in node.outputs)
+            for value in (*graph.inputs, *graph.initializers.values(), *outputs):
+                if value.name in seen and value.name is not None and graph is not root:
+                    value.name = names.take(value.name)
+                seen.add(value.name)
 
 
 def _tidy(model: onnx_ir.Model) -> None:
