@@ -23,6 +23,7 @@ from tieops.ir.living import note
 from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.removed import release_removed
 from tieops.ir.storage import stored_bytes
 from tieops.ir.ties import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
@@ -82,6 +83,7 @@ class TiedModel:
     """
 
     def __init__(self, ir: onnx_ir.Model) -> None:
+        release_removed(ir)
         self._ir = ir
         note(ir)
 

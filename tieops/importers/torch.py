@@ -27,9 +27,11 @@ from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
+from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
 from tieops.ir.names import PADDING_IDX, TORCH_INPUTS, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.removed import release_removed
 from tieops.ir.scopes import nested_graphs
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
@@ -65,7 +67,7 @@ def from_torch(
         dynamic_shapes: As for ``torch.export.export``, or plain names:
             ``{"x": {0: "batch", 1: "sequence"}}``.
         opset: The ONNX opset; the exporter's own by default, 17 for TorchScript.
-        input_names: New names for the graph's inputs, in order.
+        input_names: New names for the graph's inputs, in order; those past the last keep theirs.
         output_names: New names for the graph's outputs, in order.
         trust: A file may run code when it is opened, as TorchScript does, and a ``.pt2`` with
             pickles or custom operators. Checkpoints are refused all the same.
@@ -94,6 +96,7 @@ def from_torch(
           emb.weight
           fc.weight (transpose)
     """
+    check_port_names(input_names, output_names)
     if isinstance(source, str | os.PathLike):
         source = read_torch_file(source, trust=trust)
     if isinstance(source, torch.jit.ScriptModule):
@@ -139,8 +142,6 @@ def from_torch(
             dict(kwargs or {}),
             dynamic_shapes,
             opset,
-            input_names,
-            output_names,
         )
     model = program.model
     if opset is not None and model.opset_imports.get("") != opset:
@@ -153,8 +154,10 @@ def from_torch(
     assert exported is not None
     tensors = _named_tensors(source if is_module else exported)
     stored = _stored_by_fqn(model, exported)
+    name_ports(model, input_names, output_names)
     _name_apart(model)
     _tidy(model)
+    release_removed(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
     note_lr_factors(model, factors)
@@ -178,8 +181,6 @@ def _export(
     kwargs: dict[str, Any],
     dynamic_shapes: Any,
     opset: int | None,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
 ) -> torch.onnx.ONNXProgram:
     with ExitStack() as stack:
         stack.enter_context(quiet())
@@ -196,8 +197,6 @@ def _export(
                 kwargs=kwargs,
                 dynamic_shapes=dynamic_shapes,
                 opset_version=opset,
-                input_names=input_names,
-                output_names=output_names,
                 custom_translation_table=translations(),
                 dynamo=True,
                 optimize=False,
