@@ -295,9 +295,10 @@ def _pack(plan: _Plan) -> onnx_ir.Value:
     about: dict[str, Any] = {
         "op": plan.node.op_type,
         "slot": plan.slot,
-        "parts": [part.name for part in plan.parts],
+        "parts": [names.names_of(part)[0] for part in plan.parts],
     }
-    aliases = {p.name: list(names.names_of(p)[1:]) for p in plan.parts if names.names_of(p)[1:]}
+    known = [names.names_of(part) for part in plan.parts]
+    aliases = {first: others for first, *others in known if others}
     for source in reversed(plan.sources):
         value.metadata_props.update(source.metadata_props)
     if aliases:

@@ -19,7 +19,7 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import set_evidence, set_names
+from tieops.ir.names import set_evidence, set_names, set_stand_in
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["share"]
@@ -63,11 +63,12 @@ class _Sharing:
             keep = self._gathered(base, group)
             if keep is not None:
                 same = all(self._tensors[name] is self._tensors[base] for name in group)
-                set_names(keep, group)
+                record = set_names if keep.name in group else set_stand_in
+                record(keep, group)
                 set_evidence(keep, Evidence.OBJECT if same else Evidence.STORAGE)
         for fqn, value in self._stored.items():
             if value.name != fqn and fqn not in self._aliases and fqn not in self._groups:
-                set_names(value, [fqn])  # an input or another value of the program has its name
+                set_stand_in(value, [fqn])  # an input or another value of the program has its name
 
     def _gathered(self, base: str, group: Sequence[str]) -> onnx_ir.Value | None:
         """Make the readers of every name of a group read one stored tensor; return it."""

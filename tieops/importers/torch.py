@@ -16,7 +16,6 @@ import onnx_ir
 import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
@@ -27,6 +26,7 @@ from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
+from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
@@ -182,14 +182,12 @@ def _export(
     dynamic_shapes: Any,
     opset: int | None,
 ) -> torch.onnx.ONNXProgram:
+    module = source if isinstance(source, torch.nn.Module) else None
     with ExitStack() as stack:
-        stack.enter_context(quiet())
-        # The fused attention kernels of the exporting machine leave strides that the decomposed
-        # program does not have, and torch then fails on a view of them (T5 with dynamic sizes).
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if isinstance(source, torch.nn.Module):
-            stack.enter_context(_inference(source))
-            stack.enter_context(exporting_rnns(source))
+        stack.enter_context(isolated(module, (args, kwargs)))
+        if module is not None:
+            stack.enter_context(_inference(module))
+            stack.enter_context(exporting_rnns(module))
         try:
             program = torch.onnx.export(
                 source,  # pyright: ignore[reportArgumentType] - its stub forgets ExportedProgram

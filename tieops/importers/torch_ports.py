@@ -82,20 +82,17 @@ def name_ports(
         **_paired("output", graph.outputs, output_names or ()),
     }
     taken = set(wanted.values())
-    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
-        for value in values:
-            if value in wanted or value.name not in taken:
-                continue
-            if kind == "input":
-                raise PreconditionError(
-                    f"cannot give the name {value.name!r} to another input or to an output",
-                    {"it belongs to": "an input of the program"},
-                    "choose another name, or name that input too",
-                )
+    for value in graph.inputs:
+        if value.name in taken and value not in wanted:
+            raise PreconditionError(
+                f"expected a name that no input has, got {value.name!r}",
+                {"inputs": ", ".join(str(each.name) for each in graph.inputs)},
+                "choose another name, or name that input too: input_names=[…]",
+            )
     for each in all_graphs(model):
         outputs = (output for node in each for output in node.outputs)
         for value in (*each.inputs, *each.initializers.values(), *outputs):
-            if value.name in taken and value not in wanted and value.name is not None:
+            if value.name in taken and value not in wanted:
                 value.name = fresh.take(value.name)
     # In two steps, so that two can swap their names.
     for value in wanted:

@@ -33,6 +33,7 @@ __all__ = [
     "set_lr_factor",
     "set_names",
     "set_origin",
+    "set_stand_in",
 ]
 
 NAMES = "tieops.names"
@@ -41,6 +42,8 @@ LR_FACTOR = "tieops.lr_factor"
 PACKED = "tieops.packed"
 AXES = "tieops.axes"
 ORIGIN = "tieops.origin"
+STAND_IN = "tieops.stand_in"
+"""The name that a tensor is stored under, where an input or an output has the tensor's own."""
 TORCH_INPUTS = "tieops.torch_inputs"
 """On the model: how its inputs nest in the torch program that it came from."""
 TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
@@ -88,9 +91,14 @@ def _strings(value: onnx_ir.Value, key: str) -> list[str]:
 def names_of(value: onnx_ir.Value) -> tuple[str, ...]:
     """Return every name that a stored tensor is known by, its own first, without repeats.
 
-    Packed recurrent weights (``tieops.packed``) are known by the names of their parts too.
+    Where an input or an output of the graph has that name, the tensor is stored under a stand-in,
+    which is none of its names (``set_stand_in``). Packed recurrent weights (``tieops.packed``) are
+    known by the names of their parts too.
     """
-    names = [value.name or "", *_strings(value, NAMES), *packed_parts(value)]
+    recorded = _strings(value, NAMES)
+    others = [*recorded, *packed_parts(value)]
+    is_stand_in = others and value.metadata_props.get(STAND_IN) == value.name
+    names = others if is_stand_in else [value.name or "", *others]
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -119,6 +127,15 @@ def set_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
 def add_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
     """Add names to those that a stored tensor is known by."""
     set_names(value, [*_strings(value, NAMES), *names])
+
+
+def set_stand_in(value: onnx_ir.Value, names: Iterable[str]) -> None:
+    """Record a tensor's names, of which the one that it is stored under is none.
+
+    The record lapses when the tensor is stored under another name.
+    """
+    set_names(value, names)
+    value.metadata_props[STAND_IN] = value.name or ""
 
 
 def evidence_of(value: onnx_ir.Value) -> Evidence | None:
