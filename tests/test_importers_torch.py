@@ -600,3 +600,68 @@ def test_a_failure_of_the_optimizer_is_an_export_error():
     with pytest.raises(ExportError, match="cannot clean up") as caught:
         tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
     assert "onnxscript says" in caught.value.facts
+
+
+class Called(nn.Module):
+    """Takes everything that a forward can: numbers, flags, texts, dicts, any number of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+
+    def forward(self, x, scale=1.0, how="plus", none=None, *more, tree=None, flag=False, **rest):
+        hidden = self.fc(x) * scale
+        for each in (*more, *(tree or {}).values(), *rest.values()):
+            hidden = hidden - each if how == "minus" else hidden + each
+        return hidden if flag else -hidden
+
+
+ONE, TWO, THREE = torch.randn(3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((ONE, 2), {}),
+        ((ONE, 0.5, "minus", None, TWO, THREE), {"flag": True}),
+        ((), {"x": ONE, "how": "minus", "z": TWO, "flag": True}),
+        ((ONE,), {"tree": {"b": TWO, "a": THREE}, "scale": 3}),
+        ((ONE, TWO, "plus", None, ONE, ONE), {"z": TWO}),
+    ],
+    ids=["number", "any number", "keywords", "tree", "one tensor twice"],
+)
+def test_a_forward_called_in_any_way_is_verified_as_it_was_called(args, kwargs):
+    net = Called().eval()
+    model = tieops.from_torch(net, args, kwargs)
+    assert tieops.verify(model, against=net, rtol=1e-4)
+
+
+def test_a_tensor_that_is_passed_twice_or_is_a_parameter_is_an_input_of_its_own():
+    """torch reads one placeholder for all tensors that are one object."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x, y, z):
+            return x - 2 * y + 3 * z * self.weight
+
+    net = Net()
+    model = tieops.from_torch(net, (net.weight, (x := torch.randn(2, 4)), x))
+    assert tieops.verify(model, against=net, rtol=1e-4)
+    assert [each.name for each in model.parameters] == ["weight"]
+
+
+def test_a_lazy_module_is_refused_and_stays_lazy():
+    net = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(PreconditionError, match="expected initialized parameters, got a lazy"):
+        tieops.from_torch(net, torch.zeros(1, 2))
+    assert type(net[0]) is nn.LazyLinear
+    assert isinstance(net[0].weight, nn.UninitializedParameter)
+
+
+def test_a_function_is_refused_with_what_to_do():
+    with pytest.raises(PreconditionError, match="cannot read a function") as caught:
+        tieops.from_torch(torch.nn.functional.relu, torch.zeros(1, 2))
+    assert "fix: call it in the forward of an nn.Module" in str(caught.value)

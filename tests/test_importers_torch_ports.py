@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -133,3 +134,22 @@ def test_nested_inputs_keep_their_order():
     model = tieops.from_torch(Nested(), (tree, pair), input_names=["p", "q", "r", "s"])
     assert tieops.verify(model, against=Nested(), rtol=1e-4)
     assert ports(model)[0] == ["p", "q", "r", "s"]
+
+
+def test_a_torchscript_program_gets_the_names_too(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(nn.Linear(4, 2).eval(), X), tmp_path / "m.ts")
+    names = {"input_names": ["bias"], "output_names": ["weight"]}
+    model = tieops.from_torch(tmp_path / "m.ts", X, trust=True, **names)
+    assert ports(model) == (["bias"], ["weight"])
+    assert [each.names for each in model.parameters] == [("bias",), ("weight",)]
+
+
+def test_a_forward_that_returns_no_tensor_is_one_clear_error():
+    class Nothing(nn.Module):
+        def forward(self, x: torch.Tensor) -> None:
+            x + 1
+
+    with pytest.raises(tieops.TieopsError, match="expected a forward that returns a tensor"):
+        tieops.from_torch(Nothing(), X)

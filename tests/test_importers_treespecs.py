@@ -12,6 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tieops.importers.treespecs import is_safe_treespec
+from tieops.ir.torch_inputs import TorchInputs
 from tieops.verify.torch_side import run_module
 
 LEAF = {"type": None, "context": None, "children_spec": []}
@@ -43,7 +44,7 @@ def test_a_layout_that_imports_a_module_is_not_loaded(trap):
     text = json.dumps([1, nested])
     assert not is_safe_treespec(text)
     sys.modules.pop("this", None)
-    run_module(torch.nn.Flatten(0), {"input": np.eye(2)}, text)
+    run_module(torch.nn.Flatten(0), {"input": np.eye(2)}, TorchInputs(text, {}))
     assert "this" not in sys.modules
 
 

@@ -16,6 +16,7 @@ import onnx_ir
 import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import torch
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
@@ -25,14 +26,16 @@ from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
+from tieops.importers.subclasses import plain_tensors
 from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.ir.brief import printable
 from tieops.ir.fresh import FreshNames
-from tieops.ir.names import PADDING_IDX, TORCH_INPUTS, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.names import PADDING_IDX, TORCH_KIND, TORCH_PERSISTENT
 from tieops.ir.removed import release_removed
 from tieops.ir.scopes import nested_graphs
+from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -100,15 +103,13 @@ def from_torch(
     if isinstance(source, str | os.PathLike):
         source = read_torch_file(source, trust=trust)
     if isinstance(source, torch.jit.ScriptModule):
-        if input_names or output_names:
-            raise PreconditionError(
-                "a TorchScript program keeps its own names",
-                {"given": "input_names or output_names"},
-                "rename them on model.ir afterwards",
-            )
         if isinstance(args, torch.Tensor):
             args = (args,)
-        return _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
+        model = _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
+        stored = dict(model.graph.initializers.items())
+        name_ports(model, input_names, output_names)
+        share(model, _named_tensors(source), stored)
+        return TiedModel(model)
     is_module = isinstance(source, torch.nn.Module)
     if not is_module and not isinstance(source, torch.export.ExportedProgram):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
@@ -116,6 +117,8 @@ def from_torch(
             {"takes": "an nn.Module, an ExportedProgram, or a path of a .pt2 or TorchScript file"},
             "load the state into its module, and pass that: values alone compute nothing"
             if isinstance(source, Mapping)
+            else "call it in the forward of an nn.Module, and pass that"
+            if callable(source)
             else "use from_onnx for ONNX",
         )
     if not is_module and (args or kwargs or dynamic_shapes):
@@ -134,15 +137,12 @@ def from_torch(
             {"args": "()", "kwargs": "{}"},
             "pass the tensors of one call: from_torch(module, (x,))",
         )
+    if isinstance(source, torch.nn.Module):
+        _check_is_initialized(source)
     factors = lr_factors(source) if isinstance(source, torch.nn.Module) else {}
     with progress(f"exporting {type(source).__name__}"):
-        program = _export(
-            source,
-            tuple(args),
-            dict(kwargs or {}),
-            dynamic_shapes,
-            opset,
-        )
+        own_args, own_kwargs = _own((tuple(args), dict(kwargs or {})))
+        program = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
     model = program.model
     if opset is not None and model.opset_imports.get("") != opset:
         raise ExportError(
@@ -154,6 +154,12 @@ def from_torch(
     assert exported is not None
     tensors = _named_tensors(source if is_module else exported)
     stored = _stored_by_fqn(model, exported)
+    if not model.graph.outputs:
+        raise ExportError(
+            f"expected a forward that returns a tensor, got none from {type(source).__name__}",
+            {"inputs": ", ".join(str(each.name) for each in model.graph.inputs) or "none"},
+            "return what the forward computes: what it stores elsewhere is no output",
+        )
     name_ports(model, input_names, output_names)
     _name_apart(model)
     _tidy(model)
@@ -166,6 +172,16 @@ def from_torch(
     _note_padding(model, exported)
     _note_layout(model, exported)
     return TiedModel(model)
+
+
+def _check_is_initialized(module: torch.nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise PreconditionError(
+                f"expected initialized parameters, got a lazy {name} in {type(module).__name__}",
+                None,
+                "call the module once on example inputs, so that it takes its shapes from them",
+            )
 
 
 def _takes_inputs(module: torch.nn.Module | torch.export.ExportedProgram) -> bool:
@@ -184,7 +200,7 @@ def _export(
 ) -> torch.onnx.ONNXProgram:
     module = source if isinstance(source, torch.nn.Module) else None
     with ExitStack() as stack:
-        stack.enter_context(isolated(module, (args, kwargs)))
+        stack.enter_context(isolated(module))
         if module is not None:
             stack.enter_context(_inference(module))
             stack.enter_context(exporting_rnns(module))
@@ -227,10 +243,25 @@ def _gist(error: BaseException) -> str:
     return printable(" ".join(lines[:MAX_GIST_LINES]))
 
 
+def _own(inputs: Any) -> Any:
+    """Return the inputs with a tensor object of its own for each place.
+
+    torch takes tensors that are one object for one input, and reads it for all of them; it also
+    marks those whose sizes are to vary.  The elements are shared.
+    """
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().requires_grad_(tensor.requires_grad)
+
+    return pytree.tree_map_only(torch.Tensor, own, inputs)
+
+
 @contextmanager
 def _inference(module: torch.nn.Module) -> Generator[None]:
+    # Not by eval(): a module may do more in it (merge its adapters), and a program's refuses it.
     training = [each for each in module.modules() if each.training]
-    module.eval()
+    for each in training:
+        each.training = False
     try:
         yield
     finally:
@@ -245,12 +276,13 @@ def _named_tensors(
     if isinstance(source, torch.nn.Module):
         tensors: dict[str, torch.Tensor] = dict(source.named_parameters(remove_duplicate=False))
         tensors.update(source.named_buffers(remove_duplicate=False))
-        return tensors
-    return {
-        name: tensor
-        for name, tensor in {**source.state_dict, **source.constants}.items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    else:
+        tensors = {
+            name: tensor
+            for name, tensor in {**source.state_dict, **source.constants}.items()
+            if isinstance(tensor, torch.Tensor)
+        }
+    return plain_tensors(tensors)
 
 
 def _note_layout(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:
@@ -259,9 +291,18 @@ def _note_layout(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -
     if spec is None:
         return
     try:
-        model.metadata_props[TORCH_INPUTS] = pytree.treespec_dumps(spec)
+        text = pytree.treespec_dumps(spec)
     except NotImplementedError:
         return  # a container that torch cannot spell; names and order are what is left
+    leaves = [
+        each.arg
+        for each in exported.graph_signature.input_specs
+        if each.kind is InputKind.USER_INPUT
+    ]
+    constants = {
+        index: each.value for index, each in enumerate(leaves) if isinstance(each, ConstantArgument)
+    }
+    set_torch_inputs(model, TorchInputs(text, constants))
 
 
 def _stored_by_fqn(
@@ -349,7 +390,7 @@ def _from_torchscript(
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
     opset: int | None,
-) -> TiedModel:
+) -> onnx_ir.Model:
     """Export a TorchScript program by the only exporter that still takes one."""
     if not args or kwargs:
         raise PreconditionError(
@@ -378,9 +419,7 @@ def _from_torchscript(
                 {"torch says": _gist(error)},
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
-    model = from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir
-    share(model, _named_tensors(module), dict(model.graph.initializers.items()))
-    return TiedModel(model)
+    return from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir
 
 
 def _dynamic_axes(dynamic_shapes: Any, names: Sequence[str]) -> dict[str, dict[int, str]]:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch._dynamo.config
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from tieops.importers.quiet import quiet
 
@@ -31,23 +30,21 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def isolated(module: torch.nn.Module | None, inputs: Any) -> Generator[None]:
+def isolated(module: torch.nn.Module | None) -> Generator[None]:
     """Export in here: in the same state whatever the caller's is, which is put back afterwards.
 
     Put back are the module's attributes, hooks, flags and the plain containers that it holds, the
-    attributes of its tensors and of the inputs', and the states of the random generators.
+    attributes of its tensors, and the states of the random generators.
 
     Args:
         module: What is exported; None for a program, which torch does not run.
-        inputs: Its inputs, in any containers.
     """
-    tensors = [each for each in pytree.tree_leaves(inputs) if isinstance(each, torch.Tensor)]
     with _lock, ExitStack() as stack:
         stack.enter_context(quiet())
         if module is not None:
-            tensors += [*module.parameters(), *module.buffers()]
             stack.enter_context(_kept_modules(module))
-        stack.enter_context(_kept_attributes(tensors))
+            tensors = [*module.parameters(), *module.buffers()]
+            stack.enter_context(_kept_attributes(tensors))
         stack.enter_context(_kept_generators())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -101,14 +98,18 @@ def _kept_attributes(tensors: list[torch.Tensor]) -> Generator[None]:
 
 @contextmanager
 def _kept_modules(module: torch.nn.Module) -> Generator[None]:
-    """Put back what modules hold: each attribute, and the items of plain containers in it."""
+    """Put back what modules hold: class, attributes, and the items of plain containers in them."""
     before: dict[int, tuple[Any, Any]] = {}
-    for each in module.modules():
+    classes = [(each, type(each)) for each in module.modules()]
+    for each, _ in classes:
         for container in _containers(vars(each)):
             before.setdefault(id(container), (container, _copied(container)))
     try:
         yield
     finally:
+        for each, kind in classes:
+            if type(each) is not kind:
+                each.__class__ = kind
         for container, items in before.values():
             _put_back(container, items)
 

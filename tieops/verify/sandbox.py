@@ -20,6 +20,7 @@ import numpy as np
 from tieops import errors
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.torch_inputs import TorchInputs
 from tieops.system.processes import ended_by_time, memory_limits
 from tieops.verify.nested import Value, put_together
 from tieops.verify.wire import receive, send
@@ -106,21 +107,22 @@ class SandboxedModel:
         self,
         feeds: Mapping[str, _Array],
         outputs: Sequence[str] | None = None,
-        layout: str | None = None,
+        layout: TorchInputs | None = None,
     ) -> list[Value]:
         """Return the outputs: those named, or all in order.
 
         Args:
             feeds: An array for each input, by name.
             outputs: The outputs of an ONNX model to return.
-            layout: How the inputs of a PyTorch program nest.
+            layout: What a call of a PyTorch program takes.
 
         Raises:
             UntrustedFileError: If the model reached a limit, or its process crashed.
             TieopsError: What running it raises in its process.
         """
         wanted = None if outputs is None else list(outputs)
-        request = {"names": list(feeds), "outputs": wanted, "layout": layout}
+        nesting = None if layout is None else [layout.spec, list(layout.constants.items())]
+        request = {"names": list(feeds), "outputs": wanted, "layout": nesting}
         answer, arrays = self._answer(request, list(feeds.values()))
         try:
             found = put_together(answer.get("outputs"), iter(arrays))

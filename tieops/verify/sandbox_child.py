@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from tieops.errors import TieopsError
 from tieops.importers import TORCH_SUFFIXES
+from tieops.ir.torch_inputs import TorchInputs
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
 from tieops.system.processes import confine
@@ -49,7 +50,8 @@ def main() -> None:
             return
         try:
             if is_torch:
-                model.layout = request["layout"]
+                nesting = request["layout"]
+                model.layout = nesting and TorchInputs(nesting[0], dict(nesting[1]))
             feeds = dict(zip(request["names"], arrays, strict=True))
             found = model.run(feeds, request["outputs"])
             tensors: list[Any] = []

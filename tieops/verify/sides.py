@@ -16,6 +16,7 @@ from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
+from tieops.ir.torch_inputs import TorchInputs
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
 from tieops.verify import torch_side
@@ -105,8 +106,8 @@ class TorchSide:
     def __init__(self, label: str, model: torch.nn.Module | torch.export.ExportedProgram) -> None:
         self.label = label
         self.model = model
-        self.layout: str | None = None
-        """How the inputs nest, as ``from_torch`` notes it in a model."""
+        self.layout: TorchInputs | None = None
+        """What a call takes, as ``from_torch`` notes it in a model."""
         self._program: torch.nn.Module | None = None
 
     def run(self, feeds: Mapping[str, _Array], outputs: Sequence[str] | None) -> list[Value]:

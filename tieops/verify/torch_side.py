@@ -12,6 +12,7 @@ import numpy as np
 
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
 from tieops.importers.treespecs import is_safe_treespec
+from tieops.ir.torch_inputs import TorchInputs
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +53,15 @@ def load_program(
 
 
 def run_module(
-    module: torch.nn.Module, feeds: Mapping[str, _Array], layout: str | None = None
+    module: torch.nn.Module, feeds: Mapping[str, _Array], layout: TorchInputs | None = None
 ) -> list[_Array]:
     """Run a module in eval mode, and leave its training flags as they were.
 
     Args:
         module: The module.
         feeds: Arrays by the names of forward's parameters; if those are other names, in its order.
-        layout: How forward nests them, as torch's pytree spells it; for inputs that are tuples,
-            lists or dicts.
+        layout: How forward nests them; for inputs that are tuples, lists or dicts, and for
+            arguments that have no array.
 
     Returns:
         The tensors and numbers of whatever it returns, flattened, without None.
@@ -84,7 +85,7 @@ def run_module(
     ]
     device = next((each.device for each in module.parameters()), torch.device("cpu"))
     tensors = {name: _tensor(name, array, device) for name, array in feeds.items()}
-    nested = _nested(list(tensors.values()), layout)
+    nested = _nested(list(tensors.values()), layout, signature)
     if nested is not None:
         with _eval_mode(module), _same_buffers(module), torch.no_grad():
             return _flat(_called(module, *nested))
@@ -116,22 +117,34 @@ def _signature(module: torch.nn.Module) -> inspect.Signature:
     return inspect.Signature(found)
 
 
-def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
-    """Return args and kwargs where a layout nests inputs deeper than forward's parameters do."""
+def _nested(
+    tensors: list[torch.Tensor], layout: TorchInputs | None, signature: inspect.Signature
+) -> tuple[Any, Any] | None:
+    """Return args and kwargs where names alone do not say which parameter gets what."""
     from torch.utils import _pytree as pytree
 
     # The layout may come from a file.
-    if layout is None or not is_safe_treespec(layout):
+    if layout is None or not is_safe_treespec(layout.spec):
         return None
     try:
-        spec: Any = pytree.treespec_loads(layout)
+        spec: Any = pytree.treespec_loads(layout.spec)
     except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError):
         return None
-    if spec.num_leaves != len(tensors) or spec.num_leaves == len(spec.child(0).children()) + len(
-        spec.child(1).children()
-    ):
+    if spec.num_leaves != len(tensors) + len(layout.constants):
+        return None  # inputs were removed
+    arguments = [*spec.child(0).children(), *spec.child(1).children()]
+    takes_any = any(
+        each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        for each in signature.parameters.values()
+    )
+    if not layout.constants and not takes_any and all(each.is_leaf() for each in arguments):
         return None  # one tensor for each parameter: names tell more than order
-    args, kwargs = pytree.tree_unflatten(tensors, spec)
+    left = iter(tensors)
+    leaves = [
+        layout.constants[index] if index in layout.constants else next(left, None)
+        for index in range(spec.num_leaves)
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     return args, kwargs
 
 
@@ -261,12 +274,16 @@ def _misfit(given: Sequence[str], names: Sequence[str], what: str, why: str) -> 
 @contextmanager
 def _eval_mode(module: torch.nn.Module) -> Generator[None]:
     flags = [(each, each.training) for each in module.modules()]
-    module.eval()
+    # Not by eval(): a module may do more in it, and a program's refuses it.
+    for each, flag in flags:
+        if flag:
+            each.training = False
     try:
         yield
     finally:
         for each, flag in flags:
-            each.training = flag
+            if flag:
+                each.training = True
 
 
 def _flat(outputs: object) -> list[_Array]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
 from tieops.importers.limits import Limits
-from tieops.ir.names import TORCH_INPUTS
+from tieops.ir.torch_inputs import torch_inputs_of
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import check_feeds, fitted
@@ -224,7 +224,7 @@ def _tell_layout(left: _Side, right: _Side) -> None:
     """Tell a torch side how a model that was imported from torch nests its inputs."""
     for one, other in ((left, right), (right, left)):
         if isinstance(one, TorchSide) and isinstance(other, OnnxSide):
-            one.layout = other.ir.metadata_props.get(TORCH_INPUTS)
+            one.layout = torch_inputs_of(other.ir)
 
 
 def _common_outputs(left: _Side, right: _Side) -> list[str] | None:
