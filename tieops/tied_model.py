@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import onnx_ir
@@ -17,13 +17,13 @@ from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.brief import counted
 from tieops.ir.collector import collector_paused
-from tieops.ir.edit import copy_model
+from tieops.ir.content import content_of, model_of
+from tieops.ir.edit import copy_model, release_removed, snapshot
 from tieops.ir.layers import Layer
 from tieops.ir.living import note
 from tieops.ir.names import TORCH_KIND, aliases_of
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.removed import release_removed
 from tieops.ir.storage import stored_bytes
 from tieops.ir.ties import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
@@ -66,6 +66,10 @@ class TiedModel:
     The graph (``model.ir``, an ``onnx_ir.Model``) is the single source of truth. Everything else is
     derived from it when it is first asked for, and never stored beside it. Verbs such as
     ``tieops.tie`` return a new TiedModel; do not edit ``model.ir`` in place.
+
+    It can be pickled, sent to other processes and copied. A pickle holds the weights, each once,
+    wherever they lie now: it needs no file to be where it was. A deep copy shares what cannot
+    change, such as the mapped data of a file.
 
     Args:
         ir: The graph.
@@ -171,6 +175,19 @@ class TiedModel:
         """Return a copy of the graph that shares the weights: it costs the graph alone."""
         return copy_model(self._ir)
 
+    # Where its tensors lie is nothing that a copy can rely on, so a pickle has their content; and a
+    # graph is a chain of objects that pickle itself would follow until Python's stack ends.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_content, content_of(self._ir)
+
+    def __copy__(self) -> TiedModel:
+        return TiedModel(self._ir)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TiedModel:
+        ir = self.clone()
+        snapshot(ir)
+        return TiedModel(ir)
+
     def __str__(self) -> str:
         return str(self.analysis)
 
@@ -183,6 +200,10 @@ class TiedModel:
             f"{counted(len(self.parameters), 'parameter')}, "
             f"{counted(len(self.ties), 'tie')}, {self.ledger}>"
         )
+
+
+def _of_content(graph: bytes, arrays: Sequence[np.ndarray[Any, Any]]) -> TiedModel:
+    return TiedModel(model_of(graph, arrays))
 
 
 def analyze(model: TiedModel) -> Analysis:

@@ -19,7 +19,7 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import set_evidence, set_names, set_stand_in
+from tieops.ir.names import copy_kind, set_evidence, set_names, set_stand_in
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["share"]
@@ -87,6 +87,7 @@ class _Sharing:
                 return None  # the program reads one slice and nothing else of this storage
             else:
                 keep = self._store(base, self._tensors[base])
+                copy_kind(keep, self._stored[present[0]])
         for name in present:
             if name != base:
                 self._read_view(name, keep, self._aliases[name])

@@ -49,8 +49,9 @@ def _check_has_values(name: str, tensor: torch.Tensor) -> None:
     try:
         tensor.untyped_storage().data_ptr()
     except RuntimeError as error:
+        kind = type(tensor.data).__name__
         raise ExportError(
-            f"expected {name} to have values that can be stored, got a {type(tensor.data).__name__}",
+            f"expected {name} to have values that can be stored, got a {kind}",
             {"torch says": str(error).strip().partition("\n")[0]},
             "give that class __tensor_flatten__ and __tensor_unflatten__, or use plain tensors",
         ) from error

@@ -31,10 +31,9 @@ from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.ir.brief import printable
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority, copy_model, release_removed
 from tieops.ir.names import PADDING_IDX, TORCH_KIND, TORCH_PERSISTENT
-from tieops.ir.removed import release_removed
-from tieops.ir.scopes import nested_graphs
+from tieops.ir.scopes import all_graphs, nested_graphs
 from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
@@ -163,6 +162,7 @@ def from_torch(
     name_ports(model, input_names, output_names)
     _name_apart(model)
     _tidy(model)
+    _note_constants(model)
     release_removed(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
@@ -171,7 +171,8 @@ def from_torch(
     _note_program(model)
     _note_padding(model, exported)
     _note_layout(model, exported)
-    return TiedModel(model)
+    # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
+    return TiedModel(copy_model(model))
 
 
 def _check_is_initialized(module: torch.nn.Module) -> None:
@@ -325,7 +326,7 @@ def _name_apart(model: onnx_ir.Model) -> None:
 
     The exporter numbers the values of each graph by themselves, and an inner graph sees the outer.
     """
-    names = FreshNames(model)
+    names = NameAuthority(model)
     for root in (model.graph, *(function.graph for function in model.functions.values())):
         seen: set[str | None] = set()
         for graph in nested_graphs(root):
@@ -364,11 +365,24 @@ def _tidy(model: onnx_ir.Model) -> None:
         value.const_value = tensor
 
 
+def _note_constants(model: onnx_ir.Model) -> None:
+    """Remember of what the optimizer folded that it is a constant of the program."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            value.metadata_props.setdefault(TORCH_KIND, "CONSTANT_TENSOR")
+
+
 def _note_program(model: onnx_ir.Model) -> None:
-    # Stack traces and FX source hold paths of the exporting machine and are most of a file's text.
-    for node in model.graph.all_nodes():
-        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace"):
-            node.metadata_props.pop(key, None)
+    # Stack traces and FX source hold paths of the exporting machine and are most of a file's text;
+    # beside them the exporter leaves objects of its own, with the tensors that it traced.
+    for graph in all_graphs(model):
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.meta.clear()
+        for node in graph:
+            for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace"):
+                node.metadata_props.pop(key, None)
+            for each in (node, *node.outputs):
+                each.meta.clear()
 
 
 def _note_padding(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:

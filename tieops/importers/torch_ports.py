@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.ir.fresh import FreshNames
+from tieops.ir.edit import NameAuthority
 from tieops.ir.scopes import all_graphs
 
 __all__ = ["check_port_names", "name_ports"]
@@ -75,7 +75,7 @@ def name_ports(
         ('given', 'same')
     """
     graph = model.graph
-    fresh = FreshNames(model)
+    fresh = NameAuthority(model)
     _separate_outputs(graph, fresh)
     wanted = {
         **_paired("input", graph.inputs, input_names or ()),
@@ -117,7 +117,7 @@ def _paired(
     return dict(zip(values, names, strict=False))
 
 
-def _separate_outputs(graph: onnx_ir.Graph, fresh: FreshNames) -> None:
+def _separate_outputs(graph: onnx_ir.Graph, fresh: NameAuthority) -> None:
     seen: set[onnx_ir.Value] = set()
     for position, value in enumerate(graph.outputs):
         if value.producer() is not None and value not in seen:

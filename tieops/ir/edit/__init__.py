@@ -2,8 +2,9 @@
 
 Read ``ownership`` first: it says what a copy of a graph must own before it is edited. Then
 ``name_authority`` (names that are new to a model), ``initializers`` (stored tensors), ``values``
-(one value in the place of another), ``node_copies``, and ``transposed_reads``, which makes the
-readers of one stored tensor read another one in another order of axes.
+(one value in the place of another), ``removed`` (what nodes that are gone still read),
+``node_copies``, and ``transposed_reads``, which makes the readers of one stored tensor read another
+one in another order of axes.
 """
 
 from tieops.ir.edit.initializers import (
@@ -16,6 +17,7 @@ from tieops.ir.edit.initializers import (
 from tieops.ir.edit.name_authority import NameAuthority
 from tieops.ir.edit.node_copies import copy_node, copy_nodes
 from tieops.ir.edit.ownership import BorrowedTensor, copy_model, own_tensors, snapshot
+from tieops.ir.edit.removed import release_removed
 from tieops.ir.edit.transposed_reads import TransposedInputs, merge_views, permute, substitute
 from tieops.ir.edit.values import keep_as_output, replace_value
 
@@ -33,6 +35,7 @@ __all__ = [
     "move_to_main_graph",
     "own_tensors",
     "permute",
+    "release_removed",
     "remove_initializer",
     "rename_initializer",
     "replace_value",

@@ -52,6 +52,19 @@ class BorrowedTensor(onnx_ir.LazyTensor):
         )
         self.lender = lender
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _borrowed, (self.lender, self.name, self.doc_string, dict(self.metadata_props))
+
+
+def _borrowed(
+    lender: onnx_ir.TensorProtocol, name: str, doc_string: str | None, metadata: dict[str, str]
+) -> BorrowedTensor:
+    tensor = BorrowedTensor(lender)
+    tensor.name, tensor.doc_string = name, doc_string
+    tensor.metadata_props.clear()
+    tensor.metadata_props.update(metadata)
+    return tensor
+
 
 def copy_model(model: onnx_ir.Model) -> onnx_ir.Model:
     """Return a copy of a graph that shares nothing with it but the bytes of its weights.
