@@ -14,27 +14,30 @@ from typing import Any
 import onnx
 import onnx_ir
 import onnx_ir.passes.common as common_passes
-import onnxscript.optimizer
 import torch
-from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
-from tieops.importers.onnx import from_onnx, innermost
+from tieops.importers.onnx import from_onnx
 from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.subclasses import plain_tensors
 from tieops.importers.torch_files import read_torch_file
+from tieops.importers.torch_graph import (
+    name_apart,
+    note_constants,
+    note_layout,
+    note_padding,
+    note_program,
+    tidy,
+)
 from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.ir.brief import printable
-from tieops.ir.edit import NameAuthority, copy_model, release_removed
-from tieops.ir.names import PADDING_IDX, TORCH_KIND, TORCH_PERSISTENT
-from tieops.ir.scopes import all_graphs, nested_graphs
-from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
+from tieops.ir.edit import copy_model, release_removed
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -160,17 +163,17 @@ def from_torch(
             "return what the forward computes: what it stores elsewhere is no output",
         )
     name_ports(model, input_names, output_names)
-    _name_apart(model)
-    _tidy(model)
-    _note_constants(model)
+    name_apart(model)
+    tidy(model)
+    note_constants(model)
     release_removed(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
     note_lr_factors(model, factors)
     common_passes.RemoveUnusedNodesPass()(model)
-    _note_program(model)
-    _note_padding(model, exported)
-    _note_layout(model, exported)
+    note_program(model)
+    note_padding(model, exported)
+    note_layout(model, exported)
     # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
     return TiedModel(copy_model(model))
 
@@ -286,26 +289,6 @@ def _named_tensors(
     return plain_tensors(tensors)
 
 
-def _note_layout(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:
-    """Remember how the inputs nest, so that the module can be called with the graph's inputs."""
-    spec = exported.call_spec.in_spec
-    if spec is None:
-        return
-    try:
-        text = pytree.treespec_dumps(spec)
-    except NotImplementedError:
-        return  # a container that torch cannot spell; names and order are what is left
-    leaves = [
-        each.arg
-        for each in exported.graph_signature.input_specs
-        if each.kind is InputKind.USER_INPUT
-    ]
-    constants = {
-        index: each.value for index, each in enumerate(leaves) if isinstance(each, ConstantArgument)
-    }
-    set_torch_inputs(model, TorchInputs(text, constants))
-
-
 def _stored_by_fqn(
     model: onnx_ir.Model, exported: torch.export.ExportedProgram
 ) -> dict[str, onnx_ir.Value]:
@@ -319,83 +302,6 @@ def _stored_by_fqn(
         placeholder = value.metadata_props.get("pkg.torch.onnx.original_node_name", "")
         found[targets.get(placeholder) or value.name or ""] = value
     return found
-
-
-def _name_apart(model: onnx_ir.Model) -> None:
-    """Give each value of an inner graph a name that no other value has.
-
-    The exporter numbers the values of each graph by themselves, and an inner graph sees the outer.
-    """
-    names = NameAuthority(model)
-    for root in (model.graph, *(function.graph for function in model.functions.values())):
-        seen: set[str | None] = set()
-        for graph in nested_graphs(root):
-            outputs = (output for node in graph for output in node.outputs)
-            for value in (*graph.inputs, *graph.initializers.values(), *outputs):
-                if value.name in seen and value.name is not None and graph is not root:
-                    value.name = names.take(value.name)
-                seen.add(value.name)
-
-
-def _tidy(model: onnx_ir.Model) -> None:
-    """Let onnxscript's optimizer clean the program up, without letting it see a learnable.
-
-    With its values hidden a parameter cannot be folded into a copy, merged with an equal one, or
-    dropped for being zero; shapes and scalars still are.
-    """
-    hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
-    for value in model.graph.initializers.values():
-        kind = value.metadata_props.get(TORCH_KIND)
-        kept = kind == "PARAMETER" or (
-            kind == "BUFFER" and value.metadata_props.get(TORCH_PERSISTENT) != "False"
-        )
-        if kept and value.const_value is not None:
-            hidden[value] = value.const_value
-            value.const_value = None
-    try:
-        with quiet():
-            onnxscript.optimizer.optimize_ir(model)
-    except onnx_ir.passes.PassError as error:
-        raise ExportError(
-            "onnxscript cannot clean up what torch exported",
-            {"onnxscript says": innermost(error)},
-            "leave out of the module what it names, or export with another onnxscript",
-        ) from error
-    for value, tensor in hidden.items():
-        value.const_value = tensor
-
-
-def _note_constants(model: onnx_ir.Model) -> None:
-    """Remember of what the optimizer folded that it is a constant of the program."""
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            value.metadata_props.setdefault(TORCH_KIND, "CONSTANT_TENSOR")
-
-
-def _note_program(model: onnx_ir.Model) -> None:
-    # Stack traces and FX source hold paths of the exporting machine and are most of a file's text;
-    # beside them the exporter leaves objects of its own, with the tensors that it traced.
-    for graph in all_graphs(model):
-        for value in (*graph.inputs, *graph.initializers.values()):
-            value.meta.clear()
-        for node in graph:
-            for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "namespace"):
-                node.metadata_props.pop(key, None)
-            for each in (node, *node.outputs):
-                each.meta.clear()
-
-
-def _note_padding(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -> None:
-    """Remember the padding row of each embedding: it matters to training alone."""
-    rows = {
-        node.name: node.args[2]
-        for node in exported.graph.nodes
-        if node.target is torch.ops.aten.embedding.default and len(node.args) > 2
-    }
-    for node in model.graph.all_nodes():
-        row = rows.get(node.outputs[0].name or "") if node.op_type == "Gather" else None
-        if isinstance(row, int) and row >= 0:
-            node.metadata_props[PADDING_IDX] = str(row)
 
 
 def _from_torchscript(
