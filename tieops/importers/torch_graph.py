@@ -47,6 +47,9 @@ def tidy(model: onnx_ir.Model) -> None:
 
     With its values hidden a parameter cannot be folded into a copy, merged with an equal one, or
     dropped for being zero; shapes and scalars still are.
+
+    Raises:
+        ExportError: If the optimizer fails.
     """
     hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
     for value in model.graph.initializers.values():
