@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gradients
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx, innermost
@@ -27,8 +28,10 @@ from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.torch_files import read_torch_file
+from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
-from tieops.ir.names import PADDING_IDX, TORCH_INPUTS, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.names import PADDING_IDX, TORCH_INPUTS
+from tieops.ir.torch_kinds import is_said_in_state
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -131,7 +134,7 @@ def from_torch(
         )
     factors = lr_factors(source) if isinstance(source, torch.nn.Module) else {}
     with progress(f"exporting {type(source).__name__}"):
-        program = _export(
+        program, gaps = _export(
             source,
             tuple(args),
             dict(kwargs or {}),
@@ -159,6 +162,8 @@ def from_torch(
     _note_program(model)
     _note_padding(model, exported)
     _note_layout(model, exported)
+    written = exported.graph_signature.buffers_to_mutate.values()
+    note_learnables(model, source, [*gaps.notes()], written)
     return TiedModel(model)
 
 
@@ -177,7 +182,7 @@ def _export(
     opset: int | None,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
-) -> torch.onnx.ONNXProgram:
+) -> tuple[torch.onnx.ONNXProgram, GradientGaps]:
     with ExitStack() as stack:
         stack.enter_context(quiet())
         # The fused attention kernels of the exporting machine leave strides that the decomposed
@@ -186,6 +191,9 @@ def _export(
         if isinstance(source, torch.nn.Module):
             stack.enter_context(_inference(source))
             stack.enter_context(exporting_rnns(source))
+            gaps = stack.enter_context(watching_gradients(source))
+        else:
+            gaps = gaps_in_graph(source)
         try:
             program = torch.onnx.export(
                 source,  # pyright: ignore[reportArgumentType] - its stub forgets ExportedProgram
@@ -212,7 +220,7 @@ def _export(
             ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for {type(source).__name__}")
-    return program
+    return program, gaps
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -287,11 +295,7 @@ def _tidy(model: onnx_ir.Model) -> None:
     """
     hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
     for value in model.graph.initializers.values():
-        kind = value.metadata_props.get(TORCH_KIND)
-        kept = kind == "PARAMETER" or (
-            kind == "BUFFER" and value.metadata_props.get(TORCH_PERSISTENT) != "False"
-        )
-        if kept and value.const_value is not None:
+        if is_said_in_state(value) and value.const_value is not None:
             hidden[value] = value.const_value
             value.const_value = None
     try:
