@@ -15,13 +15,14 @@ from tieops.detect.layers import find_layers, parameters_of
 from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.trace import Trace, trace
 from tieops.errors import UnsupportedModelError
+from tieops.ir.accidental import modules_apart
 from tieops.ir.brief import counted
 from tieops.ir.collector import collector_paused
 from tieops.ir.content import content_of, model_of
 from tieops.ir.edit import copy_model, release_removed, snapshot
 from tieops.ir.layers import Layer
 from tieops.ir.living import note
-from tieops.ir.names import TORCH_KIND, aliases_of
+from tieops.ir.names import aliases_of
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.storage import stored_bytes
@@ -128,17 +129,42 @@ class TiedModel:
         it once (BERT's ``predictions.bias`` and ``predictions.decoder.bias``). Slots that read
         disjoint slices of one stored tensor (a packed projection) share nothing.
         """
+        return Listing(self._ties[0], "tie")
+
+    @cached_property
+    def accidental_ties(self) -> Listing[Tie]:
+        """Parameters that an exporter stored once because they began equal; no module shares them.
+
+        The gains of fresh norms are all ones. Torch's exporters store them once, which is harmless
+        until the model is trained: ``to_torch`` gives each module its own again, and so does
+        ``tieops.untie(model, accidental=True)``. They are not in ``ties``.
+        """
+        return Listing(self._ties[1], "accidental tie")
+
+    @cached_property
+    @collector_paused()
+    def _ties(self) -> tuple[list[Tie], list[Tie]]:
+        """The ties that are meant and those that are not, the largest saving first."""
         readers: dict[Parameter, list[Slot]] = {}
         for slot in self.slots:
             for parameter in dict.fromkeys(read.parameter for read in slot.reads):
                 readers.setdefault(parameter, []).append(slot)
-        ties = [
-            Tie(parameter, tuple(group))
-            for parameter, slots in readers.items()
-            if _is_shareable(parameter)
-            for group in _overlapping(parameter, slots)
-        ]
-        return Listing(sorted(ties, key=lambda tie: -tie.saved_bytes), "tie")
+        meant: list[Tie] = []
+        accidental: list[Tie] = []
+        for parameter, slots in readers.items():
+            if not self.trace.learnables.is_shareable(parameter.value):
+                continue
+            for group in _overlapping(parameter, slots):
+                modules = modules_apart(parameter, group)
+                if not modules:
+                    meant.append(Tie(parameter, group))
+                    continue
+                accidental.append(Tie(parameter, group, modules))
+                # The calls of one module share what is its own.
+                meant += [Tie(parameter, calls) for calls in modules if len(calls) > 1]
+        for ties in (meant, accidental):
+            ties.sort(key=lambda tie: -tie.saved_bytes)
+        return meant, accidental
 
     @cached_property
     def duplicates(self) -> Listing[Duplicate]:
@@ -162,7 +188,13 @@ class TiedModel:
     def analysis(self) -> Analysis:
         """All of the above in one value, with shapes and problems; see ``tieops.analyze``."""
         return analysis_of(
-            self._ir, self.layers, self.parameters, self.ties, self.duplicates, self.ledger
+            self._ir,
+            self.layers,
+            self.parameters,
+            self.ties,
+            self.duplicates,
+            self.ledger,
+            self.trace.learnables,
         )
 
     @cached_property
@@ -248,16 +280,6 @@ def check_model(model: object) -> None:
             None,
             "import it first: tieops.from_onnx(path) or tieops.from_torch(module, inputs)",
         )
-
-
-def _is_shareable(parameter: Parameter) -> bool:
-    # A buffer under one name (a mask, a table of positions) that several operators of a program
-    # read is a constant of that program; torch says which tensors are buffers.
-    # The same goes for a tensor that the export lifted out of the code, and for a scalar.
-    if len(aliases_of(parameter.value)) > 1:
-        return True
-    kind = parameter.value.metadata_props.get(TORCH_KIND)
-    return kind not in ("BUFFER", "CONSTANT_TENSOR") and parameter.elements > 1
 
 
 def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:

@@ -15,6 +15,7 @@ from tieops.analysis.text import as_text
 from tieops.detect.problems import find_problems
 from tieops.detect.repeats import Repeat, find_repeats
 from tieops.ir.layers import Layer
+from tieops.ir.learnables import Learnables
 from tieops.ir.parameter import Parameter
 from tieops.ir.problem import Problem
 from tieops.ir.record import record
@@ -140,17 +141,18 @@ def analysis_of(
     ties: Sequence[Tie],
     duplicates: Sequence[Duplicate],
     ledger: Ledger,
+    learnables: Learnables,
 ) -> Analysis:
     """Analyse a graph of which the rest is known already."""
     ports = Ports(model)
-    rows = tuple(rows_of(ports, layers, ties))
+    rows = tuple(rows_of(ports, layers, ties, learnables))
     problems = find_problems(model, ties, duplicates)
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     totals = Totals(
         sum(layer.is_learnable for layer in layers),
         len(parameters),
         sum(each.count for row in rows for each in row.learnables),
-        sum(count_of(parameter) for parameter in parameters),
+        sum(count_of(parameter, learnables) for parameter in parameters),
         ledger.logical_bytes,
         ledger.stored_bytes,
         sum(tie.saved_bytes for tie in ties),

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from tieops.analysis.ports import Port, Ports
 from tieops.ir.brief import brief, printable
 from tieops.ir.layers import Layer
+from tieops.ir.learnables import Learnables
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.ties import Tie
 
 __all__ = ["Learnable", "Row", "count_of", "reading", "rows_of"]
-
-_TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 
 
 @dataclass(frozen=True)
@@ -92,26 +91,26 @@ class Row:
         return sum(each.read_bytes for each in self.learnables)
 
 
-def count_of(parameter: Parameter) -> int:
+def count_of(parameter: Parameter, learnables: Learnables) -> int:
     """Return how many learnable numbers a parameter holds: none if it is a buffer or a table."""
-    kind = parameter.value.metadata_props.get(_TORCH_KIND)
-    dtype = parameter.dtype
-    learnable = dtype.is_floating_point() or dtype.bitwidth <= 8
-    return parameter.elements if learnable and kind not in ("BUFFER", "CONSTANT_TENSOR") else 0
+    return parameter.elements if learnables.counts(parameter.value) else 0
 
 
-def rows_of(ports: Ports, layers: Iterable[Layer], ties: Sequence[Tie]) -> Iterator[Row]:
+def rows_of(
+    ports: Ports, layers: Iterable[Layer], ties: Sequence[Tie], learnables: Learnables
+) -> Iterator[Row]:
     """Yield a row for each layer, in order."""
-    share = _Share(ties)
+    share = _Share(ties, learnables)
     for layer in layers:
-        learnables = tuple(share.learnable(slot) for slot in layer.slots)
-        yield Row(layer.name, layer.kind, ports.inputs(layer), ports.outputs(layer), learnables)
+        read = tuple(share.learnable(slot) for slot in layer.slots)
+        yield Row(layer.name, layer.kind, ports.inputs(layer), ports.outputs(layer), read)
 
 
 class _Share:
     """Gives each slot its part of what is stored: what nobody before it has."""
 
-    def __init__(self, ties: Sequence[Tie]) -> None:
+    def __init__(self, ties: Sequence[Tie], learnables: Learnables) -> None:
+        self._learnables = learnables
         self._tie = {slot: tie for tie in ties for slot in tie.slots}
         self._left: dict[Parameter, int] = {}
         self._owned: set[Tie] = set()
@@ -132,7 +131,7 @@ class _Share:
             self._owned.add(tie)
         views = dict.fromkeys(str(read.view) for read in slot.reads)
         parameter = slot.parameter
-        learnable = count_of(parameter) > 0
+        learnable = self._learnables.counts(parameter.value)
         return Learnable(
             slot.role,
             slot.name,

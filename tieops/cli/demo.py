@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from tieops.cli.common import Json, ProviderName, as_record, print_json, refuse_
 from tieops.cli.streams import check_file
 from tieops.errors import MissingDependencyError
 from tieops.ir.brief import brief_bytes
+from tieops.system.folders import temporary_folder
 from tieops.tied_model import TiedModel
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def demo(
     example = torch.zeros(2, 5, dtype=torch.long)
     model = tieops.from_torch(module, (example,), dynamic_shapes={"x": {0: "batch", 1: "sequence"}})
     say(str(model))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         written = tieops.to_onnx(model, out or Path(folder, "tied.onnx"))
         session = tieops.session(written.path, provider=provider)
         say(f"\n{session.note or f'running on {session.provider}'}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ import tieops
 from tieops.errors import ExportError, PreconditionError
 from tieops.exporters.onnx import Written
 from tieops.ir.targets import check_target
+from tieops.system.folders import temporary_folder
 from tieops.tied_model import TiedModel
 
 __all__ = [
@@ -181,7 +181,7 @@ def write_model(model: TiedModel, out: Path, **options: Any) -> Written:
     """
     if not is_stdout(out):
         return tieops.to_onnx(model, out, **options)
-    with tempfile.TemporaryDirectory(prefix="tieops-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         options["external_data"] = False
         written = tieops.to_onnx(model, Path(folder, "model.onnx"), **options)
         try:

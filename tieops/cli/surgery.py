@@ -115,6 +115,12 @@ def untie(
     together: Annotated[
         bool, typer.Option("--together", help="Those that leave stay tied with each other.")
     ] = False,
+    accidental: Annotated[
+        bool,
+        typer.Option(
+            "--accidental", help="Take apart what an exporter merged because it began equal."
+        ),
+    ] = False,
     reuse: Reuse = False,
     dry_run: DryRun = False,
     *,
@@ -125,8 +131,9 @@ def untie(
 
     tieops untie tied.onnx free.onnx
     tieops untie tied.onnx free.onnx -t fc
+    tieops untie exported.onnx trainable.onnx --accidental
     """
-    surgery = UntiePass(targets=tuple(target or ()), together=together)
+    surgery = UntiePass(targets=tuple(target or ()), together=together, accidental=accidental)
     _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
 

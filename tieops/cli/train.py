@@ -11,6 +11,7 @@ import tieops
 from tieops.cli.common import as_record, print_json, say_nothing
 from tieops.errors import ExportError
 from tieops.runtime import Provider
+from tieops.system.folders import temporary_folder
 
 __all__ = ["train_autoencoder"]
 
@@ -64,7 +65,7 @@ def train_autoencoder(
             typer.launch(str(picture))
 
     model = tieops.from_torch(net, (data[:2],), dynamic_shapes={"images": {0: "batch"}})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+    with temporary_folder() as temporary:
         written = tieops.to_onnx(model, out or Path(temporary, "autoencoder.onnx"))
         session = tieops.session(written.path, provider=provider)
         say(f"\n{session.note or f'running on {session.provider}'}")

@@ -11,47 +11,14 @@ import onnx_ir
 from tieops.detect.trace import Arrival, Trace
 from tieops.ir.functions.calls import call_title
 from tieops.ir.layers import Layer
-from tieops.ir.names import TORCH_KIND, is_made_up, origin_of, recorded_names
-from tieops.ir.operators.roles import is_learnable_role, kind_of, role_of
+from tieops.ir.names import is_made_up, origin_of, recorded_names
+from tieops.ir.operators.roles import kind_of, role_of
 from tieops.ir.parameter import Parameter, Read, Slot
 from tieops.ir.scopes import Scope, all_graphs, is_constant, layer_name_of, scope_of
 
-__all__ = ["find_layers", "is_parameter", "parameters_of"]
+__all__ = ["find_layers", "parameters_of"]
 
 Path = tuple[onnx_ir.Node, ...]
-_RECURRENT = ("LSTM", "GRU", "RNN")
-MIN_TABLE_ELEMENTS = 64
-"""Integer tensors below this size are operands (shapes, axes, pads), not tables."""
-
-
-def is_parameter(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
-    """Tell a learnable or a table from a mere operand (a shape, an axis, a scalar).
-
-    What torch exported as a parameter or buffer is one; so is what the operator reference calls a
-    weight or bias; so is every other floating-point tensor of more than one element and every
-    integer table of ``MIN_TABLE_ELEMENTS`` or more.
-    """
-    if parameter.value.metadata_props.get(TORCH_KIND) in ("PARAMETER", "BUFFER"):
-        return True
-    dtype = parameter.dtype
-    if dtype == onnx_ir.DataType.STRING:
-        return False
-    learnable = any(is_learnable_role(a.node, a.index) for a in arrivals)
-    if is_made_up(parameter.name) and not learnable:
-        # A constant of the program: a table of factors, the zeros that a recurrent layer begins at.
-        begins = arrivals and all(a.node.op_type in _RECURRENT and a.index > 3 for a in arrivals)
-        if parameter.is_constant_node or begins:
-            return False
-    if dtype.is_floating_point() or dtype in (
-        onnx_ir.DataType.COMPLEX64,
-        onnx_ir.DataType.COMPLEX128,
-    ):
-        return parameter.elements > 1 or (learnable and parameter.elements == 1)
-    if dtype == onnx_ir.DataType.BOOL:
-        return False
-    if dtype.bitwidth <= 8 and learnable:
-        return True
-    return parameter.elements >= MIN_TABLE_ELEMENTS
 
 
 @dataclass(eq=False)
@@ -131,10 +98,10 @@ def _order(model: onnx_ir.Model) -> dict[onnx_ir.Node, int]:
 
 def _units(traced: Trace) -> dict[tuple[onnx_ir.Node, Path], _Unit]:
     units: dict[tuple[onnx_ir.Node, Path], _Unit] = {}
-    for arrivals in traced.arrivals.values():
-        if not arrivals or not is_parameter(arrivals[0].parameter, arrivals):
-            continue
+    for value, arrivals in traced.arrivals.items():
         for arrival in arrivals:
+            if not traced.learnables.is_read_by_layer(arrival, value):
+                continue
             unit = units.setdefault((arrival.node, arrival.path), _Unit(arrival.node, arrival.path))
             unit.arrivals.setdefault(arrival.index, []).append(arrival)
     return units
@@ -320,6 +287,6 @@ def parameters_of(traced: Trace) -> Mapping[onnx_ir.Value, Parameter]:
     found: dict[onnx_ir.Value, Parameter] = {}
     for value, arrivals in traced.arrivals.items():
         parameter = arrivals[0].parameter if arrivals else Parameter(value)
-        if is_parameter(parameter, arrivals):
+        if traced.learnables.is_kept(value):
             found[value] = parameter
     return found

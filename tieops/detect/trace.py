@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir
 
 from tieops.ir.functions.calls import call_paths, function_graphs
+from tieops.ir.learnables import Learnables
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Entry, Parameter
 from tieops.ir.scopes import stored_values
@@ -52,6 +54,11 @@ class Trace:
     arrivals: Mapping[onnx_ir.Value, Sequence[Arrival]]
     """For each stored value its readers, in no particular order; empty where nobody reads it."""
     exposures: Sequence[Exposure]
+
+    @cached_property
+    def learnables(self) -> Learnables:
+        """What of all that is stored counts as learnable."""
+        return Learnables(self.arrivals)
 
 
 @dataclass(frozen=True)

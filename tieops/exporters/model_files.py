@@ -6,6 +6,7 @@ model; what is killed before leaves the old one, what is killed after leaves the
 
 from __future__ import annotations
 
+import gc
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -221,6 +222,9 @@ def _remove_data(stale: Path) -> bool:
     # by somebody else raises what it raises for any reader.
     except (OSError, ValueError, TieopsError):
         return False
+    if remove(stale):
+        return True
+    gc.collect()  # Windows removes nothing that is mapped, be it by models that nobody has any more
     return remove(stale)
 
 

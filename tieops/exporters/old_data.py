@@ -15,12 +15,12 @@ from pathlib import Path
 
 from tieops.exporters.temporary import (
     folder_lock,
-    is_ours,
     left_over,
     remove_left_over,
 )
 from tieops.ir.data_files import bytes_of, is_temporary, mentions, models_in
 from tieops.system.folders import ignores_case, remove
+from tieops.system.opening import is_ours
 
 __all__ = ["DATA", "data_of", "free_data_path", "is_data_name", "sweep", "unread"]
 

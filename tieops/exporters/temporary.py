@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from pathlib import Path
 from tieops.errors import ExportError
 from tieops.ir.data_files import TEMPORARY, is_temporary
 from tieops.system.folders import close_file, lock_folder, remove
-from tieops.system.locks import try_lock, unlock
-from tieops.system.opening import create_new, open_regular, open_to_rewrite
+from tieops.system.locks import is_free, try_lock, unlock
+from tieops.system.opening import create_new, is_ours, open_regular, open_to_rewrite
 from tieops.system.positions import write_at
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "folder_lock",
     "free_name",
     "is_abandoned",
-    "is_ours",
     "left_over",
     "remove_left_over",
     "temporary",
@@ -139,26 +137,24 @@ def left_over(folder: Path) -> list[Path]:
 def is_abandoned(path: Path) -> bool:
     """Tell whether a file is a regular one of this user that no living writer has locked."""
     lock = _lock_of(path)
-    if lock in (None, path) or not os.path.lexists(lock):
-        return _is_free(path)
-    return _is_free(path) and _is_free(lock)
+    if lock not in (None, path) and os.path.lexists(lock) and not _is(lock, _is_locked_by_nobody):
+        return False
+    return _is(path, _is_locked_by_nobody if lock == path else is_free)
 
 
-def _is_free(path: Path) -> bool:
+def _is(path: Path, free: Callable[[int], bool]) -> bool:
     try:
         descriptor = open_regular(path)
     except OSError:
         return False
     try:
-        return is_ours(os.fstat(descriptor)) and try_lock(descriptor) is True
+        return is_ours(os.fstat(descriptor)) and free(descriptor)
     finally:
         close_file(descriptor)
 
 
-def is_ours(status: os.stat_result) -> bool:
-    """Tell whether a file is a regular one of this user."""
-    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    return ours and stat.S_ISREG(status.st_mode)
+def _is_locked_by_nobody(descriptor: int) -> bool:
+    return try_lock(descriptor) is True
 
 
 def remove_left_over(path: Path) -> bool:

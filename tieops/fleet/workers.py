@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.ir.brief import brief_bytes
-from tieops.system.processes import limit_data, memory_limits
+from tieops.system.processes import cannot_limit_memory, limit_data
 
 __all__ = ["WorkerPool", "serve"]
 
@@ -56,10 +56,11 @@ class WorkerPool(Executor):
     def __init__(
         self, workers: int, timeout_s: float | None = None, max_memory_bytes: int | None = None
     ) -> None:
-        if max_memory_bytes is not None and not memory_limits():
+        system = None if max_memory_bytes is None else cannot_limit_memory()
+        if system is not None:
             raise PreconditionError(
                 "only Linux can limit the memory of a process without its mapped files",
-                {"system": sys.platform},
+                {"system": system},
                 "leave max_memory_bytes out",
             )
         self._timeout_s = timeout_s

@@ -17,7 +17,6 @@ import onnx_ir
 from tieops.importers.embedded import Lifted, lift
 from tieops.importers.limits import Limits
 from tieops.ir.scopes import replace_tensors
-from tieops.system.mapping import FileSlice, MappedFile
 
 __all__ = ["Embedded", "take_out"]
 
@@ -40,31 +39,23 @@ class Embedded:
     message: bytes = b""
     location: str = field(default_factory=lambda: f"embedded-{secrets.token_hex(16)}")
 
-    def put_back(self, model: onnx_ir.Model, device: int = 0, inode: int = 0) -> None:
-        """Give the parsed model its tensors: slices of the data.
+    def put_back(self, model: onnx_ir.Model) -> None:
+        """Give the parsed model its tensors: slices of the data."""
+        replace_tensors(model, self._slice)
 
-        Args:
-            model: The model.
-            device: Of a file, the file system that it is on.
-            inode: Of a file, its number there.
-        """
-        data = MappedFile(self.data, device, inode)
-        replace_tensors(model, lambda tensor: self._sliced(tensor, data))
-
-    def _sliced(self, tensor: onnx_ir.TensorProtocol, data: MappedFile) -> onnx_ir.TensorProtocol:
+    def _slice(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not isinstance(tensor, onnx_ir.ExternalTensor) or tensor.location != self.location:
             return tensor
-        dtype, shape = tensor.dtype, onnx_ir.Shape(tensor.shape.numpy())
+        raw = np.frombuffer(self.data, np.uint8, int(tensor.nbytes), tensor.offset or 0)
+        shape = onnx_ir.Shape(tensor.shape.numpy())
         metadata = dict(tensor.metadata_props)
-        begin, count = tensor.offset or 0, int(tensor.nbytes)
-        if dtype.bitwidth < 8:
-            packed = FileSlice(data, begin, np.dtype(np.uint8), (count,))
+        if tensor.dtype.bitwidth < 8:
             return onnx_ir.PackedTensor(
-                packed, dtype, shape=shape, name=tensor.name, metadata_props=metadata
+                raw, tensor.dtype, shape=shape, name=tensor.name, metadata_props=metadata
             )
-        array = FileSlice(data, begin, dtype.numpy(), tuple(shape.numpy()))
+        array = raw.view(tensor.dtype.numpy()).reshape(shape.numpy())
         return onnx_ir.Tensor(
-            array, dtype=dtype, shape=shape, name=tensor.name,
+            array, dtype=tensor.dtype, shape=shape, name=tensor.name,
             doc_string=tensor.doc_string, metadata_props=metadata,
         )  # fmt: skip
 

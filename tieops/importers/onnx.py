@@ -121,7 +121,7 @@ def from_onnx(
                 )
             model = _converted(proto, limits)
             if embedded is not None:
-                embedded.put_back(model, *((file.device, file.inode) if file else ()))
+                embedded.put_back(model)
             snapshot(model)
         _settle(model)
         keep = isinstance(source, onnx_ir.Model)

@@ -19,7 +19,8 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import copy_kind, set_evidence, set_names, set_stand_in
+from tieops.ir.names import set_evidence, set_names, set_stand_in
+from tieops.ir.torch_kinds import copy_kind
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["share"]

@@ -18,6 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gradients
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx
@@ -28,7 +29,6 @@ from tieops.importers.subclasses import plain_tensors
 from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_graph import (
     name_apart,
-    note_constants,
     note_layout,
     note_padding,
     note_program,
@@ -36,6 +36,7 @@ from tieops.importers.torch_graph import (
 )
 from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
+from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
 from tieops.ir.edit import copy_model, release_removed
 from tieops.progress import progress
@@ -144,7 +145,7 @@ def from_torch(
     factors = lr_factors(source) if isinstance(source, torch.nn.Module) else {}
     with progress(f"exporting {type(source).__name__}"):
         own_args, own_kwargs = _own((tuple(args), dict(kwargs or {})))
-        program = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
+        program, gaps = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
     model = program.model
     if opset is not None and model.opset_imports.get("") != opset:
         raise ExportError(
@@ -165,7 +166,6 @@ def from_torch(
     name_ports(model, input_names, output_names)
     name_apart(model)
     tidy(model)
-    note_constants(model)
     release_removed(model)
     share(model, tensors, stored)
     pack_rnn_weights(model)
@@ -174,6 +174,8 @@ def from_torch(
     note_program(model)
     note_padding(model, exported)
     note_layout(model, exported)
+    written = exported.graph_signature.buffers_to_mutate.values()
+    note_learnables(model, source, [*gaps.notes()], written)
     # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
     return TiedModel(copy_model(model))
 
@@ -201,13 +203,17 @@ def _export(
     kwargs: dict[str, Any],
     dynamic_shapes: Any,
     opset: int | None,
-) -> torch.onnx.ONNXProgram:
+) -> tuple[torch.onnx.ONNXProgram, GradientGaps]:
     module = source if isinstance(source, torch.nn.Module) else None
     with ExitStack() as stack:
         stack.enter_context(isolated(module))
         if module is not None:
             stack.enter_context(_inference(module))
             stack.enter_context(exporting_rnns(module))
+            gaps = stack.enter_context(watching_gradients(module))
+        else:
+            assert isinstance(source, torch.export.ExportedProgram)
+            gaps = gaps_in_graph(source)
         try:
             program = torch.onnx.export(
                 source,  # pyright: ignore[reportArgumentType] - its stub forgets ExportedProgram
@@ -232,7 +238,7 @@ def _export(
             ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for {type(source).__name__}")
-    return program
+    return program, gaps
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")

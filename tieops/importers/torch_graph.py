@@ -12,13 +12,13 @@ from tieops.errors import ExportError
 from tieops.importers.onnx import innermost
 from tieops.importers.quiet import quiet
 from tieops.ir.edit import NameAuthority
-from tieops.ir.names import PADDING_IDX, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.names import PADDING_IDX
 from tieops.ir.scopes import all_graphs, nested_graphs
 from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
+from tieops.ir.torch_kinds import is_said_in_state
 
 __all__ = [
     "name_apart",
-    "note_constants",
     "note_layout",
     "note_padding",
     "note_program",
@@ -53,11 +53,7 @@ def tidy(model: onnx_ir.Model) -> None:
     """
     hidden: dict[onnx_ir.Value, onnx_ir.TensorProtocol] = {}
     for value in model.graph.initializers.values():
-        kind = value.metadata_props.get(TORCH_KIND)
-        kept = kind == "PARAMETER" or (
-            kind == "BUFFER" and value.metadata_props.get(TORCH_PERSISTENT) != "False"
-        )
-        if kept and value.const_value is not None:
+        if is_said_in_state(value) and value.const_value is not None:
             hidden[value] = value.const_value
             value.const_value = None
     try:
@@ -71,13 +67,6 @@ def tidy(model: onnx_ir.Model) -> None:
         ) from error
     for value, tensor in hidden.items():
         value.const_value = tensor
-
-
-def note_constants(model: onnx_ir.Model) -> None:
-    """Remember of what the optimizer folded that it is a constant of the program."""
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            value.metadata_props.setdefault(TORCH_KIND, "CONSTANT_TENSOR")
 
 
 def note_program(model: onnx_ir.Model) -> None:

@@ -18,6 +18,8 @@ class Evidence(enum.StrEnum):
     """Two stored tensors, compared bit for bit."""
     DECLARED = "declared"
     """The user said so."""
+    ACCIDENTAL = "accidental"
+    """Parameters of several modules that began equal, and that an exporter stored once."""
     SAMPLES = "samples"
     """Two stored tensors, equal in the few elements that were looked at: likely, and not known."""
 

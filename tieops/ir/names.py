@@ -19,7 +19,6 @@ from tieops.ir.evidence import Evidence
 __all__ = [
     "add_names",
     "aliases_of",
-    "copy_kind",
     "evidence_of",
     "forget_evidence",
     "is_made_up",
@@ -48,10 +47,14 @@ TORCH_INPUTS = "tieops.torch_inputs"
 """On the model: how its inputs nest in the torch program that it came from."""
 TORCH_CONSTANTS = "tieops.torch_constants"
 """On the model: the arguments that were written into the program, by their positions."""
+TORCH_NOTES = "tieops.torch_notes"
+"""On the model, if torch said what its tensors are: what a graph cannot say, as a list of lines."""
 TORCH_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 """What torch's exporter says that a tensor is: PARAMETER, BUFFER or CONSTANT_TENSOR."""
 TORCH_PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
 """Whether a buffer is in the state_dict: False if it is not."""
+FROZEN = "tieops.frozen"
+"""On a parameter: true if it has ``requires_grad=False``; of packed parts, the names of those."""
 PADDING_IDX = "tieops.padding_idx"
 """On a Gather: the row whose gradient torch's embedding leaves out."""
 
@@ -164,13 +167,6 @@ def origin_of(value: onnx_ir.Value) -> str:
 def set_origin(value: onnx_ir.Value, name: str) -> None:
     """Record that tensors of one origin were one: what makes equal content no coincidence."""
     value.metadata_props[ORIGIN] = name
-
-
-def copy_kind(value: onnx_ir.Value, source: onnx_ir.Value) -> None:
-    """Record that a tensor is what another is in its torch program: a parameter or a buffer."""
-    for key in (TORCH_KIND, TORCH_PERSISTENT):
-        if key in source.metadata_props:
-            value.metadata_props[key] = source.metadata_props[key]
 
 
 def recorded_names(value: onnx_ir.Value) -> tuple[str, ...]:

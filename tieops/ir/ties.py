@@ -19,6 +19,8 @@ class Tie:
 
     parameter: Parameter
     slots: tuple[Slot, ...]
+    modules: tuple[tuple[Slot, ...], ...] = ()
+    """Of an accidental tie, the slots by module: each module is to have a parameter of its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -27,8 +29,8 @@ class Tie:
 
     @property
     def evidence(self) -> Evidence:
-        """Why the slots are believed to share it."""
-        return self.parameter.evidence
+        """Why the slots are believed to share it, or that they do so by accident."""
+        return Evidence.ACCIDENTAL if self.modules else self.parameter.evidence
 
     @property
     def saved_bytes(self) -> int:

@@ -14,23 +14,27 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir
 
+from tieops.ir.accidental import title_of
 from tieops.ir.brief import brief_bytes
 from tieops.ir.edit import NameAuthority, add_initializer, copy_nodes, rename_initializer
 from tieops.ir.names import (
     PACKED,
     aliases_of,
-    copy_kind,
     forget_evidence,
+    is_made_up,
     lr_factor_of,
     origin_of,
+    recorded_names,
     set_axes,
     set_lr_factor,
     set_names,
     set_origin,
 )
+from tieops.ir.operators.traits import is_copy
 from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape, is_view
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
+from tieops.ir.torch_kinds import copy_kind
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
@@ -117,20 +121,29 @@ class Leaver:
             node for function in model.functions.values() for node in function.all_nodes()
         }
 
-    def leave(self, parameter: Parameter, slots: Sequence[Slot], *, together: bool) -> list[Change]:
+    def leave(
+        self,
+        parameter: Parameter,
+        slots: Sequence[Slot],
+        *,
+        together: bool,
+        remember: bool = True,
+    ) -> list[Change]:
         """Give each of the slots what it reads of a parameter as a tensor of its own.
 
         Args:
             parameter: What the slots share with another reader, which keeps it.
             slots: The slots that leave.
             together: One new tensor for all of them.
+            remember: Record that they were one, so that ``tie`` joins them again unasked.
         """
         handles: dict[object, list[Slot]] = {}
         for slot in slots:
             handles.setdefault(handle_of(slot), []).append(slot)
         known = aliases_of(parameter.value)
         origin = origin_of(parameter.value) or parameter.name
-        set_origin(parameter.value, origin)
+        if remember:
+            set_origin(parameter.value, origin)
         self._hand_over_name(parameter, slots, known)
         groups = [list(handles.values())] if together else [[group] for group in handles.values()]
         changes: list[Change] = []
@@ -141,8 +154,10 @@ class Leaver:
             firsts = [each[0] for each in group]
             mine = [slot.name for slot in members if slot.name in names]
             gone.update(mine)
-            value = self._own(parameter, firsts, members[0].name)
-            set_origin(value, origin)
+            title = members[0].name if remember else self._freed_title(members)
+            value = self._own(parameter, firsts, title)
+            if remember:
+                set_origin(value, origin)
             copy_kind(value, parameter.value)
             set_names(value, mine)
             if (factor := lr_factor_of(parameter.value)) != 1.0:
@@ -165,6 +180,31 @@ class Leaver:
             copy.name = node.name
             for old, new in zip(node.outputs, copy.outputs, strict=True):
                 new.name = old.name
+
+    def _freed_title(self, slots: Sequence[Slot]) -> str:
+        """Return what a module calls its own parameter; the Identity that has the name gives it up.
+
+        An exporter leaves an Identity in the place of what it merged, which goes with its readers.
+        """
+        title = title_of(slots)
+        begin = next((node for node in slots[0].reads[0].nodes[:1] if is_copy(node)), None)
+        if begin is not None and begin.outputs[0].name == title:
+            self._names.release(title)
+            begin.outputs[0].name = self._names.take(f"{title}_merged")
+        return title
+
+    def name_module(self, parameter: Parameter, slots: Sequence[Slot]) -> None:
+        """Call what a module keeps as the module does, where its name was the exporter's."""
+        value, graph = parameter.value, parameter.value.graph
+        if not is_made_up(parameter.name) or not isinstance(graph, onnx_ir.Graph):
+            return
+        if not value.is_initializer() or value.is_graph_input():
+            return
+        set_names(value, [name for name in recorded_names(value) if name != value.name])
+        del graph.initializers[parameter.name]
+        self._names.release(parameter.name)
+        value.name = self._names.take(title_of(slots))
+        graph.initializers.add(value)
 
     def _hand_over_name(
         self, parameter: Parameter, slots: Sequence[Slot], known: Sequence[str]

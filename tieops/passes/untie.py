@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir
 
 from tieops.errors import PreconditionError
+from tieops.ir.accidental import title_of
 from tieops.ir.brief import printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
@@ -26,7 +27,9 @@ __all__ = ["UntiePass", "untie"]
 _BECAUSE = "so that what it reads need not be what others read"
 
 
-def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedModel:
+def untie(
+    model: TiedModel, *targets: Target, together: bool = False, accidental: bool = False
+) -> TiedModel:
     """Give layers weights of their own: all that share one, or the ones named.
 
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
@@ -38,6 +41,9 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
         model: The model; left alone.
         targets: Nothing for all ties; or layers, slots, globs or predicates: these slots leave.
         together: Slots that leave one tie together stay tied with each other.
+        accidental: Take apart what an exporter merged because it began equal, and nothing else
+            (``model.accidental_ties``): each module gets a parameter of its own, which all of its
+            calls read. Targets choose among these.
 
     Returns:
         A new model. Outputs are the same to the last bit. Weights are views of the old ones until
@@ -57,7 +63,7 @@ def untie(model: TiedModel, *targets: Target, together: bool = False) -> TiedMod
         >>> len(free.ties), [parameter.name for parameter in free.parameters]
         (0, ['emb', 'MatMul_y.weight'])
     """
-    free, _ = run(UntiePass(targets=targets, together=together), model)
+    free, _ = run(UntiePass(targets=targets, together=together, accidental=accidental), model)
     return free
 
 
@@ -68,32 +74,56 @@ class UntiePass(SurgeryPass):
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
     targets: tuple[Target, ...] = ()
     together: bool = False
+    accidental: bool = False
 
     def requires(self, model: onnx_ir.Model) -> None:
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
             tied = TiedModel(model)
-            calls = _Calls(tied, model, NameAuthority(model))
-            for tie, leaving in _leaving(tied, calls, self.targets):
+            choice = _Choice(self.targets, self.together, self.accidental)
+            calls = _Calls(tied, model, NameAuthority(model), choice)
+            for tie, leaving in _leaving(tied, calls, choice):
                 calls.check(tie, leaving)
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
-        return untie_in_place(model, self.targets, together=self.together)
+        return untie_in_place(
+            model, self.targets, together=self.together, accidental=self.accidental
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which slots leave."""
+
+    targets: Sequence[Target]
+    together: bool
+    """Whether those of one tie get one tensor."""
+    accidental: bool
+
+    def ties_of(self, model: TiedModel) -> Sequence[Tie]:
+        """Return the ties that are concerned."""
+        return model.accidental_ties if self.accidental else model.ties
 
 
 def untie_in_place(
-    model: onnx_ir.Model, targets: Sequence[Target] = (), *, together: bool = False
+    model: onnx_ir.Model,
+    targets: Sequence[Target] = (),
+    *,
+    together: bool = False,
+    accidental: bool = False,
 ) -> Rewrite:
     """Do the work of ``untie`` on a graph, in place."""
+    together = together or accidental  # the calls of one module read one parameter
+    choice = _Choice(targets, together, accidental)
     liveness = Liveness(model)
     names = NameAuthority(model)
     tied = TiedModel(model)
-    calls = _Calls(tied, model, names)
-    leaving = _leaving(tied, calls, targets, together=together)
+    calls = _Calls(tied, model, names, choice)
+    leaving = _leaving(tied, calls, choice)
     changes: list[Change] = []
     if model.functions:  # else the graph is traced once
-        leaving, changes = calls.inline(leaving, together=together)
+        leaving, changes = calls.inline(leaving)
     leaver = Leaver(model, names)
     skips: list[Skip] = []
     for tie, going in leaving:
@@ -111,7 +141,10 @@ def untie_in_place(
         elif not slots and not stuck:
             skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
         elif slots:
-            changes += leaver.leave(parameter, slots, together=together)
+            changes += leaver.leave(parameter, slots, together=together, remember=not accidental)
+    if accidental:
+        for tie in {tie.parameter.value: tie for tie, _ in leaving}.values():
+            leaver.name_module(tie.parameter, _staying(tie))
     liveness.remove_newly_dead()
     leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
@@ -140,10 +173,14 @@ class _Calls:
         tied: The model, before any call is inlined.
         model: Its graph.
         names: Where copies get their names.
+        choice: Which slots leave.
     """
 
-    def __init__(self, tied: TiedModel, model: onnx_ir.Model, names: NameAuthority) -> None:
+    def __init__(
+        self, tied: TiedModel, model: onnx_ir.Model, names: NameAuthority, choice: _Choice
+    ) -> None:
         self._model = model
+        self._choice = choice
         self._inliner = inliner_of(tied, model, names)
         self._paths = call_paths(model)
         self._owners = function_graphs(model)
@@ -176,13 +213,12 @@ class _Calls:
                 )
 
     def inline(
-        self, leaving: Sequence[tuple[Tie, list[Slot]]], *, together: bool
+        self, leaving: Sequence[tuple[Tie, list[Slot]]]
     ) -> tuple[list[tuple[Tie, list[Slot]]], list[Change]]:
         """Inline what slots need that leave, in place.
 
         Args:
             leaving: Ties of the model before, and which of their slots leave.
-            together: Whether slots that leave one tie stay tied with each other.
 
         Returns:
             The ties and slots as they are now, and what was done.
@@ -197,7 +233,7 @@ class _Calls:
         changes: list[Change] = []
         found = self._now(leaving)
         while True:
-            calls = [call for each in found for call in self._shared(*each, able, together)]
+            calls = [call for each in found for call in self._shared(*each, able)]
             gone = self._inliner.inline(calls, opened)
             if not gone:
                 return [(tie, [*slots]) for tie, slots in found], changes
@@ -217,7 +253,7 @@ class _Calls:
         """
         tied = TiedModel(self._model)
         ties: dict[onnx_ir.Value, list[Tie]] = {}
-        for tie in tied.ties:
+        for tie in self._choice.ties_of(tied):
             ties.setdefault(tie.parameter.value, []).append(tie)
         found: list[tuple[Tie, dict[Slot, Slot]]] = []
         for before, slots in leaving:
@@ -235,14 +271,15 @@ class _Calls:
         return found
 
     def _shared(
-        self, tie: Tie, leaving: Mapping[Slot, Slot], able: Collection[Slot], together: bool
+        self, tie: Tie, leaving: Mapping[Slot, Slot], able: Collection[Slot]
     ) -> Iterator[onnx_ir.Node]:
         """Yield the calls to inline next, so that each of the able slots has a way of its own."""
         company: dict[object, set[bool | Slot]] = {}
         for slot in tie.slots:
             own = slot in leaving
+            mine = slot if own and not self._choice.together else own
             for handle in handles_of(slot, self._model):
-                company.setdefault(handle, set()).add(slot if own and not together else own)
+                company.setdefault(handle, set()).add(mine)
         for slot in (now for now, before in leaving.items() if before in able):
             read = slot.reads[0]
             cuts = read.entry is not None and read.view.elements != read.entry.view.elements
@@ -288,23 +325,39 @@ def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
     return [places[slot.path, slot.node, slot.index] for slot in slots]
 
 
-def _leaving(
-    model: TiedModel, calls: _Calls, targets: Sequence[Target], *, together: bool = False
-) -> list[tuple[Tie, list[Slot]]]:
-    """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor."""
-    if not targets:
+def _leaving(model: TiedModel, calls: _Calls, choice: _Choice) -> list[tuple[Tie, list[Slot]]]:
+    """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor.
+
+    An accidental tie comes once for each module that leaves it.
+    """
+    named = {slot for target in choice.targets for slot in _tied_slots(model, target, choice)}
+    if choice.accidental:
+        modules = [(tie, each) for tie in model.accidental_ties for each in _modules(tie)]
+        return [(t, each) for t, each in modules if not choice.targets or named.intersection(each)]
+    if not choice.targets:
         return [(tie, _all_but_one(tie, calls)) for tie in model.ties]
-    named = {slot for target in targets for slot in _tied_slots(model, target)}
     found: list[tuple[Tie, list[Slot]]] = []
     for tie in model.ties:
         mine = [slot for slot in tie.slots if slot in named]
         if not mine:
             continue
-        if together and len(mine) == len(tie.slots):
+        if choice.together and len(mine) == len(tie.slots):
             continue  # they are tied with each other, and with nobody else
         # Someone has to keep what is stored: if all are named, it is as if none were.
         found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie, calls)))
     return found
+
+
+def _modules(tie: Tie) -> list[list[Slot]]:
+    """Return the slots of each module that leaves an accidental tie; the tensor's own one stays."""
+    stays = _staying(tie)
+    return [list(each) for each in tie.modules if each is not stays]
+
+
+def _staying(tie: Tie) -> tuple[Slot, ...]:
+    """Return the slots of the module that an accidental tie's tensor is called after."""
+    name = tie.parameter.name
+    return next((each for each in tie.modules if title_of(each) == name), tie.modules[0])
 
 
 def _all_but_one(tie: Tie, calls: _Calls) -> list[Slot]:
@@ -316,9 +369,9 @@ def _all_but_one(tie: Tie, calls: _Calls) -> list[Slot]:
     return [slot for slot in tie.slots if slot is not first]
 
 
-def _tied_slots(model: TiedModel, target: Target) -> list[Slot]:
+def _tied_slots(model: TiedModel, target: Target, choice: _Choice) -> list[Slot]:
     slots = slots_of(model, target)
-    tied = {slot: tie for tie in model.ties for slot in tie.slots if len(tie.slots) > 1}
+    tied = {slot for tie in choice.ties_of(model) for slot in tie.slots if len(tie.slots) > 1}
     mine = [slot for slot in slots if slot in tied]
     if not mine:
         raise PreconditionError(

@@ -13,6 +13,7 @@ import onnx_ir
 
 from tieops.detect.repeats import module_of
 from tieops.ir.brief import brief
+from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.layers import Layer
 from tieops.ir.scopes import is_constant
 from tieops.tied_model import TiedModel
@@ -170,13 +171,17 @@ class _Walk:
         found: list[tuple[Bundle, onnx_ir.Graph]] = []
         if depth >= MAX_NEST:
             return found
+        for sources, targets in RegionInterface.of(node, {}).flows():
+            leaves = {
+                leaf: None for each in sources for leaf in self._sources.get((each, path), ())
+            }
+            for inside in targets:
+                if inside.is_graph_input():
+                    self._sources[inside, path] = tuple(leaves)
         for name, attribute in node.attributes.items():
             if attribute.is_ref() or attribute.type != onnx_ir.AttributeType.GRAPH:
                 continue
             graph = attribute.as_graph()
-            for inside, outside in zip(graph.inputs, node.inputs, strict=False):
-                if outside is not None:
-                    self._sources[inside, path] = self._sources.get((outside, path), ())
             items = self._items(graph, path, depth + 1)
             if items:
                 found.append(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import onnx_ir
 
@@ -19,6 +17,7 @@ from tieops.runtime.recipe import Recipe
 from tieops.runtime.resident import Copy, Held, Place, ResidentBytes
 from tieops.runtime.sessions import Session
 from tieops.runtime.weights import MIN_BYTES
+from tieops.system.folders import temporary_folder
 from tieops.system.mapping import can_give_back
 from tieops.tied_model import TiedModel
 
@@ -84,11 +83,9 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
         UnsupportedModelError: If tieops cannot read the model within the recipe's limits.
     """
     model = from_onnx(recipe.opened, limits=recipe.limits)
-    with tempfile.TemporaryDirectory(prefix="tieops-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with progress("measuring what ONNX Runtime holds"):
-            found = probe(recipe, folder)
-            held, others = _held(model, read_optimized(folder / GRAPH), recipe, found)
+    with temporary_folder() as folder, progress("measuring what ONNX Runtime holds"):
+        found = probe(recipe, folder)
+        held, others = _held(model, read_optimized(folder / GRAPH), recipe, found)
     return ResidentBytes(
         recipe.provider,
         recipe.memory,

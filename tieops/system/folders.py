@@ -8,8 +8,10 @@ now is left to the next writer.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ __all__ = [
     "remove",
     "replace",
     "sync_folder",
+    "temporary_folder",
 ]
 
 FOLDER_LOCK = ".tieops-folder.lock"
@@ -35,6 +38,15 @@ FOLDER_LOCK = ".tieops-folder.lock"
 RETRY_S = 1.0
 """How long a file that another program has open is waited for: virus scanners and indexers of
 Windows open what is new for a moment."""
+
+
+@contextmanager
+def temporary_folder() -> Generator[Path]:
+    """Yield a folder that goes, with all that is in it, as far as the system lets go of it."""
+    with tempfile.TemporaryDirectory(prefix="tieops-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+        if os.name == "nt":
+            gc.collect()  # models that were read from it have cycles, and may have it mapped
 
 
 def close_file(descriptor: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
-__all__ = ["try_lock", "unlock"]
+__all__ = ["is_free", "try_lock", "unlock"]
 
 # filelock is imported where a file is locked, and not by who only reads.
 
@@ -21,6 +22,14 @@ def try_lock(descriptor: int) -> bool | None:
         return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError:
         return None
+
+
+def is_free(descriptor: int) -> bool:
+    """Return whether a file with something in it is locked by nobody, where there are locks.
+
+    On Windows every file system has them, and such a file is not locked: nobody could read it.
+    """
+    return os.name == "nt" or try_lock(descriptor) is True
 
 
 def unlock(descriptor: int) -> None:

@@ -8,7 +8,7 @@ import stat
 
 from tieops.system.names import is_inside
 
-__all__ = ["create_new", "open_below", "open_regular", "open_to_read", "open_to_rewrite"]
+__all__ = ["create_new", "is_ours", "open_below", "open_regular", "open_to_read", "open_to_rewrite"]
 
 # A FIFO would wait for a writer, a terminal could become ours, a child would inherit the file, and
 # Windows would translate line ends and stop at the first Ctrl-Z.
@@ -139,6 +139,12 @@ def open_to_rewrite(path: str | os.PathLike[str], status: os.stat_result) -> int
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Return whether a file is a regular one, and this user's where files have numbered owners."""
+    ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return ours and stat.S_ISREG(status.st_mode)
 
 
 def _check_same(descriptor: int, status: os.stat_result, path: str | os.PathLike[str]) -> None:

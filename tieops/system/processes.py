@@ -9,7 +9,7 @@ import sys
 
 from tieops.system.memory import address_space_bytes
 
-__all__ = ["confine", "ended_by_time", "limit_data", "memory_limits", "processors"]
+__all__ = ["cannot_limit_memory", "confine", "ended_by_time", "limit_data", "processors"]
 
 _WRITTEN_BYTES = 1_000_000
 """How large a file may become in a confined process: what is written to stderr is one."""
@@ -23,9 +23,12 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def memory_limits() -> bool:
-    """Return whether this system can hold a process to an amount of memory; only Linux can."""
-    return sys.platform == "linux"
+def cannot_limit_memory() -> str | None:
+    """Return the name of this system if it cannot hold a process to an amount of memory.
+
+    Only Linux can: None there.
+    """
+    return None if sys.platform == "linux" else sys.platform
 
 
 def limit_data(nbytes: int) -> None:

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import onnx_ir
 
-from tieops.ir.scopes import all_graphs, subgraphs_of
+from tieops.ir.dataflow.regions import RegionInterface
+from tieops.ir.scopes import all_nodes
 
 __all__ = ["Size", "table_sizes"]
 
@@ -75,14 +76,13 @@ class _Flow:
 
     def __init__(self, model: onnx_ir.Model) -> None:
         self.functions = model.functions
-        self.owners = {
-            id(body): node for graph in all_graphs(model) for node in graph
-            for body in subgraphs_of(node)
-        }  # fmt: skip
-        self.results: dict[int, list[tuple[onnx_ir.Graph, int]]] = {}
-        for graph in all_graphs(model):
-            for position, value in enumerate(graph.outputs):
-                self.results.setdefault(id(value), []).append((graph, position))
+        self.passed: dict[onnx_ir.Value, list[onnx_ir.Value]] = {}
+        for node in all_nodes(model):
+            if node.op_identifier() in model.functions:
+                continue
+            for sources, targets in RegionInterface.of(node, model.functions).passed_on():
+                for source in sources:
+                    self.passed.setdefault(source, []).extend(targets)
         self.formals = {
             id(value): position
             for function in model.functions.values()
@@ -102,8 +102,8 @@ class _Flow:
             for node, position in value.uses():
                 yield from self._looked_up(node, position, calls)
                 work.extend(self._passed_on(node, position, calls))
-            for graph, position in self.results.get(id(value), ()):
-                work.extend(self._returned(graph, position, calls))
+            work.extend((target, calls) for target in self.passed.get(value, ()))
+            work.extend(self._returned(value, calls))
 
     def _passed_on(
         self, node: onnx_ir.Node, position: int, calls: _Calls
@@ -114,39 +114,19 @@ class _Flow:
                 yield function.inputs[position], (*calls, node)
         elif not _is_standard(node):
             return
-        elif node.op_type in ("Loop", "Scan"):
-            for body in subgraphs_of(node):
-                # A Loop's trip count and condition are not the body's, nor are the lengths of the
-                # sequences that a Scan had as its first input in opset 8.
-                first = 2 if node.op_type == "Loop" else len(node.inputs) - len(body.inputs)
-                at = position if node.op_type == "Loop" else position - first
-                if position >= first and 0 <= at < len(body.inputs):
-                    yield body.inputs[at], calls
         elif node.op_type in _MOVES and (
             not _MOVES[node.op_type] or position in _MOVES[node.op_type]
         ):
             yield from ((output, calls) for output in node.outputs)
 
     def _returned(
-        self, graph: onnx_ir.Graph, position: int, calls: _Calls
+        self, value: onnx_ir.Value, calls: _Calls
     ) -> Iterator[tuple[onnx_ir.Value, _Calls]]:
-        node = self.owners.get(id(graph))
-        if node is None:
-            function = self.functions.get(calls[-1].op_identifier()) if calls else None
-            if function is not None and function.graph is graph:
-                yield from (
-                    (each, calls[:-1]) for each in calls[-1].outputs[position : position + 1]
-                )
-            return
-        shift = 1 if node.op_type == "Loop" else 0  # its body's first output is the condition
-        if position >= shift:
-            yield from ((each, calls) for each in node.outputs[position - shift :][:1])
-        carried = {
-            "Loop": len(node.inputs) - 2,
-            "Scan": len(graph.inputs) - self._number(node, "num_scan_inputs", 0, calls),
-        }.get(node.op_type, 0)
-        if shift <= position < carried + shift:
-            yield graph.inputs[position + shift], calls
+        function = self.functions.get(calls[-1].op_identifier()) if calls else None
+        if function is not None:
+            for inside, outside in zip(function.outputs, calls[-1].outputs, strict=False):
+                if inside is value:
+                    yield outside, calls[:-1]
 
     def _looked_up(self, node: onnx_ir.Node, position: int, calls: _Calls) -> Iterator[Size]:
         if node.op_identifier() in self.functions:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir
 
+from tieops.ir.dataflow.liveness import live_nodes
 from tieops.ir.operators.randomness import is_random
-from tieops.ir.scopes import subgraphs_of
 
 __all__ = ["random_nodes"]
 
@@ -27,21 +27,12 @@ def random_nodes(model: onnx_ir.Model) -> tuple[str, ...]:
         >>> random_nodes(onnx_ir.from_onnx_text(text))
         ('r (RandomNormalLike)',)
     """
-    found: dict[str, None] = {}
-    seen: set[int] = set()
-    work: list[onnx_ir.Value] = list(model.graph.outputs)
-    while work:
-        node = work.pop().producer()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        work.extend(value for value in node.inputs if value is not None)
-        # A body's formal inputs are its node's inputs, and what it captures is the value itself.
-        for body in subgraphs_of(node):
-            work.extend(body.outputs)
-        function = model.functions.get(node.op_identifier())
-        if function is not None:
-            work.extend(function.outputs)
-        elif is_random(node):
-            found[f"{node.name or node.outputs[0].name} ({node.op_type})"] = None
-    return tuple(sorted(found))
+    return tuple(
+        sorted(
+            {
+                f"{node.name or node.outputs[0].name} ({node.op_type})"
+                for node in live_nodes(model)
+                if is_random(node) and node.op_identifier() not in model.functions
+            }
+        )
+    )

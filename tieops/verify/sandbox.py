@@ -21,7 +21,7 @@ from tieops import errors
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.torch_inputs import TorchInputs
-from tieops.system.processes import ended_by_time, memory_limits
+from tieops.system.processes import cannot_limit_memory, ended_by_time
 from tieops.verify.nested import Value, put_together
 from tieops.verify.wire import receive, send
 
@@ -59,9 +59,10 @@ class Sandbox:
                 {"memory_bytes": self.memory_bytes, "seconds": self.seconds},
                 "pass numbers above 0",
             )
-        if not memory_limits():
+        system = cannot_limit_memory()
+        if system is not None:
             raise PreconditionError(
-                f"{sys.platform} cannot hold a process to an amount of memory",
+                f"{system} cannot hold a process to an amount of memory",
                 None,
                 "run it on Linux, in a container or a virtual machine",
             )

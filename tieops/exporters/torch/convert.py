@@ -13,6 +13,7 @@ from tieops.exporters.torch.module import ConvertedModule
 from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
 from tieops.ir.scopes import all_graphs
+from tieops.passes.untie import untie_in_place
 from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["to_torch"]
@@ -60,6 +61,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     if ir.functions:
         common_passes.InlinePass()(ir)
     _note_constants(ir)
+    untie_in_place(ir, accidental=True)
     prepared = TiedModel(ir)
     module = ConvertedModule(nn.Module(), fx.Graph())
     store = Store(prepared, module)

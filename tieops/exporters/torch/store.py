@@ -13,32 +13,17 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import Tensor, nn
 
-from tieops.detect.trace import Arrival
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.names import identifier, naming_of
-from tieops.exporters.torch.ops import find
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
-from tieops.ir.names import (
-    TORCH_KIND,
-    TORCH_PERSISTENT,
-    aliases_of,
-    is_made_up,
-    lr_factor_of,
-    origin_of,
-    recorded_names,
-)
-from tieops.ir.operators.roles import is_learnable_role
-from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.scopes import stored_values
+from tieops.ir.names import is_made_up, lr_factor_of
+from tieops.ir.parameter import Slot
+from tieops.ir.torch_kinds import is_frozen
 from tieops.tied_model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
 
-_TRAINED = (
-    onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16,
-    onnx_ir.DataType.DOUBLE,
-)  # fmt: skip
 _WIDER = {
     np.dtype(ml_dtypes.int4): np.int8, np.dtype(ml_dtypes.uint4): np.uint8,
     np.dtype(ml_dtypes.int2): np.int8, np.dtype(ml_dtypes.uint2): np.uint8,
@@ -71,23 +56,19 @@ class Store:
     def __init__(self, model: TiedModel, module: nn.Module) -> None:
         self.module = module
         self.lr_factors: dict[str, float] = {}
-        self._version = model.ir.opset_imports.get("", 0)
         self._stored: dict[onnx_ir.Value, Stored] = {}
         self._constants: dict[int, Stored] = {}
-        self._kinds_are_known = any(
-            TORCH_KIND in value.metadata_props for value in stored_values(model.ir)
-        )
         self._counts: dict[str, int] = {}
         self._slots: dict[onnx_ir.Value, list[Slot]] = {}
         for slot in model.slots:
             for read in slot.reads:
                 self._slots.setdefault(read.parameter.value, []).append(slot)
+        learnables = model.trace.learnables
         # Tied ones first, so that the first of their names comes first in the module too.
         for parameter in sorted(model.parameters, key=lambda each: len(each.names) == 1):
-            arrivals = model.trace.arrivals[parameter.value]
-            if self._is_learnable(parameter, arrivals):
+            if learnables.is_learnable(parameter.value):
                 self._store(parameter.value, learnable=True, persistent=True)
-            elif _is_in_state(parameter, arrivals):
+            elif learnables.is_in_state(parameter.value):
                 self._store(parameter.value, learnable=False, persistent=True)
 
     def __contains__(self, value: onnx_ir.Value) -> bool:
@@ -109,26 +90,6 @@ class Store:
             name = f"{stem}_{self._counts[stem]}"
         return name
 
-    def _is_learnable(self, parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
-        if parameter.dtype not in _TRAINED:
-            return False
-        kind = parameter.value.metadata_props.get(TORCH_KIND)
-        if kind is not None:
-            return kind == "PARAMETER"
-        is_ours = origin_of(parameter.value) or recorded_names(parameter.value)
-        if self._kinds_are_known and not is_ours:
-            # Torch's exporter or an operator's body made it, unless surgery did: a new layer's.
-            return "." in parameter.name and not is_made_up(parameter.name)
-        readers = [a for a in arrivals if not _is_no_weight(a, self._version)]
-        if all(is_made_up(name) for name in aliases_of(parameter.value)):
-            # A name that an exporter invented: a weight only where the operator has no other use.
-            readers = [
-                a
-                for a in readers
-                if is_learnable_role(a.node, a.index) and a.node.op_type != "Gather"
-            ]
-        return bool(readers)
-
     def _store(self, value: onnx_ir.Value, *, learnable: bool, persistent: bool) -> None:
         tensor = value.const_value
         assert tensor is not None
@@ -143,7 +104,7 @@ class Store:
             data = as_torch(tensor)
             if naming.perm is not None:
                 data = data.permute(_inverse(naming.perm)).contiguous()
-            held = nn.Parameter(data) if learnable else data
+            held = _parameter(data, is_frozen(value)) if learnable else data
             targets = [self._attach(name, held, persistent) for name in naming.names]
             stored = Stored((targets[0],), naming.perm)
             self._note_factor(value, targets)
@@ -161,7 +122,7 @@ class Store:
         targets: list[str] = []
         for name, part in parts.items():
             data = _from_numpy(np.array(part, order="C"), tensor)  # memory of its own
-            held = nn.Parameter(data) if learnable else data
+            held = _parameter(data, is_frozen(value, name)) if learnable else data
             names = [self._attach(each, held, True) for each in (name, *aliases.get(name, ()))]
             targets.append(names[0])
             self._note_factor(value, names)
@@ -228,32 +189,9 @@ def _from_numpy(array: np.ndarray[Any, Any], tensor: onnx_ir.TensorProtocol) -> 
         ) from error
 
 
+def _parameter(data: Tensor, frozen: bool) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=not frozen and data.dtype.is_floating_point)
+
+
 def _inverse(perm: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(perm)), key=perm.__getitem__))
-
-
-def _is_statistic(arrival: Arrival) -> bool:
-    return arrival.node.op_type == "BatchNormalization" and arrival.index in (3, 4)
-
-
-def _is_no_weight(arrival: Arrival, version: int) -> bool:
-    """Tell a running statistic, a quantization scale or a size from what training changes."""
-    node = arrival.node
-    entry = find(node.domain, node.op_type, version)
-    is_literal = entry is not None and arrival.index in entry.literals
-    return (
-        is_literal
-        or _is_statistic(arrival)
-        or "Quantize" in node.op_type
-        or (node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"))
-    )
-
-
-def _is_in_state(parameter: Parameter, arrivals: Sequence[Arrival]) -> bool:
-    """Tell whether the state_dict of the original module had it, as far as the model says."""
-    props = parameter.value.metadata_props
-    if TORCH_KIND in props:
-        return (
-            props[TORCH_KIND] in ("PARAMETER", "BUFFER") and props.get(TORCH_PERSISTENT) != "False"
-        )
-    return any(_is_statistic(arrival) for arrival in arrivals)

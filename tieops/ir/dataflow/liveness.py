@@ -1,4 +1,4 @@
-"""What the outputs need; the rest can go."""
+"""Liveness: which values the outputs are made from, and removing the rest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import onnx_ir
 
 from tieops.ir.dataflow.dead_arguments import find_dead_arguments
 from tieops.ir.dataflow.regions import RegionInterface
+from tieops.ir.edit import remove_initializer
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
 
-__all__ = ["Liveness", "eliminate_dead_code", "is_all_live", "live_values", "release"]
+__all__ = [
+    "Liveness",
+    "eliminate_dead_code",
+    "is_all_live",
+    "live_nodes",
+    "live_values",
+    "release",
+]
 
 
 class Liveness:
@@ -46,7 +54,7 @@ class Liveness:
                 if _is_needed(value) or value in self._unread:
                     continue
                 gone.append(("initializer", value.name or ""))
-                del graph.initializers[value.name or ""]
+                remove_initializer(value)
         return gone + _prune_functions(self._model)
 
 
@@ -101,6 +109,13 @@ def live_values(
     return needed
 
 
+def live_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:
+    """Yield the nodes that the model's outputs are made from, in subgraphs and functions too."""
+    interfaces = _interfaces(model)
+    live = live_values(model.graph.outputs, interfaces)
+    yield from (each.node for each in interfaces if _makes(each.node, live))
+
+
 def eliminate_dead_code(
     model: onnx_ir.Model, *, unused_inputs: bool = False
 ) -> list[tuple[str, str]]:
@@ -111,38 +126,37 @@ def eliminate_dead_code(
     reads; optional outputs of other nodes, at the end. Graph inputs go only if ``unused_inputs``
     says so.
     """
-    interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+    interfaces = _interfaces(model)
     needed = live_values(model.graph.outputs, interfaces)
     dead = find_dead_arguments(interfaces, needed)
-    gone = [each for each in dead for each in each.gone()]
+    gone = [name for each in dead for name in each.gone()]
     for each in dead:
         each.disconnect()
     gone += _remove_nodes(model, needed)
     for each in dead:
         each.rebuild()
-    gone += [each for node in list(all_nodes(model)) for each in _drop_trailing(node)]
+    gone += [name for node in list(all_nodes(model)) for name in _drop_trailing(node)]
     for graph in all_graphs(model):
         for value in list(graph.initializers.values()):
             if not _is_needed(value):
                 gone.append(("initializer", value.name or ""))
-                del graph.initializers[value.name or ""]
+                remove_initializer(value)
     if unused_inputs:
         unused = [v for v in model.graph.inputs if not v.uses() and not v.is_graph_output()]
         for value in unused:
             model.graph.inputs.remove(value)
-            if value.name is not None and value.name in model.graph.initializers:
-                del model.graph.initializers[value.name]
+            remove_initializer(value)
             gone.append(("input", value.name or ""))
     return gone
 
 
 def is_all_live(model: onnx_ir.Model) -> bool:
-    """Tell whether ``prune`` would find no node, no stored tensor and no function to remove.
+    """Return whether no node, no stored tensor and no function is dead, but for their arguments.
 
     Args:
-        model: The model; left alone. Looking costs less than pruning a copy.
+        model: The model; left alone. Looking costs less than a copy.
     """
-    interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+    interfaces = _interfaces(model)
     needed = live_values(model.graph.outputs, interfaces)
     called = {interface.node.op_identifier() for interface in interfaces}
     return (
@@ -154,6 +168,10 @@ def is_all_live(model: onnx_ir.Model) -> bool:
         )
         and called.issuperset(model.functions)
     )
+
+
+def _interfaces(model: onnx_ir.Model) -> list[RegionInterface]:
+    return [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
 
 
 def _remove_nodes(model: onnx_ir.Model, needed: set[onnx_ir.Value]) -> list[tuple[str, str]]:

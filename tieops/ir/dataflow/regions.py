@@ -45,6 +45,8 @@ class RegionArgument:
     output: int | None = None
     is_fixed: bool = False
     """Whether the node cannot do without it, whoever reads it: a condition, a trip count."""
+    is_passed_on: bool = True
+    """Whether what goes in comes out: for its trip count a body is given the iteration number."""
 
     @property
     def kind(self) -> str:
@@ -97,11 +99,7 @@ class RegionInterface:
     def flows(self) -> Iterator[Flow]:
         """Yield pairs of values: each of the second is made from all of the first."""
         if self.arguments is None:
-            yield (
-                [v for v in self.node.inputs if v is not None]
-                + [v for body in self.bodies for v in body.outputs],
-                [v for body in self.bodies for v in body.inputs] + [*self.node.outputs],
-            )
+            yield self._everything()
             return
         for argument in self.arguments:
             yield self.sources(argument), self.targets(argument)
@@ -111,6 +109,26 @@ class RegionInterface:
         ]
         if control:
             yield control, self.node.outputs
+
+    def passed_on(self) -> Iterator[Flow]:
+        """Yield pairs of values: each of the first goes into, round or out of a body as the second.
+
+        Where it is not known what becomes of them, all that goes in may be all that comes out.
+        """
+        if self.arguments is None:
+            if self.bodies:
+                yield self._everything()
+            return
+        for argument in self.arguments:
+            if argument.is_passed_on:
+                yield self.sources(argument), self.targets(argument)
+
+    def _everything(self) -> Flow:
+        return (
+            [v for v in self.node.inputs if v is not None]
+            + [v for body in self.bodies for v in body.outputs],
+            [v for body in self.bodies for v in body.inputs] + [*self.node.outputs],
+        )
 
 
 def stands_in(domain: str) -> bool:
@@ -166,7 +184,7 @@ def _loop_arguments(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[RegionArgu
         return None
     scanned = range(states, len(body.outputs) - 1)
     return (
-        RegionArgument(input=0, body_input=0, is_fixed=True),
+        RegionArgument(input=0, body_input=0, is_fixed=True, is_passed_on=False),
         RegionArgument(input=1, body_input=1, body_output=0, is_fixed=True),
         *(RegionArgument(2 + i, 2 + i, 1 + i, i) for i in range(states)),
         *(RegionArgument(body_output=1 + i, output=i) for i in scanned),

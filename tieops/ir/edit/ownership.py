@@ -17,7 +17,6 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.scopes import all_graphs
-from tieops.system.mapping import FileSlice
 
 __all__ = ["BorrowedTensor", "copy_model", "own_tensors", "snapshot"]
 
@@ -189,7 +188,7 @@ def _copied(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
             return onnx_ir.PackedTensor(packed.copy(), tensor.dtype, shape=shape, **about)
     elif isinstance(tensor, onnx_ir.Tensor):
         array = tensor.numpy()
-        if not (_is_read_only(array) and isinstance(tensor.raw, np.ndarray | FileSlice)):
+        if not (_is_read_only(array) and isinstance(tensor.raw, np.ndarray)):
             return onnx_ir.Tensor(array.copy(), tensor.dtype, shape=shape, **about)
     elif not isinstance(tensor, _PLAIN):
         return onnx_ir.Tensor(tensor.numpy().copy(), tensor.dtype, shape=shape, **about)

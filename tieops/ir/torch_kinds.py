@@ -1,0 +1,106 @@
+"""What torch said of a stored tensor when it exported the program: its kind, and whether it trains.
+
+Torch's exporter writes kinds into a file; ``from_torch`` completes them, and records which
+parameters are frozen. This is the first of the two sources of ``tieops.ir.learnables``.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable
+
+import onnx_ir
+
+from tieops.ir.names import FROZEN, TORCH_KIND, TORCH_PERSISTENT
+
+__all__ = [
+    "Kind",
+    "copy_kind",
+    "is_frozen",
+    "is_said_in_state",
+    "join_kinds",
+    "note_kind",
+    "word_of",
+]
+
+
+class Kind(enum.StrEnum):
+    """What a stored tensor is to whoever trains the model."""
+
+    PARAMETER = "PARAMETER"
+    """An optimizer changes it, unless it is frozen."""
+    BUFFER = "BUFFER"
+    """State or a table beside the parameters: running statistics, quantized weights, scales."""
+    CONSTANT = "CONSTANT_TENSOR"
+    """A number of the program itself: a mask, a shape, a position, a factor."""
+
+
+def word_of(value: onnx_ir.Value) -> Kind | None:
+    """Return what torch said that a stored tensor is; nothing where it said nothing."""
+    word = value.metadata_props.get(TORCH_KIND)
+    return Kind(word) if word in Kind.__members__.values() else None
+
+
+def is_said_in_state(value: onnx_ir.Value) -> bool:
+    """Return whether torch said that a stored tensor is in the module's ``state_dict``."""
+    word = word_of(value)
+    if word is Kind.BUFFER:
+        return value.metadata_props.get(TORCH_PERSISTENT) != "False"
+    return word is Kind.PARAMETER
+
+
+def note_kind(
+    value: onnx_ir.Value,
+    kind: Kind,
+    *,
+    persistent: bool = True,
+    frozen: Iterable[str] | bool = False,
+) -> None:
+    """Record what torch says that a stored tensor is.
+
+    Args:
+        value: What is stored.
+        kind: Parameter, buffer or constant.
+        persistent: Whether a buffer is in the ``state_dict``.
+        frozen: Whether a parameter has ``requires_grad=False``; of packed parts, which have.
+    """
+    props = value.metadata_props
+    props[TORCH_KIND] = kind.value
+    if kind is Kind.BUFFER:
+        props[TORCH_PERSISTENT] = str(persistent)
+    if frozen is not False:
+        props[FROZEN] = json.dumps(frozen if frozen is True else sorted(frozen))
+
+
+def is_frozen(value: onnx_ir.Value, part: str = "") -> bool:
+    """Return whether a parameter has ``requires_grad=False`` in its module, as far as is recorded.
+
+    Args:
+        value: What is stored.
+        part: Of packed recurrent weights, the torch name of the part.
+    """
+    try:
+        found = json.loads(value.metadata_props.get(FROZEN, "false"))
+    except (ValueError, RecursionError):
+        return False
+    return found is True or (isinstance(found, list) and part in found)
+
+
+def copy_kind(value: onnx_ir.Value, source: onnx_ir.Value) -> None:
+    """Record that a tensor is what another is in its torch program, frozen if that one is."""
+    for key in (TORCH_KIND, TORCH_PERSISTENT, FROZEN):
+        if key in source.metadata_props:
+            value.metadata_props[key] = source.metadata_props[key]
+
+
+def join_kinds(keep: onnx_ir.Value, others: Iterable[onnx_ir.Value]) -> None:
+    """Record on a tensor that others are joined into what all of them are now.
+
+    A parameter joined with a buffer is one, and what one of them trains is trained.
+    """
+    everyone = [keep, *others]
+    if any(word_of(each) is Kind.PARAMETER for each in everyone):
+        keep.metadata_props[TORCH_KIND] = Kind.PARAMETER.value
+    if not all(is_frozen(each) for each in everyone):
+        keep.metadata_props.pop(FROZEN, None)
