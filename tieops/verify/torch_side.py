@@ -116,6 +116,13 @@ def _signature(module: torch.nn.Module) -> inspect.Signature:
     return inspect.Signature(found)
 
 
+_NO_LAYOUT = (
+    ValueError, LookupError, TypeError, NotImplementedError, AttributeError, AssertionError,
+    RecursionError,
+)  # fmt: skip
+"""What torch raises on layouts that it did not write."""
+
+
 def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] | None:
     """Return args and kwargs where a layout nests inputs deeper than forward's parameters do."""
     from torch.utils import _pytree as pytree
@@ -125,14 +132,14 @@ def _nested(tensors: list[torch.Tensor], layout: str | None) -> tuple[Any, Any] 
         return None
     try:
         spec: Any = pytree.treespec_loads(layout)
-    except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError):
+        if spec.num_leaves != len(tensors):
+            return None
+        if spec.num_leaves == len(spec.child(0).children()) + len(spec.child(1).children()):
+            return None  # one tensor for each parameter: names tell more than order
+        args, kwargs = pytree.tree_unflatten(tensors, spec)
+    except _NO_LAYOUT:
         return None
-    if spec.num_leaves != len(tensors) or spec.num_leaves == len(spec.child(0).children()) + len(
-        spec.child(1).children()
-    ):
-        return None  # one tensor for each parameter: names tell more than order
-    args, kwargs = pytree.tree_unflatten(tensors, spec)
-    return args, kwargs
+    return (args, kwargs) if isinstance(args, tuple) and isinstance(kwargs, dict) else None
 
 
 def run_program(

@@ -19,6 +19,7 @@ from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
 from tieops.exporters.torch.store import Store
 from tieops.ir.brief import brief_dtype, printable
+from tieops.ir.metadata import number
 from tieops.ir.names import PADDING_IDX, is_made_up
 
 __all__ = ["Program", "Translator"]
@@ -254,9 +255,9 @@ class Translator:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
-        row = node.metadata_props.get(PADDING_IDX, "")
-        if entry.op_type == "Gather" and row.isdecimal():
-            extras["padding_idx"] = int(row)
+        row = number(node.metadata_props.get(PADDING_IDX))
+        if entry.op_type == "Gather" and row is not None:
+            extras["padding_idx"] = row
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype
         return extras
