@@ -164,11 +164,10 @@ class Translator:
         args = [self._argument(node, i, entry) for i in range(len(node.inputs))]
         while args and args[-1] is None:
             args.pop()
-        kwargs = self._attributes(node, entry)
+        kwargs = self._attributes(node, entry) | self._extras(node, entry)
         if isinstance(entry.target, type):
             found = self._submodule(node, entry, args, kwargs)
         else:
-            kwargs |= self._extras(node, entry)
             found = self._call(entry.target, tuple(args), node.outputs[0], "", kwargs)
         self._take(node, entry, found)
 
@@ -218,6 +217,8 @@ class Translator:
         for name, attribute in node.attributes.items():
             if attribute.type in (onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS):
                 continue
+            if name == "consumed_inputs":
+                continue  # of opset 1: which inputs a runtime might overwrite
             argument = snake(name)
             if entry is not None and argument not in entry.arguments:
                 raise UnsupportedModelError(
