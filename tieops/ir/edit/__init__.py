@@ -9,6 +9,7 @@ readers of one stored tensor read another one in another order of axes.
 from tieops.ir.edit.initializers import (
     add_initializer,
     drop_unread,
+    insert_initializer,
     move_to_main_graph,
     remove_initializer,
     rename_initializer,
@@ -28,6 +29,7 @@ __all__ = [
     "copy_node",
     "copy_nodes",
     "drop_unread",
+    "insert_initializer",
     "keep_as_output",
     "merge_views",
     "move_to_main_graph",
