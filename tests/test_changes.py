@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 from onnx import numpy_helper, parser
 
 import tieops
 from fixtures.torch_models import build
+from tests.counting import assert_linear
 from tieops.tied_model import TiedModel
 
 TEXT = """g (int64[b] ids) => (float[b, 60] y) {
@@ -184,3 +187,40 @@ def test_what_is_no_model_is_refused():
 def test_names_from_a_file_do_not_reach_the_terminal_raw():
     after = edited(lambda ir: setattr(ir.graph.initializers["bias"], "name", "b\x1b[31m"))
     assert "\x1b" not in str(tieops.diff(model_of(), after))
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_operands_of_strings(count: int) -> None:
+    """Few are shown, many by a digest; both see one letter."""
+
+    def texts(last: str) -> tieops.TiedModel:
+        words = ", ".join([f'"a{place}"' for place in range(count - 1)] + [f'"{last}"'])
+        return tieops.from_onnx(
+            onnx.parser.parse_model(
+                f"""<ir_version: 10, opset_import: ["": 20]>
+                g (string[{count}] x) => (string[{count}] y)
+                {{ c = Constant<value = string[{count}] {{{words}}}>()  y = StringConcat(x, c) }}"""
+            )
+        )
+
+    assert not tieops.diff(texts("b"), texts("b"))
+    found = tieops.diff(texts("b"), texts("c"))
+    assert [each.change for each in found.changes] == ["computed by"]
+
+
+def test_work_grows_with_inputs_and_outputs() -> None:
+    def compared(count: int) -> Callable[[], object]:
+        names = [f"n{place}" for place in range(count)]
+        infos = [
+            [onnx.helper.make_tensor_value_info(f"{side}{n}", 1, [1]) for n in names]
+            for side in "xy"
+        ]
+        nodes = [onnx.helper.make_node("Neg", [f"x{n}"], [f"y{n}"]) for n in names]
+        graph = onnx.helper.make_graph(nodes, "g", *infos)
+        opsets = [onnx.helper.make_opsetid("", 20)]
+        model = tieops.from_onnx(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+        other = tieops.from_onnx(model.ir)
+        other.ir.graph.outputs.reverse()
+        return partial(tieops.diff, model, other)
+
+    assert_linear(compared, 100)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.counting import assert_linear
 from tieops.ir import overlap
 from tieops.ir.overlap import sharing_groups
 
@@ -77,7 +81,7 @@ def test_a_grid_is_told_apart_by_both_axes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_not_settled_counts_as_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     ground = np.empty(64, np.uint8)
-    combs = [[ground[i::4]] for i in range(4)]
+    combs = [[ground[0::4]], [ground[1::4]], [ground[2::4]], [ground[3::8]]]
     assert sharing_groups(combs, ground) == [[0], [1], [2], [3]]
     monkeypatch.setattr(overlap, "MAX_COMPARED", 1)
     assert sharing_groups(combs, ground) == [[0, 1, 2, 3]]
@@ -92,3 +96,40 @@ def test_empty_parts_share_nothing() -> None:
     ground = np.empty((4, 4), np.uint8)
     assert sharing_groups([[ground[2:2]], [ground], [ground[2:2]]], ground) == [[0], [1], [2]]
     assert sharing_groups([], ground) == []
+
+
+MANY: dict[str, Callable[[int, int], slice]] = {
+    "apart": lambda i, n: slice(4 * i, 4 * i + 4),
+    "one into the next": lambda i, n: slice(3 * i, 3 * i + 4),
+    "one within the other": lambda i, n: slice(0, i + 1),
+    "each n-th": lambda i, n: slice(i, None, n),
+    "each n-th, from two on": lambda i, n: slice(2 * (i // 2), None, n),
+    "backwards": lambda i, n: slice(4 * i + 3, 4 * i - 1 if i else None, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MANY)
+@pytest.mark.parametrize("columns", [slice(None), slice(1, 3), slice(0, 4, 2)])
+def test_work_grows_with_the_parts(kind: str, columns: slice) -> None:
+    def parts(count: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
+        ground = np.empty((4 * count, 4), np.uint8)
+        return [[ground[MANY[kind](i, count), columns]] for i in range(count)], ground
+
+    some, ground = parts(24)
+    wanted = compared(some)
+    assert sharing_groups(some, ground) == wanted
+    assert_linear(lambda size: partial(sharing_groups, *parts(size)), 100)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(*(st.integers(0, 7), st.integers(1, 8), st.integers(1, 3)) * 2),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_groups_are_those_of_the_elements(boxes: list[tuple[int, ...]]) -> None:
+    ground = np.zeros((8, 8), np.uint8)
+    parts = [[ground[a : a + b : c, d : d + e : f]] for a, b, c, d, e, f in boxes]
+    assert sharing_groups(parts, ground) == compared(parts)

@@ -20,8 +20,10 @@ ONE = SEQ + "{ h = Neg(x)  y = SequenceConstruct(x, h) }"
 SAME = SEQ + "{ z = Constant<value_float = 0.0>()  h = Sub(z, x)  y = SequenceConstruct(x, h) }"
 OTHER = SEQ + "{ h = Abs(x)  y = SequenceConstruct(x, h) }"
 SHORTER = SEQ + "{ y = SequenceConstruct(x) }"
-WIDER = "g (float[2] x) => (seq(float[n]) y) { h = Concat<axis = 0>(x, x)"
-WIDER += "  y = SequenceConstruct(x, h) }"
+WIDER = (
+    "g (float[2] x) => (seq(float[n]) y)"
+    " { h = Concat<axis = 0>(x, x)  y = SequenceConstruct(x, h) }"
+)
 TENSOR = "g (float[2] x) => (float[2] y) { y = Neg(x) }"
 EMPTY = "g (float[2] x) => (seq(float) y, float[2] z) { y = SequenceEmpty()  z = Neg(x) }"
 FULL = "g (float[2] x) => (optional(float[2]) y) { y = Optional(x) }"

@@ -12,6 +12,7 @@ from tieops.changes.layers import layer_changes, layer_pairs
 from tieops.changes.parameters import Pairs, matched, parameter_changes
 from tieops.ir.brief import brief, brief_bytes
 from tieops.ir.collector import collector_paused
+from tieops.ir.parameter import Parameter
 from tieops.ir.ties import Tie
 from tieops.tied_model import TiedModel, check_model
 
@@ -94,7 +95,8 @@ def _signature(old: onnx_ir.Model, new: onnx_ir.Model) -> Iterator[Difference]:
             if sides[0] != sides[1]:
                 change = "retyped" if all(sides) else "removed" if sides[0] else "added"
                 yield Difference("signature", f"{what} {name}", change, *sides)
-        orders = [[name for name in side if name in types[0].keys() & types[1]] for side in types]
+        common = types[0].keys() & types[1]
+        orders = [[name for name in side if name in common] for side in types]
         if orders[0] != orders[1]:
             texts = (", ".join(order) for order in orders)
             yield Difference("signature", f"{what}s", "in another order", *texts)
@@ -108,16 +110,20 @@ def _ties(
     old: Sequence[Tie], new: Sequence[Tie], pairs: Pairs, renamed: dict[str, str]
 ) -> Iterator[Difference]:
     """Yield ties that came, went, or have other readers; of one parameter, the likest pair."""
-    left = list(new)
+    left = dict.fromkeys(new)
+    ties: dict[Parameter, list[Tie]] = {}
+    for tie in new:
+        ties.setdefault(tie.parameter, []).append(tie)
     for tie in old:
         parameter = pairs.get(tie.parameter)
         readers = {_name(slot.layer, slot.role, renamed) for slot in tie.slots}
-        alike = [each for each in left if each.parameter is parameter]
+        same = [] if parameter is None else ties.get(parameter, [])
+        alike = [each for each in same if each in left]
         if not alike:
             yield Difference("tie", tie.parameter.name, "removed", _told(tie))
             continue
         other = max(alike, key=lambda each: len(readers & {slot.name for slot in each.slots}))
-        left.remove(other)
+        del left[other]
         if readers != {slot.name for slot in other.slots}:
             yield Difference("tie", other.parameter.name, "read by", _told(tie), _told(other))
     for tie in left:

@@ -124,6 +124,13 @@ def _nodes(layer: Layer) -> list[str]:
 
 def _tensor(tensor: onnx_ir.TensorProtocol) -> str:
     """Return a stored operand as text, a large one by its digest."""
+    if tensor.dtype.is_string():
+        # Strings are objects, which have no bytes of one length to digest.
+        texts = [bytes(each) for each in tensor.numpy().reshape(-1)]
+        if tensor.size <= MAX_OPERAND:
+            return str([each.decode("utf-8", "backslashreplace") for each in texts])
+        data = b"".join(len(each).to_bytes(8, "little") + each for each in texts)
+        return hashlib.sha256(data).hexdigest()[:8]
     if tensor.size <= MAX_OPERAND:
         return str(tensor.numpy().tolist())
     return hashlib.sha256(tensor.tobytes()).hexdigest()[:8]

@@ -95,10 +95,13 @@ def _recorded(data: mmap.mmap | bytes) -> set[str]:
     at = data.find(DATA.encode() + b"\x12") + len(DATA) + 1
     if at <= len(DATA):
         return set()
-    length = data[at] & 0x7F
-    if data[at] >= 0x80:  # a length takes a second byte from 128 on
+    head = data[at : at + 2]
+    if not head or (head[0] >= 0x80 and (len(head) < 2 or head[1] >= 0x80)):
+        return set()  # no length, or one of three bytes, which no mark of ours has
+    length = head[0] & 0x7F
+    if head[0] >= 0x80:  # a length takes a second byte from 128 on
         at += 1
-        length |= data[at] << 7
+        length |= head[1] << 7
     return set(data[at + 1 : at + 1 + length].decode("utf-8", "replace").split("/"))
 
 

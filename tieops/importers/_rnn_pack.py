@@ -20,6 +20,7 @@ from tieops.errors import PreconditionError
 from tieops.importers._rnn_chain import STEPS, NotStaticError, chain_of, data_inputs, evaluate
 from tieops.ir import names
 from tieops.ir.brief import brief
+from tieops.ir.edit import insert_initializer, remove_initializer
 
 __all__ = ["GATE_ORDERS", "pack_rnn_weights", "unpack"]
 
@@ -281,7 +282,7 @@ def _apply(graph: onnx_ir.Graph, plans: Sequence[_Plan]) -> None:
     _remove_unread(unread)
     # Only now are the names free: a packed value takes the one of its first part.
     for value in packed.values():
-        graph.register_initializer(value)
+        insert_initializer(graph, value)
 
 
 def _pack(plan: _Plan) -> onnx_ir.Value:
@@ -316,8 +317,8 @@ def _remove_unread(values: list[onnx_ir.Value]) -> None:
             continue
         node = value.producer()
         if node is None:
-            if value.is_initializer() and not value.is_graph_input() and value.graph is not None:
-                value.graph.initializers.pop(str(value.name), None)
+            if value.is_initializer() and not value.is_graph_input():
+                remove_initializer(value)
         elif node.graph is not None and not any(
             output.uses() or output.is_graph_output() for output in node.outputs
         ):

@@ -70,7 +70,8 @@ def from_onnx(
         storage_options: What the URL's file system needs (keys, timeouts), for fsspec.
 
     Returns:
-        The imported model; an ``onnx_ir.Model`` is cloned, so later edits of it do not show here.
+        The imported model. Later edits of a proto or of an ``onnx_ir.Model`` do not show in it; of
+        their weights it shares what nobody can write to (read-only arrays, bytes, data files).
 
     Raises:
         UntrustedFileError: If the file is not a regular file with an ONNX model in it, or its

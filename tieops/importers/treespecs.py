@@ -41,7 +41,10 @@ def is_safe_treespec(text: str) -> bool:
             return False
         if not (node.get("type") is None or _is_key(node["type"])):
             return False
-        nodes += node.get("children_spec") or ()
+        inner: Any = node.get("children_spec") or []
+        if not isinstance(inner, list):
+            return False
+        nodes += inner
     return True
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import onnx_ir
 
 from tieops.ir.evidence import Evidence
+from tieops.ir.metadata import parsed, whole_texts
 
 __all__ = [
     "add_names",
@@ -72,25 +73,8 @@ def is_made_up(name: str) -> bool:
     return _MADE_UP.fullmatch(name) is not None
 
 
-def _parsed(value: onnx_ir.Value, key: str) -> object:
-    # A file from elsewhere may hold anything under our keys; what is not ours is left alone.
-    text = value.metadata_props.get(key)
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _only_strings(found: object) -> list[str]:
-    if not isinstance(found, list):
-        return []
-    return [name for name in found if isinstance(name, str) and name]
-
-
 def _strings(value: onnx_ir.Value, key: str) -> list[str]:
-    return _only_strings(_parsed(value, key))
+    return whole_texts(parsed(value.metadata_props.get(key)))
 
 
 def names_of(value: onnx_ir.Value) -> tuple[str, ...]:
@@ -120,8 +104,8 @@ def aliases_of(value: onnx_ir.Value) -> tuple[str, ...]:
 
 def packed_parts(value: onnx_ir.Value) -> tuple[str, ...]:
     """Return the torch names of the parts that one packed recurrent weight was made of."""
-    found = _parsed(value, PACKED)
-    return tuple(_only_strings(found.get("parts") if isinstance(found, dict) else None))
+    found = parsed(value.metadata_props.get(PACKED))
+    return tuple(whole_texts(found.get("parts") if isinstance(found, dict) else None))
 
 
 def set_names(value: onnx_ir.Value, names: Iterable[str]) -> None:

@@ -54,8 +54,12 @@ def sharing_groups(
                 first[key] = reader
                 distinct.append((reader, part))
     budget = MAX_COMPARED
-    for cluster in _clusters(distinct, ground):
-        budget = _compare(cluster, joined, budget)
+    for cluster, is_one in _clusters(distinct, ground):
+        if is_one:
+            for reader, _ in cluster[1:]:
+                joined.join(cluster[0][0], reader)
+        else:
+            budget = _compare(cluster, joined, budget)
     return joined.groups()
 
 
@@ -102,19 +106,50 @@ def _compare(cluster: Sequence[tuple[int, Footprint]], joined: _Joined, budget: 
 
 def _clusters(
     items: Sequence[tuple[int, Footprint]], ground: Footprint
-) -> Iterator[list[tuple[int, Footprint]]]:
-    """Split parts into clusters such that parts of two clusters share nothing."""
-    bounds = _bounds([part for _, part in items], ground)
+) -> Iterator[tuple[list[tuple[int, Footprint]], bool]]:
+    """Split parts into clusters such that parts of two clusters share nothing.
+
+    Yields:
+        A cluster, and whether it is known that its parts are one group.
+    """
+    bounds, steps = _bounds([part for _, part in items], ground)
     pending = [(np.arange(len(items)), 0)] if items else []
     while pending:
         cluster, depth = pending.pop()
         for axis in range(bounds.shape[1] if depth < MAX_SPLITS else 0):
             pieces = _apart(cluster, bounds[cluster, axis])
+            if len(pieces) == 1 and axis:
+                pieces = _by_remainder(cluster, bounds[cluster, axis, 0], steps[cluster, axis])
             if len(pieces) > 1:
                 pending += [(piece, depth + 1) for piece in reversed(pieces)]
                 break
         else:
-            yield [items[index] for index in np.sort(cluster)]
+            cluster = np.sort(cluster)
+            yield [items[index] for index in cluster], _is_one(bounds[cluster], steps[cluster])
+
+
+def _by_remainder(
+    cluster: np.ndarray[Any, Any], firsts: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]
+) -> list[Any]:
+    """Split a cluster whose parts all take each n-th place of an axis, by where they begin."""
+    step = int(steps[0])
+    if step < 2 or (steps != step).any():
+        return [cluster]
+    rest = firsts % step
+    order = np.argsort(rest, kind="stable")
+    return np.split(cluster[order], np.flatnonzero(np.diff(rest[order])) + 1)
+
+
+def _is_one(bounds: np.ndarray[Any, Any], steps: np.ndarray[Any, Any]) -> bool:
+    """Return whether parts that no axis tells apart are one group, without comparing them.
+
+    So it is where they take the same places of all axes but one, along which they were not told
+    apart, and take all places from their first to their last there or each n-th, from one on.
+    """
+    own = [axis for axis in range(1, steps.shape[1]) if (bounds[:, axis] != bounds[0, axis]).any()]
+    if (steps[:, 1:] != steps[0, 1:]).any() or not steps[0, 1:].all():
+        return False
+    return len(own) <= 1
 
 
 def _apart(cluster: np.ndarray[Any, Any], spans: np.ndarray[Any, Any]) -> list[Any]:
@@ -125,32 +160,37 @@ def _apart(cluster: np.ndarray[Any, Any], spans: np.ndarray[Any, Any]) -> list[A
     return np.split(cluster[order], cuts)
 
 
-def _bounds(parts: Sequence[Footprint], ground: Footprint) -> np.ndarray[Any, Any]:
-    """Return the first and last place of each part, in memory and along each axis.
+def _bounds(
+    parts: Sequence[Footprint], ground: Footprint
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the first and last place of each part, in memory and along each axis, and its steps.
 
     A part whose strides are no multiples of the tensor's is not a box: all that is known of it is
     where it begins and ends in memory.
 
     Returns:
-        Integers of shape (parts, 1 + axes, 2); both ends belong to the part.
+        Integers of shape (parts, 1 + axes, 2); both ends belong to the part. And of shape (parts,
+        1 + axes): each n-th place between them is taken; 0 where that is not known.
     """
     base, _ = np.lib.array_utils.byte_bounds(ground)
     bounds = np.empty((len(parts), 1 + ground.ndim, 2), np.int64)
-    for row, part in zip(bounds, parts, strict=True):
+    steps = np.zeros((len(parts), 1 + ground.ndim), np.int64)
+    for row, step, part in zip(bounds, steps, parts, strict=True):
         low, high = np.lib.array_utils.byte_bounds(part)
         row[0] = low - base, high - 1 - base
         box = _box(part, low - base, ground)
-        row[1:] = [(0, size - 1) for size in ground.shape] if box is None else box
-    return bounds
+        row[1:] = [(0, size - 1) for size in ground.shape] if box is None else [e[:2] for e in box]
+        step[1:] = 0 if box is None else [each[2] for each in box]
+    return bounds, steps
 
 
-def _box(part: Footprint, low: int, ground: Footprint) -> list[tuple[int, int]] | None:
-    """Return the first and last place along each axis; None if the part is not a box."""
+def _box(part: Footprint, low: int, ground: Footprint) -> list[tuple[int, int, int]] | None:
+    """Return first place, last place and step along each axis; None if the part is not a box."""
     strides, shape = ground.strides, ground.shape
-    box: list[tuple[int, int]] = []
+    box: list[tuple[int, int, int]] = []
     for stride, size in zip(strides, shape, strict=True):
         place = low // stride % size
-        box.append((place, place))
+        box.append((place, place, 1))
     for size, stride in zip(part.shape, part.strides, strict=True):
         if size == 1:
             continue
@@ -158,9 +198,10 @@ def _box(part: Footprint, low: int, ground: Footprint) -> list[tuple[int, int]] 
         axis = next((i for i, own in enumerate(strides) if own <= span and shape[i] > 1), None)
         if axis is None or span % strides[axis]:
             return None
-        first, last = box[axis]
+        first, last, _ = box[axis]
+        step = span // strides[axis] if first == last else 0  # two axes of the part lie along one
         last += span // strides[axis] * (size - 1)
         if last >= shape[axis]:
             return None
-        box[axis] = (first, last)
+        box[axis] = (first, last, step)
     return box

@@ -5,12 +5,13 @@ Everything here is iterative: a file decides how deep its graphs nest, not Pytho
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir
+
+from tieops.ir.metadata import listed
 
 __all__ = [
     "Scope",
@@ -156,9 +157,9 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
     The dynamo exporter writes ``pkg.torch.onnx.name_scopes`` and ``…class_hierarchy``; the older
     one puts the modules' path into the node's name ("/encoder/layer.0/query/MatMul").
     """
-    names = _listed(node, _SCOPES)
+    names = listed(node.metadata_props.get(_SCOPES))
     if names:
-        classes = _listed(node, "pkg.torch.onnx.class_hierarchy")
+        classes = listed(node.metadata_props.get("pkg.torch.onnx.class_hierarchy"))
         cls = classes[len(names) - 2] if 2 <= len(names) <= len(classes) else ""
         fqn = names[-2] if len(names) > 1 else ""
         return Scope(fqn, cls.rpartition(".")[2], names[-1])
@@ -170,7 +171,7 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
 
 def rename_scope(node: onnx_ir.Node, old: str, new: str) -> None:
     """Say that a node comes from the module ``new`` where it says that it comes from ``old``."""
-    names = _listed(node, _SCOPES)
+    names = listed(node.metadata_props.get(_SCOPES))
     if names:
         node.metadata_props[_SCOPES] = repr([new if name == old else name for name in names])
     if layer_name_of(node) == old:
@@ -185,14 +186,3 @@ def layer_name_of(node: onnx_ir.Node) -> str:
 def set_layer_name(node: onnx_ir.Node, name: str) -> None:
     """Record what the layer of a node is called: it stays that when its call is inlined."""
     node.metadata_props[_LAYER] = name
-
-
-def _listed(node: onnx_ir.Node, key: str) -> list[str]:
-    text = node.metadata_props.get(key)
-    if not text or len(text) > 10_000:
-        return []
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return []
-    return [str(each) for each in found] if isinstance(found, list) else []

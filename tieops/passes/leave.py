@@ -201,10 +201,7 @@ class Leaver:
         if not value.is_initializer() or value.is_graph_input():
             return
         set_names(value, [name for name in recorded_names(value) if name != value.name])
-        del graph.initializers[parameter.name]
-        self._names.release(parameter.name)
-        value.name = self._names.take(title_of(slots))
-        graph.initializers.add(value)
+        rename_initializer(value, title_of(slots), self._names)
 
     def _hand_over_name(
         self, parameter: Parameter, slots: Sequence[Slot], known: Sequence[str]

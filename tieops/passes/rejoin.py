@@ -7,7 +7,9 @@ again, through the same nodes. Where the whole is gone it is put together from i
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -74,9 +76,13 @@ def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
     skips: list[Skip] = []
     wholes: list[onnx_ir.Value] = []
     in_functions = function_graphs(model)
-    stored = [value for value in stored_values(model) if value.graph not in in_functions]
+    stored: dict[str, list[onnx_ir.Value]] = {}
+    for value in stored_values(model):
+        if value.graph not in in_functions:
+            stored.setdefault(origin_of(value), []).append(value)
     for origin, parts in _by_origin(model).items():
-        mine = [value for value in stored if origin_of(value) == origin]
+        mine = [value for value in stored.get(origin, ()) if PART not in value.metadata_props]
+        copies: Counter[object] = Counter()
         if not any(_is_whole(value, parts[0]) for value in mine):
             mine += _assembled(model, origin, parts, names)
         for part in parts:
@@ -85,7 +91,8 @@ def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
             # A transposed copy that was untied too may have the same shape: the bytes decide.
             whole = next((value for value in known if part.is_part_of(value)), None)
             if whole is None:
-                skips.append(Skip(name, _why_apart(part, origin, parts, known)))
+                copies = copies or Counter(_digest(each) for each in parts)
+                skips.append(Skip(name, _why_apart(part, origin, copies, known)))
                 continue
             if whole.graph is not model.graph or whole.producer() is not None:
                 mine.remove(whole)
@@ -140,13 +147,19 @@ def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
 
 
 def _why_apart(
-    part: _Part, origin: str, parts: Sequence[_Part], known: Sequence[onnx_ir.Value]
+    part: _Part, origin: str, copies: Counter[object], known: Sequence[onnx_ir.Value]
 ) -> str:
     if known:
         return f"it no longer equals its part of {known[0].name}"
-    equal = [each for each in parts if bit_equal(each.values, part.values)]
-    more = ", so equal parts are tied under a name of theirs" if len(equal) > 1 else ""
+    several = copies[_digest(part)] > 1
+    more = ", so equal parts are tied under a name of theirs" if several else ""
     return f"what else {origin} held is gone{more}"
+
+
+def _digest(part: _Part) -> object:
+    """Return what parts of equal content have in common."""
+    values = part.values
+    return values.dtype, values.shape, hashlib.sha256(values.tobytes()).digest()
 
 
 def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
@@ -156,7 +169,6 @@ def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
         tensor is not None
         and tuple(tensor.shape.numpy()) == part.view.source
         and tensor.dtype == part.cut.inputs[0].dtype
-        and PART not in value.metadata_props
     )
 
 

@@ -239,6 +239,14 @@ def _shape(value: onnx_ir.Value) -> list[Size]:
     return list(value.shape)
 
 
+_TRIED = 12
+"""A size that many numbers divide."""
+_NO_EXPRESSION = (
+    ValueError, TypeError, ArithmeticError, AttributeError, RecursionError, MemoryError,
+)  # fmt: skip
+"""What sympy raises on texts that are names, or that have no value."""
+
+
 def _symbols(size: Size, anonymous: str, fixed: Mapping[str, int]) -> list[str]:
     """Return the names that a size depends on."""
     if isinstance(size, int):
@@ -249,9 +257,11 @@ def _symbols(size: Size, anonymous: str, fixed: Mapping[str, int]) -> list[str]:
         return [size.value]
     try:
         names = sorted(size.free_symbols())
-    except ValueError:  # not an expression: a name like any other
-        names = []
-    return names or [size.value]
+        # One that has no value, such as n%0, is a name like any other, as it is for ONNX Runtime.
+        has_value = isinstance(size.evaluate(dict.fromkeys(names, _TRIED)), int)
+    except _NO_EXPRESSION:
+        return [size.value]
+    return names if names and has_value else [size.value]
 
 
 def _is_expression(text: str) -> bool:
@@ -270,7 +280,7 @@ def _evaluated(size: Size, binding: Mapping[str, int]) -> int | None:
         return None
     try:
         result = size.evaluate(dict(binding))
-    except ValueError:
+    except _NO_EXPRESSION:
         return None
     return result if isinstance(result, int) else None
 

@@ -117,6 +117,13 @@ def _signature(module: torch.nn.Module) -> inspect.Signature:
     return inspect.Signature(found)
 
 
+_NO_LAYOUT = (
+    ValueError, LookupError, TypeError, NotImplementedError, AttributeError, AssertionError,
+    RecursionError,
+)  # fmt: skip
+"""What torch raises on layouts that it did not write."""
+
+
 def _nested(
     tensors: list[torch.Tensor], layout: TorchInputs | None, signature: inspect.Signature
 ) -> tuple[Any, Any] | None:
@@ -126,26 +133,26 @@ def _nested(
     # The layout may come from a file.
     if layout is None or not is_safe_treespec(layout.spec):
         return None
-    try:
-        spec: Any = pytree.treespec_loads(layout.spec)
-    except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError):
-        return None
-    if spec.num_leaves != len(tensors) + len(layout.constants):
-        return None  # inputs were removed
-    arguments = [*spec.child(0).children(), *spec.child(1).children()]
     takes_any = any(
         each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         for each in signature.parameters.values()
     )
-    if not layout.constants and not takes_any and all(each.is_leaf() for each in arguments):
-        return None  # one tensor for each parameter: names tell more than order
     left = iter(tensors)
-    leaves = [
-        layout.constants[index] if index in layout.constants else next(left, None)
-        for index in range(spec.num_leaves)
-    ]
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
-    return args, kwargs
+    try:
+        spec: Any = pytree.treespec_loads(layout.spec)
+        if spec.num_leaves != len(tensors) + len(layout.constants):
+            return None  # inputs were removed
+        arguments = [*spec.child(0).children(), *spec.child(1).children()]
+        if not layout.constants and not takes_any and all(each.is_leaf() for each in arguments):
+            return None  # one tensor for each parameter: names tell more than order
+        leaves = [
+            layout.constants[index] if index in layout.constants else next(left, None)
+            for index in range(spec.num_leaves)
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+    except _NO_LAYOUT:
+        return None
+    return (args, kwargs) if isinstance(args, tuple) and isinstance(kwargs, dict) else None
 
 
 def run_program(

@@ -19,6 +19,7 @@ from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
 from tieops.exporters.torch.store import Store
 from tieops.ir.brief import brief_dtype, printable
+from tieops.ir.metadata import number
 from tieops.ir.names import PADDING_IDX, is_made_up
 
 __all__ = ["Program", "Translator"]
@@ -163,11 +164,10 @@ class Translator:
         args = [self._argument(node, i, entry) for i in range(len(node.inputs))]
         while args and args[-1] is None:
             args.pop()
-        kwargs = self._attributes(node, entry)
+        kwargs = self._attributes(node, entry) | self._extras(node, entry)
         if isinstance(entry.target, type):
             found = self._submodule(node, entry, args, kwargs)
         else:
-            kwargs |= self._extras(node, entry)
             found = self._call(entry.target, tuple(args), node.outputs[0], "", kwargs)
         self._take(node, entry, found)
 
@@ -217,6 +217,8 @@ class Translator:
         for name, attribute in node.attributes.items():
             if attribute.type in (onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS):
                 continue
+            if name == "consumed_inputs":
+                continue  # of opset 1: which inputs a runtime might overwrite
             argument = snake(name)
             if entry is not None and argument not in entry.arguments:
                 raise UnsupportedModelError(
@@ -254,9 +256,9 @@ class Translator:
             extras["outputs"] = len(node.outputs)
         if "like" in entry.arguments:
             extras["like"] = self.like()
-        row = node.metadata_props.get(PADDING_IDX, "")
-        if entry.op_type == "Gather" and row.isdecimal():
-            extras["padding_idx"] = int(row)
+        row = number(node.metadata_props.get(PADDING_IDX))
+        if entry.op_type == "Gather" and row is not None:
+            extras["padding_idx"] = row
         if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype
         return extras

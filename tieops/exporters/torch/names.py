@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,11 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import GATE_ORDERS, unpack
-from tieops.ir.names import AXES, PACKED, TORCH_KIND, aliases_of, is_made_up
+from tieops.ir.metadata import parsed, whole_texts
+from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import scope_of
+from tieops.ir.torch_kinds import word_of
 
 __all__ = ["Naming", "identifier", "naming_of"]
 
@@ -52,7 +53,7 @@ def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
     if (packed := _recorded(value)) is not None:
         return Naming((), None, packed)
     perm = _axes(value)
-    if TORCH_KIND in value.metadata_props:
+    if word_of(value) is not None:
         return Naming(tuple(known) or stored, perm)
     if not known and (packed := _recurrent(value, slots)) is not None:
         return Naming((), None, packed)
@@ -108,24 +109,24 @@ def _recurrent(value: onnx_ir.Value, slots: Sequence[Slot]) -> dict[str, Any] | 
 
 def _recorded(value: onnx_ir.Value) -> dict[str, Any] | None:
     """Return how a recurrent weight was packed, if the file says so and it can be undone."""
+    about: Any = parsed(value.metadata_props.get(PACKED))
+    assert value.const_value is not None
+    # Its shape decides, so no values are read.
+    shape = np.broadcast_to(np.zeros((), np.int8), value.const_value.shape.numpy())
     try:
-        about = json.loads(value.metadata_props[PACKED])
-        assert value.const_value is not None
-        # Its shape decides, so no values are read.
-        shape = np.broadcast_to(np.zeros((), np.int8), value.const_value.shape.numpy())
-        unpack(shape, about["op"], about["slot"], about["parts"])
-    except (KeyError, TypeError, ValueError, RecursionError, PreconditionError):
+        parts = about["parts"]
+        unpack(shape, about["op"], about["slot"], parts)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, PreconditionError):
         return None
-    return about
+    return about if whole_texts(parts) == parts else None
 
 
 def _axes(value: onnx_ir.Value) -> tuple[int, ...] | None:
-    try:
-        perm = tuple(json.loads(value.metadata_props[AXES]))
-    except (KeyError, TypeError, ValueError, RecursionError):
+    perm = parsed(value.metadata_props.get(AXES))
+    if not isinstance(perm, list) or not all(type(axis) is int for axis in perm):
         return None
     assert value.const_value is not None
-    return perm if sorted(perm) == list(range(len(value.const_value.shape))) else None
+    return tuple(perm) if sorted(perm) == list(range(len(value.const_value.shape))) else None
 
 
 def identifier(name: str) -> str:

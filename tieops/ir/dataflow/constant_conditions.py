@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.ir.dataflow.liveness import Liveness, release
-from tieops.ir.edit import NameAuthority
+from tieops.ir.edit import NameAuthority, insert_initializer, remove_initializer
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
 
 __all__ = ["constant_ifs", "fold_constant_conditions"]
@@ -159,9 +159,8 @@ def _inline(
     for value in [value for value in _values(runs) if value.name]:
         names.release(value.name or "")
         value.name = names.take(value.name or "")
-    stored = list(runs.initializers.values())
-    runs.initializers.clear()
-    for value in stored:
+    for value in list(runs.initializers.values()):
+        remove_initializer(value)
         _store(graph, node, value, as_node=as_nodes)
     moved = list(runs)
     runs.remove(moved)
@@ -175,7 +174,7 @@ def _store(
     graph: onnx_ir.Graph, before: onnx_ir.Node, value: onnx_ir.Value, *, as_node: bool
 ) -> None:
     if not as_node:
-        graph.register_initializer(value)
+        insert_initializer(graph, value)
         return
     assert value.const_value is not None
     constant = onnx_ir.node("Constant", [], {"value": value.const_value})

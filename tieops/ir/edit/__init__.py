@@ -10,6 +10,7 @@ one in another order of axes.
 from tieops.ir.edit.initializers import (
     add_initializer,
     drop_unread,
+    insert_initializer,
     move_to_main_graph,
     remove_initializer,
     rename_initializer,
@@ -30,6 +31,7 @@ __all__ = [
     "copy_node",
     "copy_nodes",
     "drop_unread",
+    "insert_initializer",
     "keep_as_output",
     "merge_views",
     "move_to_main_graph",

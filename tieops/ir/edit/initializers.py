@@ -14,6 +14,7 @@ from tieops.ir.edit.transposed_reads import substitute
 __all__ = [
     "add_initializer",
     "drop_unread",
+    "insert_initializer",
     "move_to_main_graph",
     "remove_initializer",
     "rename_initializer",
@@ -41,6 +42,11 @@ def add_initializer(
     # Before IR version 4 every initializer had to be a graph input.
     model.ir_version = max(model.ir_version, 4)
     return value
+
+
+def insert_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value) -> None:
+    """Store a value that has a tensor in a graph; it keeps its name, which must be free there."""
+    graph.register_initializer(value)
 
 
 def rename_initializer(value: onnx_ir.Value, name: str, names: NameAuthority) -> None:

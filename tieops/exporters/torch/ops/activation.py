@@ -25,7 +25,15 @@ def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return functional.leaky_relu(x, alpha)
 
 
-@op("PRelu")
+@op("PRelu", since=1)
+def prelu_by_channel(x: Tensor, slope: Tensor) -> Tensor:
+    """Scale what is negative by one slope, or by one for each channel, the second axis."""
+    if slope.dim() == 1 and x.dim() > 1 and slope.numel() != 1:
+        slope = slope.reshape(-1, *(1,) * (x.dim() - 2))
+    return torch.where(x < 0, x * slope, x)
+
+
+@op("PRelu", since=7)
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """Scale what is negative by a learned slope, broadcast to the input."""
     return torch.where(x < 0, x * slope, x)

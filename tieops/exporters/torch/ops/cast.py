@@ -14,7 +14,7 @@ _FLOAT8 = (
 )  # fmt: skip
 
 
-@op("Cast")
+@op("Cast", since=6)
 def cast(x: Tensor, *, to: torch.dtype, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Convert values; those too large for an 8-bit float become its largest, or not a number."""
     if to in _FLOAT8 and x.is_floating_point():

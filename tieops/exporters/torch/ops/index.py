@@ -26,14 +26,16 @@ def gather(
 ) -> Tensor:
     """Take entries along an axis; rows of a matrix as an embedding does, which trains fast.
 
-    The row ``padding_idx`` gets no gradient; ONNX has no such thing, from_torch notes it.
+    The row ``padding_idx`` gets no gradient; ONNX has no such thing, from_torch notes it. A row
+    that the table does not have, which a file may note, means nothing.
     """
     if not isinstance(indices, Tensor):
         return x.select(axis, int(indices))
     axis = axis % x.dim()
     places = _from_start(indices, x.shape[axis])
     if axis == 0 and x.dim() == 2:
-        return functional.embedding(places, x, padding_idx)
+        known = padding_idx is not None and padding_idx < x.shape[0]
+        return functional.embedding(places, x, padding_idx if known else None)
     found = x.index_select(axis, places.reshape(-1))
     return found.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
 

@@ -20,8 +20,12 @@ def gemm(
     beta: float = 1.0,
     trans_a: int = 0,
     trans_b: int = 0,
+    broadcast: int = 0,
 ) -> Tensor:
-    """Return ``alpha * a @ b + beta * c``, with ``a`` or ``b`` transposed if asked for."""
+    """Return ``alpha * a @ b + beta * c``, with ``a`` or ``b`` transposed if asked for.
+
+    ``broadcast`` says of opsets before 7 that ``c`` may be smaller; torch sees that.
+    """
     a = a.t() if trans_a else a
     b = b.t() if trans_b else b
     if c is not None and a.is_floating_point():

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.ops.literals import Numbers, one
 from tieops.exporters.torch.ops.registry import op
 
 
-@op("BatchNormalization", many=True)
+@op("BatchNormalization", many=True, since=14)
 class BatchNorm(nn.Module):
     """Normalize by running statistics, or in training by the batch's.
 
@@ -23,7 +24,6 @@ class BatchNorm(nn.Module):
         *,
         epsilon: float = 1e-5,
         momentum: float = 0.9,
-        spatial: int = 1,
         training_mode: int = 0,
     ) -> None:
         super().__init__()
@@ -53,11 +53,47 @@ class BatchNorm(nn.Module):
         )
 
 
+@op("BatchNormalization", many=True, since=1)
+class OldBatchNorm(BatchNorm):
+    """The same before opset 14; ``spatial=0`` has statistics of each element, not each channel.
+
+    ``is_test`` says what the number of outputs says too: one in inference.
+    """
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        spatial: int = 1,
+        is_test: int = 0,
+        outputs: int = 1,
+    ) -> None:
+        super().__init__(epsilon=epsilon, momentum=momentum)
+        self.spatial = spatial
+        if outputs > 1:
+            raise UnsupportedModelError(
+                "a BatchNormalization that returns its batch's statistics is not known to to_torch",
+                {"outputs": outputs},
+                "export the model in eval mode: train() of the torch module does the same",
+            )
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the result and the running statistics as they are afterwards."""
+        if self.spatial:
+            return super().forward(x, weight, bias, mean, var)
+        flat = [each.reshape(-1) for each in (weight, bias, mean, var)]
+        found, _, _ = super().forward(x.flatten(1), *flat)
+        return found.reshape(x.shape), mean, var
+
+
 @op("Dropout", literals=(1, 2), many=True)
 class Dropout(nn.Module):
     """Drop elements in training, none in inference."""
 
-    def __init__(self, *, ratio: float = 0.5, seed: int | None = None) -> None:
+    def __init__(self, *, ratio: float = 0.5, seed: int | None = None, is_test: int = 0) -> None:
         super().__init__()
         self.ratio = ratio
 

@@ -68,15 +68,15 @@ def expand(x: Tensor, shape: Any) -> Tensor:
     )
 
 
-@op("Tile", literals=(1,))
+@op("Tile", literals=(1,), since=6)
 def tile(x: Tensor, repeats: Any) -> Tensor:
     """Repeat along each axis."""
     return x.repeat(several(repeats))
 
 
 @op("Concat")
-def concat(*inputs: Tensor, axis: int) -> Tensor:
-    """Join along an axis."""
+def concat(*inputs: Tensor, axis: int = 1) -> Tensor:
+    """Join along an axis, which only opset 1 may leave out."""
     return torch.cat(inputs, axis)
 
 
