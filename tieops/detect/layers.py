@@ -12,9 +12,16 @@ from tieops.detect.trace import Arrival, Trace
 from tieops.ir.functions.calls import call_title
 from tieops.ir.layers import Layer
 from tieops.ir.names import is_made_up, origin_of, recorded_names
+from tieops.ir.operators.predicates import (
+    is_addition,
+    is_constant_operator,
+    is_gemm,
+    is_linear_product,
+    is_reshape,
+)
 from tieops.ir.operators.roles import kind_of, role_of
 from tieops.ir.parameter import Parameter, Read, Slot
-from tieops.ir.scopes import Scope, all_graphs, is_constant, layer_name_of, scope_of
+from tieops.ir.scopes import Scope, all_graphs, layer_name_of, scope_of
 
 __all__ = ["find_layers", "parameters_of"]
 
@@ -110,14 +117,14 @@ def _units(traced: Trace) -> dict[tuple[onnx_ir.Node, Path], _Unit]:
 def _fuse_biases(units: dict[tuple[onnx_ir.Node, Path], _Unit]) -> None:
     """Give each product the Add of a stored vector that follows it and nothing else reads."""
     for (node, path), unit in list(units.items()):
-        if node.op_type not in ("MatMul", "FusedMatMul", "MatMulInteger", "Gemm"):
+        if not is_linear_product(node):
             continue
         follower, position = _only_reader(node)
-        if follower is not None and node.op_type == "Gemm" and follower.op_type == "Reshape":
+        if follower is not None and is_gemm(node) and is_reshape(follower):
             # The rows of a Gemm are put back into their leading axes.
             follower, position = _only_reader(follower)
         add = units.get((follower, path)) if follower is not None else None
-        if add is None or add.node.op_type != "Add" or len(add.arrivals) != 1:
+        if add is None or not is_addition(add.node) or len(add.arrivals) != 1:
             continue
         index, arrivals = next(iter(add.arrivals.items()))
         if index != position and np.prod(arrivals[0].view.shape) == max(
@@ -269,7 +276,7 @@ def _first_output(node: onnx_ir.Node) -> str:
 
 
 def _is_plain(node: onnx_ir.Node, taken: set[onnx_ir.Node], model: onnx_ir.Model) -> bool:
-    if node in taken or node.op_type == "Constant" or is_constant(node):
+    if node in taken or is_constant_operator(node):
         return False
     return node.op_identifier() not in model.functions
 

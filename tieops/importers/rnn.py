@@ -27,7 +27,8 @@ from onnxscript import opset18
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from tieops.importers._rnn_pack import GATE_ORDERS, pack_rnn_weights, unpack
+from tieops.importers._rnn_pack import pack_rnn_weights, unpack
+from tieops.ir.operators.roles import GATE_ORDERS
 
 __all__ = ["exporting_rnns", "pack_rnn_weights", "translations", "unpack"]
 

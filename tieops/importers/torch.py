@@ -31,6 +31,7 @@ from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
 from tieops.ir.names import PADDING_IDX, TORCH_INPUTS
+from tieops.ir.operators.predicates import is_lookup
 from tieops.ir.torch_kinds import is_said_in_state
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
@@ -326,7 +327,7 @@ def _note_padding(model: onnx_ir.Model, exported: torch.export.ExportedProgram) 
         if node.target is torch.ops.aten.embedding.default and len(node.args) > 2
     }
     for node in model.graph.all_nodes():
-        row = rows.get(node.outputs[0].name or "") if node.op_type == "Gather" else None
+        row = rows.get(node.outputs[0].name or "") if is_lookup(node) else None
         if isinstance(row, int) and row >= 0:
             node.metadata_props[PADDING_IDX] = str(row)
 

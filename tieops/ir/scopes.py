@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir
 
 from tieops.ir.metadata import listed
+from tieops.ir.operators.predicates import is_constant_operator
 
 __all__ = [
     "Scope",
@@ -79,7 +80,7 @@ def stored_values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 def is_constant(node: onnx_ir.Node) -> bool:
     """Tell whether this is a Constant node that stores a tensor; notes its value on its output."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if not is_constant_operator(node):
         return False
     attr = node.attributes.get("value")
     if attr is None or attr.is_ref():

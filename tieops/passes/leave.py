@@ -30,8 +30,9 @@ from tieops.ir.names import (
     set_names,
     set_origin,
 )
+from tieops.ir.operators.predicates import is_cut, is_permutation, is_view, only_moves
 from tieops.ir.operators.traits import is_copy
-from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape, is_view
+from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
 from tieops.ir.torch_kinds import copy_kind
@@ -91,7 +92,7 @@ def _returned(call: onnx_ir.Node, output: onnx_ir.Value, model: onnx_ir.Model) -
 
 def _cutting(nodes: Sequence[onnx_ir.Node]) -> int:
     """Return how many nodes at the beginning of a chain cut something off, with those before."""
-    moves = takewhile(lambda node: is_cut(node) or is_permutation(node) or is_reshape(node), nodes)
+    moves = takewhile(lambda node: is_view(node) and only_moves(node), nodes)
     return max((at for at, node in enumerate(moves, 1) if is_cut(node)), default=0)
 
 

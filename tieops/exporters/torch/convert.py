@@ -8,10 +8,11 @@ from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.graph import Program, Translator
-from tieops.exporters.torch.host import find_host_values
 from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.ops.symbolic_ints import find_symbolic_ints
 from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
+from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.scopes import all_graphs
 from tieops.passes.untie import untie_in_place
 from tieops.tied_model import TiedModel, check_model
@@ -65,7 +66,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     prepared = TiedModel(ir)
     module = ConvertedModule(nn.Module(), fx.Graph())
     store = Store(prepared, module)
-    program = Program(ir, store, find_host_values(ir.graph))
+    program = Program(ir, store, find_symbolic_ints(ir.graph))
     module.graph = Translator(program, ir.graph, module, None).run(prepared.inputs)
     module.meta["input_names"] = tuple(value.name for value in prepared.inputs)
     module.meta["output_names"] = tuple(value.name for value in ir.graph.outputs)
@@ -79,7 +80,7 @@ def _note_constants(ir: onnx_ir.Model) -> None:
     """Put the value of every Constant node on its output, however the node spells it."""
     for graph in all_graphs(ir):
         for node in graph:
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            if is_constant_operator(node):
                 found = onnx_ir.convenience.get_const_tensor(node.outputs[0])
                 if found is None:
                     raise UnsupportedModelError(

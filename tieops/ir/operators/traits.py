@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import onnx_ir
 
-from tieops.ir.operators.operands import is_standard
+from tieops.ir.operators.predicates import is_standard
 
 __all__ = [
     "batch_axes",
