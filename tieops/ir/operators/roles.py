@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 import onnx
+import onnx_ir
 
 from tieops.ir.operators.predicates import Operator
 
@@ -58,7 +59,7 @@ def kind_of(node: Operator) -> str | None:
     return known[0] if known else None
 
 
-def role_of(node: Operator, index: int) -> str:
+def role_of(node: onnx_ir.Node, index: int) -> str:
     """Return what input ``index`` of ``node`` is: a learnable's role, or the schema's own name.
 
     Example:
