@@ -186,6 +186,7 @@ class TiedModel:
             self.layers,
             self.parameters,
             self.ties,
+            self.accidental_ties,
             self.duplicates,
             self.ledger,
             self.trace.learnables,

@@ -27,6 +27,7 @@ from tieops.importers.onnx import from_onnx, innermost
 from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
+from tieops.importers.told_apart import put_back, tell_apart
 from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
@@ -349,10 +350,12 @@ def _from_torchscript(
     names = [str(v.debugName()).split(".")[0] for v in list(module.graph.inputs())[1:]]
     names = names[: len(args)]
     buffer = io.BytesIO()
-    with quiet(), _inference(module), progress("exporting TorchScript"):
+    passing = copy.deepcopy(module)  # torch leaves its marks on what it exports
+    tell_apart(passing)
+    with quiet(), _inference(passing), progress("exporting TorchScript"):
         try:
             torch.onnx.export(
-                copy.deepcopy(module),  # torch leaves its marks on what it exports
+                passing,
                 tuple(args),
                 buffer,  # pyright: ignore[reportArgumentType] - its stub forgets buffers
                 dynamo=False,
@@ -368,7 +371,11 @@ def _from_torchscript(
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
     model = from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir
-    share(model, _named_tensors(module), dict(model.graph.initializers.items()))
+    stored = dict(model.graph.initializers.items())
+    tensors = _named_tensors(module)
+    put_back(stored, tensors)
+    share(model, tensors, stored)
+    note_learnables(model, module)
     return TiedModel(model)
 
 

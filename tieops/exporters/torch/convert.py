@@ -25,7 +25,12 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
 
     Every stored learnable is one ``nn.Parameter`` under the FQN it had, a tied one under all of
     its names, so that ``load_state_dict`` works both ways with the original module. What is not
-    learnable is a buffer. Views (transposes, slices) are applied in the forward, so gradients of
+    learnable is a buffer; ``tieops.ir.learnables`` tells which is which. A parameter that
+    ``from_torch`` saw frozen has ``requires_grad=False``. Of a file that torch's own exporter wrote
+    nobody knows: there all parameters train, and each module gets its own of those that were merged
+    because they began equal. Regions without gradients (``no_grad``, ``detach``) and buffers that
+    the forward writes are not in a graph; ``model.analysis.problems`` lists those that
+    ``from_torch`` saw. Views (transposes, slices) are applied in the forward, so gradients of
     every reader flow to the one parameter.
 
     Args:
