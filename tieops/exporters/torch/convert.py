@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx_ir
-import onnx_ir.passes.common as common_passes
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
@@ -14,6 +13,7 @@ from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.scopes import all_graphs
+from tieops.passes.inline import inline_all
 from tieops.passes.untie import untie_in_place
 from tieops.tied_model import TiedModel, check_model
 
@@ -65,7 +65,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     check_model(model)
     ir = model.clone()
     if ir.functions:
-        common_passes.InlinePass()(ir)
+        inline_all(ir)
     _note_constants(ir)
     untie_in_place(ir, accidental=True)
     prepared = TiedModel(ir)
