@@ -42,7 +42,7 @@ TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n] x) => (float[n, m
     h = Gather(table, x)  t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }"""
 CALLS = (
     "open", "close", "pwrite", "copy_file_range", "sendfile", "pread", "fsync", "link", "unlink",
-    "rename", "replace", "ftruncate", "fchmod", "fstat", "stat", "lstat", "listdir", "scandir",
+    "rename", "replace", "ftruncate", "fchmod", "fstat", "stat", "listdir", "scandir",
 )  # fmt: skip
 """What is made to fail, or to be the last thing that a process does."""
 
@@ -198,18 +198,20 @@ def _kill(
     name: str, call: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
     """Die of SIGKILL when half of the bytes are written, or a call of another kind is done."""
-    if name == "pwrite":
-        descriptor, data, at = args
-        call(descriptor, data[: len(data) // 2], at)
-    elif name == "copy_file_range":
-        source, target, length, *at = args
-        call(source, target, length // 2, *at)
-    elif name == "sendfile":
-        target, source, at, length = args
-        call(target, source, at, length // 2)
-    elif name != "close":  # it is closed already
-        call(*args, **options)
-    os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        if name == "pwrite":
+            descriptor, data, at = args
+            call(descriptor, data[: len(data) // 2], at)
+        elif name == "copy_file_range":
+            source, target, length, *at = args
+            call(source, target, length // 2, *at)
+        elif name == "sendfile":
+            target, source, at, length = args
+            call(target, source, at, length // 2)
+        elif name != "close":  # it is closed already
+            call(*args, **options)
+    finally:  # also where there is nothing at a path
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 FAULTS: dict[str, Fault] = {
