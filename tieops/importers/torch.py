@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.aliases import places_of, record_calls, separate_names
 from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gradients
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
@@ -146,6 +147,7 @@ def from_torch(
             output_names,
         )
     model = program.model
+    record_calls(model, program.exported_program)
     if opset is not None and model.opset_imports.get("") != opset:
         raise ExportError(
             f"torch cannot export {type(source).__name__} to opset {opset}",
@@ -157,7 +159,7 @@ def from_torch(
     tensors = _named_tensors(source if is_module else exported)
     stored = _stored_by_fqn(model, exported)
     _tidy(model)
-    share(model, tensors, stored)
+    share(model, tensors, stored, places_of(source) if is_module else None)
     pack_rnn_weights(model)
     note_lr_factors(model, factors)
     common_passes.RemoveUnusedNodesPass()(model)
@@ -193,6 +195,7 @@ def _export(
         if isinstance(source, torch.nn.Module):
             stack.enter_context(_inference(source))
             stack.enter_context(exporting_rnns(source))
+            stack.enter_context(separate_names(source))
             gaps = stack.enter_context(watching_gradients(source))
         else:
             gaps = gaps_in_graph(source)
