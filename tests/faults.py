@@ -159,8 +159,12 @@ def kills(count: int, external: Any) -> dict[str, int]:
     return {"kills": count, **seen}
 
 
+Fault = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], object]
+"""What happens at a call: given its name, the call itself and its arguments."""
+
+
 @contextmanager
-def nth_call(number: int, fault: Callable[[], object]) -> Iterator[Counter[str]]:
+def nth_call(number: int, fault: Fault) -> Iterator[Counter[str]]:
     """Let the n-th system call of a kind that is watched be a fault; count the calls."""
     count: Counter[str] = Counter()
 
@@ -173,7 +177,7 @@ def nth_call(number: int, fault: Callable[[], object]) -> Iterator[Counter[str]]
                 count[name] += 1
                 if name == "close":  # a descriptor is free after close, whatever close says
                     original(*args, **kwargs)
-                fault()
+                fault(name, original, args, kwargs)
             return original(*args, **kwargs)
 
         return call
@@ -182,18 +186,39 @@ def nth_call(number: int, fault: Callable[[], object]) -> Iterator[Counter[str]]
         yield count
 
 
-def _no_disk() -> None:
+def _no_disk(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def _interrupt() -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-FAULTS: dict[str, Callable[[], object]] = {
+def _kill(
+    name: str, call: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Die of SIGKILL when half of the bytes are written, or a call of another kind is done."""
+    try:
+        if name == "pwrite":
+            descriptor, data, at = args
+            call(descriptor, data[: len(data) // 2], at)
+        elif name == "copy_file_range":
+            source, target, length, *at = args
+            call(source, target, length // 2, *at)
+        elif name == "sendfile":
+            target, source, at, length = args
+            call(target, source, at, length // 2)
+        elif name != "close":  # it is closed already
+            call(*args, **options)
+    finally:  # also where there is nothing at a path
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS: dict[str, Fault] = {
     "EIO": _no_disk,
     "interrupt": _interrupt,
-    "exit": lambda: os._exit(9),
+    "exit": lambda *_: os._exit(9),
+    "kill": _kill,
 }
 
 
@@ -209,6 +234,7 @@ def every_call(kind: str, external: Any) -> dict[str, int]:
                 break
             there = folder.found()
             seen[f"{answer}, {there}"] += 1
+            seen["with files left"] += any(is_temporary(name) for name in folder.files())
             if answer in ("refused", "killed"):
                 assert there in ("old", "new")
             if answer == "refused":
@@ -246,7 +272,7 @@ def _one_call(folder: Case, kind: str, number: int) -> str:
     _, status = os.waitpid(child, 0)
     return {
         1: "broken", 2: "written", 3: "no fault", 4: "not flushed", 5: "refused",
-        6: "interrupted", 9: "killed",
+        6: "interrupted", 9: "killed", -signal.SIGKILL: "killed",
     }[os.waitstatus_to_exitcode(status)]  # fmt: skip
 
 

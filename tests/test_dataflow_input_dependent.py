@@ -9,7 +9,7 @@ import pytest
 from tests.test_dataflow_liveness import W, graph
 from tests.test_passes_untie import FUNCTION
 from tieops.ir.dataflow.input_dependent import input_dependent_values
-from tieops.ir.operators.randomness import is_random
+from tieops.ir.operators.predicates import is_random
 
 
 def reached(model: onnx_ir.Model) -> set[str | None]:

@@ -31,20 +31,24 @@ def run(*arguments: object, within: tuple[str, ...] = ()) -> dict[str, int]:
 @pytest.mark.parametrize(("external", "count"), [(True, 80), (False, 60), ("reuse", 60)])
 def test_a_kill_at_a_random_moment(external, count):
     found = run("kills", count, external)
-    assert found["kills"] == found["old"] + found["new"] == count
-    assert found["with files left"] > 0  # the kills came in the middle
+    # Where the kills come is chance: those at fixed points below come in the middle.
+    assert found["kills"] == found.get("old", 0) + found.get("new", 0) == count
 
 
+@pytest.mark.parametrize("fault", ["exit", "kill"])
 @pytest.mark.parametrize("external", WAYS)
-def test_a_process_that_ends_at_any_system_call(external):
-    found = run("every_call", "exit", external)
+def test_a_process_that_ends_at_any_system_call(external, fault):
+    """Before each call; and by a kill within each write, and after each call of another kind."""
+    found = run("every_call", fault, external)
     assert found["calls"] == found["killed, old"] + found["killed, new"] > 20
+    assert found["calls"] > found["with files left"] > 10
 
 
 @pytest.mark.parametrize("external", WAYS)
 def test_any_system_call_that_fails(external):
     found = run("every_call", "EIO", external)
     calls = found.pop("calls")
+    found.pop("with files left")  # what could not be removed
     # What failed after the new model was in place was of no importance, or is told.
     assert set(found) == {"refused, old", "written, new", "not flushed, new"}
     assert sum(found.values()) == calls > 20

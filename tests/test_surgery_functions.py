@@ -204,5 +204,5 @@ def test_one_slot_leaves_alone_or_not_at_all(model: tieops.TiedModel, data: st.D
     (own,) = [each for each in free.slots if each.name == slot.name]
     assert not any(own in tie.slots for tie in free.ties if len(tie.slots) > 1)
     assert np.array_equal(
-        own.view.apply(own.parameter.numpy()), slot.view.apply(slot.parameter.numpy())
+        own.view.moved.apply(own.parameter.numpy()), slot.view.moved.apply(slot.parameter.numpy())
     )

@@ -25,6 +25,7 @@ from tieops.ir.living import note
 from tieops.ir.names import aliases_of
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.readers import Readers, readers_of
 from tieops.ir.storage import stored_bytes
 from tieops.ir.ties import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
@@ -121,6 +122,19 @@ class TiedModel:
         return Listing([slot for layer in self.layers for slot in layer.slots], "slot")
 
     @cached_property
+    def _slots_of(self) -> dict[onnx_ir.Value, tuple[Parameter, list[Slot]]]:
+        found: dict[onnx_ir.Value, tuple[Parameter, list[Slot]]] = {}
+        for slot in self.slots:
+            for parameter in dict.fromkeys(read.parameter for read in slot.reads):
+                found.setdefault(parameter.value, (parameter, []))[1].append(slot)
+        return found
+
+    def readers(self, parameter: Parameter) -> Readers:
+        """Return who reads a parameter, and which of its names each of them owns."""
+        _, slots = self._slots_of.get(parameter.value, (parameter, []))
+        return readers_of(parameter, slots)
+
+    @cached_property
     @collector_paused()
     def ties(self) -> Listing[Tie]:
         """Parameters that two or more slots share elements of, the largest saving first.
@@ -145,13 +159,9 @@ class TiedModel:
     @collector_paused()
     def _ties(self) -> tuple[list[Tie], list[Tie]]:
         """The ties that are meant and those that are not, the largest saving first."""
-        readers: dict[Parameter, list[Slot]] = {}
-        for slot in self.slots:
-            for parameter in dict.fromkeys(read.parameter for read in slot.reads):
-                readers.setdefault(parameter, []).append(slot)
         meant: list[Tie] = []
         accidental: list[Tie] = []
-        for parameter, slots in readers.items():
+        for parameter, slots in self._slots_of.values():
             if not self.trace.learnables.is_shareable(parameter.value):
                 continue
             for group in _overlapping(parameter, slots):
@@ -192,6 +202,7 @@ class TiedModel:
             self.layers,
             self.parameters,
             self.ties,
+            self.accidental_ties,
             self.duplicates,
             self.ledger,
             self.trace.learnables,
@@ -216,7 +227,7 @@ class TiedModel:
         return TiedModel(self._ir)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TiedModel:
-        ir = self.clone()
+        ir = copy_model(self._ir)
         snapshot(ir)
         return TiedModel(ir)
 
@@ -284,7 +295,7 @@ def check_model(model: object) -> None:
 
 def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
     """Split the readers of one parameter into those that share elements with each other."""
-    if len(slots) == 1:
+    if len({slot.reader for slot in slots}) == 1:
         if len(aliases_of(parameter.value)) > 1:
             yield tuple(slots)
         return
@@ -292,11 +303,11 @@ def _overlapping(parameter: Parameter, slots: Sequence[Slot]) -> Iterator[tuple[
         slot: [read.view for read in slot.reads if read.parameter is parameter] for slot in slots
     }
     if not any(isinstance(s, Slice) for v in views.values() for view in v for s in view.steps):
-        if len({(slot.layer, slot.role.partition(".")[0]) for slot in slots}) > 1:
-            yield tuple(slots)  # the usual case, without comparing pairs
+        yield tuple(slots)  # the usual case, without comparing pairs
         return
     ground = np.empty(parameter.shape, np.uint8)
     prints = [[view.footprint(ground) for view in views[slot]] for slot in slots]
     for group in sharing_groups(prints, ground):
-        if len(group) > 1:
-            yield tuple(slots[index] for index in group)
+        found = tuple(slots[index] for index in group)
+        if len({slot.reader for slot in found}) > 1:
+            yield found

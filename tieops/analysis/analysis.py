@@ -63,6 +63,7 @@ class Analysis:
         repeats: Which of them are a block that comes again and again.
         parameters: What is stored, with every name.
         ties: What is shared, the largest saving first.
+        accidental_ties: What an exporter stored once because it began equal.
         duplicates: What is stored more than once, the largest waste first.
         problems: What is wasted, wrong, or broken by other tools, each with what mends it.
         totals: Sums.
@@ -74,6 +75,7 @@ class Analysis:
     repeats: tuple[Repeat, ...]
     parameters: tuple[Parameter, ...]
     ties: tuple[Tie, ...]
+    accidental_ties: tuple[Tie, ...]
     duplicates: tuple[Duplicate, ...]
     problems: tuple[Problem, ...]
     totals: Totals
@@ -139,6 +141,7 @@ def analysis_of(
     layers: Sequence[Layer],
     parameters: Sequence[Parameter],
     ties: Sequence[Tie],
+    accidental: Sequence[Tie],
     duplicates: Sequence[Duplicate],
     ledger: Ledger,
     learnables: Learnables,
@@ -146,7 +149,7 @@ def analysis_of(
     """Analyse a graph of which the rest is known already."""
     ports = Ports(model)
     rows = tuple(rows_of(ports, layers, ties, learnables))
-    problems = find_problems(model, ties, duplicates)
+    problems = find_problems(model, ties, accidental, duplicates, learnables)
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     totals = Totals(
         sum(layer.is_learnable for layer in layers),
@@ -165,6 +168,7 @@ def analysis_of(
         find_repeats(layers),
         tuple(parameters),
         tuple(ties),
+        tuple(accidental),
         tuple(duplicates),
         problems,
         totals,

@@ -10,6 +10,7 @@ import onnx_ir
 from tieops.analysis.shapes import shaped
 from tieops.ir.brief import brief
 from tieops.ir.layers import Layer
+from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.scopes import all_graphs, subgraphs_of
 
 __all__ = ["Port", "Ports"]
@@ -99,5 +100,5 @@ def _is_stored(value: onnx_ir.Value) -> bool:
     producer = value.producer()
     is_given = value.is_graph_input()
     return (value.const_value is not None and not is_given) or (
-        producer is not None and producer.op_type == "Constant"
+        producer is not None and is_constant_operator(producer)
     )

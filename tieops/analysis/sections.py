@@ -161,7 +161,7 @@ def _items(problems: Sequence[Problem], width: int, path: str) -> Iterator[tuple
         lines = [line for problem in shown for line in _wrapped(problem.what, width)]
         if len(same) > len(shown):
             lines.append(f"… and {len(same) - len(shown)} more like that")
-        yield *lines, f"  mend: {_mend(same[0], path)}"
+        yield (*lines, f"  mend: {_mend(same[0], path)}") if same[0].call else tuple(lines)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -75,10 +75,10 @@ def _inferred(
             _forget_what_is_said(proto)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
     except (
-        onnx.shape_inference.InferenceError, RuntimeError, ValueError, SerdeError,
-        EncodeError, DecodeError,
+        onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError,
+        ValueError, SerdeError, EncodeError, DecodeError,
     ):  # fmt: skip
-        return
+        return  # also of a model with more than 10,000 functions, which onnx refuses
     yield from _told(model, proto, is_wanted)
 
 

@@ -8,26 +8,34 @@ import onnx_ir
 
 from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.runtime_copies import runtime_problems
+from tieops.detect.training import training_problems
 from tieops.detect.unneeded import unneeded_problems
 from tieops.detect.unread import unread_problems
 from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.learnables import Learnables
 from tieops.ir.problem import Problem
 from tieops.ir.ties import Duplicate, Tie
 
 __all__ = ["find_problems"]
 
-_ORDER = ("waste", "wrong", "caution")
+_ORDER = ("waste", "wrong", "caution", "note")
 
 
 def find_problems(
-    model: onnx_ir.Model, ties: Sequence[Tie], duplicates: Iterable[Duplicate]
+    model: onnx_ir.Model,
+    ties: Sequence[Tie],
+    accidental: Sequence[Tie],
+    duplicates: Iterable[Duplicate],
+    learnables: Learnables,
 ) -> tuple[Problem, ...]:
     """Return every problem, waste first, then what is wrong, then cautions; the largest first.
 
     Args:
         model: The graph; left alone.
         ties: Its ties.
+        accidental: What an exporter tied by accident.
         duplicates: Its duplicates. Those that ``tie`` holds back are no problem.
+        learnables: What of all that it stores is learnable.
     """
     found = [
         *_duplicates(duplicates),
@@ -35,6 +43,7 @@ def find_problems(
         *unread_problems(model),
         *runtime_problems(ties),
         *quantizer_problems(ties),
+        *training_problems(model, accidental, learnables),
     ]
     return tuple(sorted(found, key=lambda each: (_ORDER.index(each.severity), -each.nbytes)))
 

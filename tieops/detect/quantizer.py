@@ -15,6 +15,7 @@ import onnx_ir
 
 from tieops.detect.mending import shown_slots, untie_mend
 from tieops.ir.brief import printable
+from tieops.ir.operators.predicates import is_gemm
 from tieops.ir.parameter import Slot
 from tieops.ir.problem import Problem
 from tieops.ir.ties import Tie
@@ -48,7 +49,7 @@ def quantizer_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
 
 def _is_transposed_in_place(slot: Slot) -> bool:
     node, value = slot.node, slot.parameter.value
-    if node.op_type != "Gemm" or slot.index != 1 or node.inputs[1] is not value:
+    if not is_gemm(node) or slot.index != 1 or node.inputs[1] is not value:
         return False
     plain = _number(node, "alpha", 1) == 1 == _number(node, "beta", 1)
     return plain and _number(node, "transB", 0) == 1 and _number(node, "transA", 0) == 0

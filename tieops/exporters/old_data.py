@@ -77,7 +77,8 @@ def data_of(path: Path) -> set[str]:
 
 def _is_file(path: Path) -> bool:
     """Tell whether a file is one as we write it: links, FIFOs and the like are somebody else's."""
-    with suppress(OSError):
+    # Another error is the caller's: data that is not found here is never removed.
+    with suppress(FileNotFoundError):
         return stat.S_ISREG(path.lstat().st_mode)
     return False
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from onnxscript import opset18
 
-from tieops.importers._rnn_pack import GATE_ORDERS
 from tieops.importers._rnn_scan import projected_layer
+from tieops.ir.operators.roles import GATE_ORDERS
 
 __all__ = ["state_widths", "translations"]
 

@@ -17,17 +17,17 @@ import numpy as np
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.importers._rnn_chain import STEPS, NotStaticError, chain_of, data_inputs, evaluate
+from tieops.importers._rnn_chain import NotStaticError, chain_of, data_inputs, evaluate
 from tieops.ir import names
 from tieops.ir.brief import brief
 from tieops.ir.edit import insert_initializer, remove_initializer
+from tieops.ir.operators.predicates import is_recurrent, only_moves
+from tieops.ir.operators.roles import GATE_ORDERS
 
-__all__ = ["GATE_ORDERS", "pack_rnn_weights", "unpack"]
+__all__ = ["pack_rnn_weights", "unpack"]
 
 Array = np.ndarray[Any, Any]
 
-# Which of torch's gates is the first, second... of ONNX's: i f g o -> i o f c; r z n -> z r h.
-GATE_ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 _SLOTS = {"W": 1, "R": 2, "B": 3}
 
 # Who reads a value: a node through any of its inputs (None), or through this one.
@@ -190,7 +190,7 @@ def pack_rnn_weights(model: onnx_ir.Model) -> list[str]:
     left: list[str] = []
     numbers = _Numbers()
     for node in model.graph.all_nodes():
-        if node.domain not in ("", "ai.onnx") or node.op_type not in GATE_ORDERS:
+        if not is_recurrent(node):
             continue
         for slot, index in _SLOTS.items():
             value = node.inputs[index] if index < len(node.inputs) else None
@@ -241,7 +241,7 @@ def _other_reader(plan: _Plan, readers: _Readers) -> str | None:
 
 def _end(node: onnx_ir.Node) -> onnx_ir.Node:
     """Follow a reader that only moves elements to the node that does something with them."""
-    while node.op_type in STEPS:
+    while only_moves(node):
         uses = next((list(output.uses()) for output in node.outputs if output.uses()), None)
         if uses is None:
             break

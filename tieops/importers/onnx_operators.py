@@ -12,6 +12,7 @@ import onnx_ir
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.onnx_tensors import shown
+from tieops.ir.operators.predicates import is_constant_operator
 
 __all__ = ["Operator", "check_against", "operator_of", "result_types"]
 
@@ -116,7 +117,7 @@ def check_against(operator: Operator, node: onnx.NodeProto, attributes: dict[str
             raise _wrong(node, f"has an attribute {shown(name)} of another type", facts)
         if name in _NAME_A_TYPE:
             _check_named_type(node, name)
-    if node.op_type == "Constant" and len(attributes) != 1:
+    if is_constant_operator(node) and len(attributes) != 1:
         raise _wrong(node, "has not exactly one value", {"attributes": len(attributes)})
 
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tieops.importers._rnn_nodes import state_widths, translations
-from tieops.importers._rnn_pack import GATE_ORDERS, pack_rnn_weights, unpack
+from tieops.importers._rnn_pack import pack_rnn_weights, unpack
 
-__all__ = ["GATE_ORDERS", "exporting_rnns", "pack_rnn_weights", "translations", "unpack"]
+__all__ = ["exporting_rnns", "pack_rnn_weights", "translations", "unpack"]
 
 _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "LSTM": torch.lstm,

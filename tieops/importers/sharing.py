@@ -9,6 +9,7 @@ import onnx_ir
 import torch
 
 from tieops.errors import UnsupportedModelError
+from tieops.importers.aliases import record_names
 from tieops.importers.storages import Alias, find_aliases
 from tieops.ir.edit import (
     NameAuthority,
@@ -30,6 +31,7 @@ def share(
     model: onnx_ir.Model,
     tensors: Mapping[str, torch.Tensor],
     stored: Mapping[str, onnx_ir.Value],
+    places: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Store what a module shares once, under its first name, and remember all its names.
 
@@ -37,8 +39,10 @@ def share(
         model: The exported graph; changed in place.
         tensors: The module's parameters and buffers under every name they have.
         stored: The initializer of each name that the exporter stored one for.
+        places: The names of each name's place in the module, if every place of a shared parameter
+            has an initializer of its own; then each reader's names are recorded.
     """
-    _Sharing(model, tensors, stored).run()
+    _Sharing(model, tensors, stored).run(places)
 
 
 class _Sharing:
@@ -59,7 +63,10 @@ class _Sharing:
         for alias in aliases:
             self._groups.setdefault(alias.base, [alias.base]).append(alias.name)
 
-    def run(self) -> None:
+    def run(self, places: Mapping[str, tuple[str, ...]] | None) -> None:
+        if places is not None:
+            shared = {name for group in self._groups.values() for name in group}
+            record_names(self._model, self._stored, shared, places)
         for base, group in self._groups.items():
             keep = self._gathered(base, group)
             if keep is not None:

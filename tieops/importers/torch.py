@@ -18,6 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tieops.errors import ExportError, PreconditionError
+from tieops.importers.aliases import places_of, record_calls, separate_names
 from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gradients
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
@@ -26,6 +27,7 @@ from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
 from tieops.importers.subclasses import plain_tensors
+from tieops.importers.told_apart import put_back, tell_apart
 from tieops.importers.torch_files import read_torch_file
 from tieops.importers.torch_graph import (
     name_apart,
@@ -108,10 +110,13 @@ def from_torch(
     if isinstance(source, torch.jit.ScriptModule):
         if isinstance(args, torch.Tensor):
             args = (args,)
-        model = _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
+        model, apart = _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
         stored = dict(model.graph.initializers.items())
         name_ports(model, input_names, output_names)
-        share(model, _named_tensors(source), stored)
+        tensors = _named_tensors(source)
+        put_back(stored, tensors, apart)
+        share(model, tensors, stored)
+        note_learnables(model, source)
         return TiedModel(model)
     is_module = isinstance(source, torch.nn.Module)
     if not is_module and not isinstance(source, torch.export.ExportedProgram):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -147,6 +152,7 @@ def from_torch(
         own_args, own_kwargs = _own((tuple(args), dict(kwargs or {})))
         program, gaps = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
     model = program.model
+    record_calls(model, program.exported_program)
     if opset is not None and model.opset_imports.get("") != opset:
         raise ExportError(
             f"torch cannot export {type(source).__name__} to opset {opset}",
@@ -167,7 +173,7 @@ def from_torch(
     name_apart(model)
     tidy(model)
     release_removed(model)
-    share(model, tensors, stored)
+    share(model, tensors, stored, places_of(source) if is_module else None)
     pack_rnn_weights(model)
     note_lr_factors(model, factors)
     common_passes.RemoveUnusedNodesPass()(model)
@@ -210,6 +216,7 @@ def _export(
         if module is not None:
             stack.enter_context(_inference(module))
             stack.enter_context(exporting_rnns(module))
+            stack.enter_context(separate_names(module))
             gaps = stack.enter_context(watching_gradients(module))
         else:
             assert isinstance(source, torch.export.ExportedProgram)
@@ -316,8 +323,12 @@ def _from_torchscript(
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
     opset: int | None,
-) -> onnx_ir.Model:
-    """Export a TorchScript program by the only exporter that still takes one."""
+) -> tuple[onnx_ir.Model, frozenset[str]]:
+    """Export a TorchScript program by the only exporter that still takes one.
+
+    Returns:
+        The graph, and the names of the tensors in it whose values have to be put back.
+    """
     if not args or kwargs:
         raise PreconditionError(
             "cannot export a TorchScript program without positional example inputs",
@@ -327,10 +338,12 @@ def _from_torchscript(
     names = [str(v.debugName()).split(".")[0] for v in list(module.graph.inputs())[1:]]
     names = names[: len(args)]
     buffer = io.BytesIO()
-    with quiet(), _inference(module), progress("exporting TorchScript"):
+    passing = copy.deepcopy(module)  # torch leaves its marks on what it exports
+    apart = tell_apart(passing)
+    with quiet(), _inference(passing), progress("exporting TorchScript"):
         try:
             torch.onnx.export(
-                copy.deepcopy(module),  # torch leaves its marks on what it exports
+                passing,
                 tuple(args),
                 buffer,  # pyright: ignore[reportArgumentType] - its stub forgets buffers
                 dynamo=False,
@@ -345,7 +358,7 @@ def _from_torchscript(
                 {"torch says": _gist(error)},
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
-    return from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir
+    return from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir, apart
 
 
 def _dynamic_axes(dynamic_shapes: Any, names: Sequence[str]) -> dict[str, dict[int, str]]:

@@ -29,6 +29,7 @@ from tieops.ir.operators.traits import (
     is_elementwise,
     is_lookup,
     is_product,
+    is_quantizer,
     is_sinusoid,
     is_unknown,
     normalizes_alone,
@@ -180,6 +181,9 @@ class Learnables:
     def _trains(self, use: Use, value: onnx_ir.Value) -> bool:
         if self._is_trained(use.node, use.index, use.view.shape, value):
             return True
+        is_operand = use.index > 0 and passes_on(use.node) and not is_concat(use.node)
+        if is_operand or (use.index > 0 and is_quantizer(use.node)):
+            return False  # a size, a filling or a scale
         return self._is_trained_later(use.node, value)
 
     def _roles(self, value: onnx_ir.Value) -> set[str]:

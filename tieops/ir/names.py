@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import onnx_ir
 
@@ -23,17 +23,22 @@ __all__ = [
     "evidence_of",
     "forget_evidence",
     "is_made_up",
+    "join_packed_names",
+    "keep_packed_names",
     "lr_factor_of",
     "names_of",
     "origin_of",
+    "packed_aliases",
     "packed_parts",
     "recorded_names",
     "set_axes",
+    "set_computed_with",
     "set_evidence",
     "set_lr_factor",
     "set_names",
     "set_origin",
     "set_stand_in",
+    "was_computed_with",
 ]
 
 NAMES = "tieops.names"
@@ -44,6 +49,7 @@ AXES = "tieops.axes"
 ORIGIN = "tieops.origin"
 STAND_IN = "tieops.stand_in"
 """The name that a tensor is stored under, where an input or an output has the tensor's own."""
+COMPUTED = "tieops.computed"
 TORCH_INPUTS = "tieops.torch_inputs"
 """On the model: how its inputs nest in the torch program that it came from."""
 TORCH_CONSTANTS = "tieops.torch_constants"
@@ -108,6 +114,41 @@ def packed_parts(value: onnx_ir.Value) -> tuple[str, ...]:
     return tuple(whole_texts(found.get("parts") if isinstance(found, dict) else None))
 
 
+def packed_aliases(value: onnx_ir.Value) -> tuple[tuple[str, ...], ...]:
+    """Return, for each part of a packed recurrent weight, all of its names, its own first."""
+    found = parsed(value.metadata_props.get(PACKED))
+    more = found.get("names") if isinstance(found, dict) else None
+    aliases: dict[str, object] = more if isinstance(more, dict) else {}
+    return tuple((part, *whole_texts(aliases.get(part))) for part in packed_parts(value))
+
+
+def keep_packed_names(value: onnx_ir.Value, mine: Container[str]) -> None:
+    """Leave a packed recurrent weight those names of its parts that are in ``mine``.
+
+    A part of which none is keeps all.
+    """
+    found = parsed(value.metadata_props.get(PACKED))
+    groups = [
+        [name for name in names if name in mine] or list(names) for names in packed_aliases(value)
+    ]
+    if isinstance(found, dict) and groups:
+        found["parts"] = [group[0] for group in groups]
+        found["names"] = {group[0]: group[1:] for group in groups if group[1:]}
+        value.metadata_props[PACKED] = json.dumps(found)
+        set_names(value, [name for group in groups for name in group[1:]])
+
+
+def join_packed_names(value: onnx_ir.Value, other: onnx_ir.Value) -> None:
+    """Add the names of another packed weight's parts to those of the same parts of this one."""
+    found = parsed(value.metadata_props.get(PACKED))
+    mine, theirs = packed_aliases(value), packed_aliases(other)
+    if isinstance(found, dict) and len(mine) == len(theirs):
+        joined = [list(dict.fromkeys((*a, *b))) for a, b in zip(mine, theirs, strict=True)]
+        found["names"] = {group[0]: group[1:] for group in joined if group[1:]}
+        value.metadata_props[PACKED] = json.dumps(found)
+        add_names(value, [name for group in joined for name in group[1:]])
+
+
 def set_names(value: onnx_ir.Value, names: Iterable[str]) -> None:
     """Record the names that a stored tensor is known by."""
     value.metadata_props[NAMES] = json.dumps(list(dict.fromkeys(names)))
@@ -151,6 +192,16 @@ def origin_of(value: onnx_ir.Value) -> str:
 def set_origin(value: onnx_ir.Value, name: str) -> None:
     """Record that tensors of one origin were one: what makes equal content no coincidence."""
     value.metadata_props[ORIGIN] = name
+
+
+def set_computed_with(value: onnx_ir.Value) -> None:
+    """Record that layers use what is computed from a tensor, whoever of them reads it later."""
+    value.metadata_props[COMPUTED] = "true"
+
+
+def was_computed_with(value: onnx_ir.Value) -> bool:
+    """Return whether layers used what is computed from a tensor when it was untied."""
+    return value.metadata_props.get(COMPUTED) == "true"
 
 
 def recorded_names(value: onnx_ir.Value) -> tuple[str, ...]:

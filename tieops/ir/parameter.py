@@ -129,7 +129,7 @@ class Slot:
     """Where a layer reads a learnable.
 
     A slot has one read, or several where a static Concat joins parts of parameters on the way (the
-    gates of a recurrent layer).
+    gates of a recurrent layer), or where what it computes from a weight begins with several views.
     """
 
     layer: str
@@ -140,11 +140,18 @@ class Slot:
     reads: tuple[Read, ...]
     path: tuple[onnx_ir.Node, ...] = field(default=(), repr=False)
     """The function calls that lead to ``node``, outermost first."""
+    first_role: str = ""
+    """The role under which the same layer reads the same tensor first; empty if that is this."""
 
     @property
     def name(self) -> str:
         """``layer.role``, unique in the model."""
         return f"{self.layer}.{self.role}" if self.layer else self.role
+
+    @property
+    def reader(self) -> tuple[str, str]:
+        """Who reads: the layer at this call, and the role under which it reads first."""
+        return self.layer, self.first_role or self.role
 
     @property
     def parameter(self) -> Parameter:
@@ -158,8 +165,14 @@ class Slot:
 
     @property
     def is_joined(self) -> bool:
-        """Whether it reads parts joined by a Concat."""
-        return any(isinstance(step, Join) for read in self.reads for step in read.view.steps)
+        """Whether it reads parts joined by a Concat, or what is computed from several."""
+        joins = any(isinstance(step, Join) for read in self.reads for step in read.view.steps)
+        return joins or self.is_computed
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it reads what is computed from the parameter."""
+        return any(read.view.computed for read in self.reads)
 
     @cached_property
     def logical_bytes(self) -> int:
@@ -169,13 +182,8 @@ class Slot:
 
     def _parts(self) -> list[Read]:
         # A Join's shape is the whole Concat's: what counts is the part that goes into it.
-        parts: list[Read] = []
-        for read in self.reads:
-            steps = read.view.steps
-            cut = next((i for i, step in enumerate(steps) if isinstance(step, Join)), len(steps))
-            view = View(read.view.source, steps[:cut])
-            parts.append(Read(read.parameter, view))
-        return parts
+        parts = [Read(read.parameter, read.view.moved) for read in self.reads]
+        return [max(parts, key=lambda part: part.view.elements)] if self.is_computed else parts
 
     def __str__(self) -> str:
         views = {str(read.view) for read in self.reads if not read.view.is_identity}

@@ -15,6 +15,7 @@ import onnx_ir
 from google.protobuf import json_format
 from onnx_ir import convenience
 
+from tieops.ir.operators.predicates import takes_scalar_axes
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["PART", "part_of", "record_part"]
@@ -161,7 +162,7 @@ def _has_plain_operands(node: onnx_ir.Node) -> bool:
     Raises:
         ValueError: If a vector has another size than its bytes.
     """
-    ranks = (0, 1) if node.op_type in ("Squeeze", "Unsqueeze") else (1,)
+    ranks = (0, 1) if takes_scalar_axes(node) else (1,)
     operands = [convenience.get_const_tensor(value) for value in node.inputs[1:] if value]
     return len({tensor.dtype for tensor in operands if tensor is not None}) <= 1 and all(
         tensor is not None and tensor.dtype in _INTEGERS and tensor.numpy().ndim in ranks

@@ -7,8 +7,9 @@ from typing import Literal
 
 __all__ = ["Problem", "Severity"]
 
-Severity = Literal["waste", "wrong", "caution"]
-"""Bytes that nobody needs; something that is not as it should be; what another tool would do."""
+Severity = Literal["waste", "wrong", "caution", "note"]
+"""Bytes that nobody needs; something that is not as it should be; what another tool, or training,
+would do; what cannot be known from the file, which the first screen leaves out."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class Problem:
 
     Args:
         kind: What sort of problem: ``duplicate``, ``unneeded``, ``dead branch``, ``unread data``,
-            ``disconnected output``, ``unused input``, ``folded copy``, ``packed copy`` or
-            ``quantizer``.
-        severity: ``waste``, ``wrong`` or ``caution``.
+            ``disconnected output``, ``unused input``, ``folded copy``, ``packed copy``,
+            ``quantizer``, ``accidental tie``, ``forward`` (what the graph leaves out of it) or
+            ``unknown``.
+        severity: ``waste``, ``wrong``, ``caution`` or ``note``.
         what: One line that says it.
-        command: The command that mends it; MODEL is the file, OUT the one to write.
+        command: The command that mends it; MODEL is the file, OUT the one to write. Empty where
+            there is none.
         call: The same in Python; ``model`` is the model.
         nbytes: How many bytes it costs, on disk or in memory.
     """
@@ -34,4 +37,4 @@ class Problem:
     nbytes: int = 0
 
     def __str__(self) -> str:
-        return f"{self.what}; mend it with {self.call}"
+        return f"{self.what}; mend it with {self.call}" if self.call else self.what

@@ -6,12 +6,13 @@ Everything here is iterative: a file decides how deep its graphs nest, not Pytho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir
 
 from tieops.ir.metadata import listed
+from tieops.ir.operators.predicates import is_constant_operator
 
 __all__ = [
     "Scope",
@@ -79,7 +80,7 @@ def stored_values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 def is_constant(node: onnx_ir.Node) -> bool:
     """Tell whether this is a Constant node that stores a tensor; notes its value on its output."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if not is_constant_operator(node):
         return False
     attr = node.attributes.get("value")
     if attr is None or attr.is_ref():
@@ -144,10 +145,17 @@ class Scope:
     """The module's class without its package, empty where the exporter did not say."""
     fx_name: str
     """What the exporter called the operation within the module."""
+    is_torch: bool = False
+    """Whether the class is one of torch's own layers, whose attributes are known."""
+    paths: Sequence[str] = ()
+    """The names that the module may have in its model, the likeliest first."""
+    called: str = ""
+    """The module's name if what the older exporter put behind it counts calls ("norm_1")."""
 
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LAYER = "tieops.layer"
+_CALL_COUNT = re.compile(r"(?<=.)_\d+$")
 _TORCHSCRIPT_NAME = re.compile(r"/(?:(.+)/)?(\w+)")
 
 
@@ -162,11 +170,20 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
         classes = listed(node.metadata_props.get("pkg.torch.onnx.class_hierarchy"))
         cls = classes[len(names) - 2] if 2 <= len(names) <= len(classes) else ""
         fqn = names[-2] if len(names) > 1 else ""
-        return Scope(fqn, cls.rpartition(".")[2], names[-1])
+        is_torch = cls.startswith("torch.nn.modules.")
+        return Scope(fqn, cls.rpartition(".")[2], names[-1], is_torch, (fqn,))
     match = _TORCHSCRIPT_NAME.fullmatch(node.name or "")
     if match is None:
         return None
-    return Scope((match[1] or "").replace("/", "."), "", match[2])
+    fqn = (match[1] or "").replace("/", ".")
+    parts: list[str] = []
+    for part in (match[1] or "").split("/"):
+        if parts and part.startswith(f"{parts[-1]}."):
+            parts.pop()  # a Sequential is written in front of its members: "seq/seq.0"
+        parts.append(part)
+    merged = ".".join(parts)
+    called = ".".join(_CALL_COUNT.sub("", part) for part in parts)
+    return Scope(fqn, "", match[2], False, tuple(dict.fromkeys((merged, fqn))), called)
 
 
 def rename_scope(node: onnx_ir.Node, old: str, new: str) -> None:

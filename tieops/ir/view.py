@@ -2,7 +2,7 @@
 
 A view composes (``then``), applies to an array, tells whether it shares elements with another one
 (``overlaps``) and, if it only permutes axes, inverts. Casts and dequantization end what can be
-undone; joins (one part of a Concat) are shown, not applied.
+undone; joins (one part of a Concat) and computations are shown, not applied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ import onnx_ir
 
 from tieops.ir.brief import brief_dtype
 
-__all__ = ["Cast", "Dequantize", "Join", "Reshape", "Slice", "Step", "Transpose", "View"]
+__all__ = [
+    "Cast",
+    "Computed",
+    "Dequantize",
+    "Join",
+    "Reshape",
+    "Slice",
+    "Step",
+    "Transpose",
+    "View",
+]
 
 Shape = tuple[int, ...]
 MAX_OVERLAP_WORK = 10_000
@@ -174,7 +184,33 @@ class Join:
         return f"from {self.start} on in a concat"
 
 
-Step = Transpose | Reshape | Slice | Cast | Dequantize | Join
+@dataclass(frozen=True)
+class Computed:
+    """What a layer computes from the weight, and from nothing that an input decides, to use it.
+
+    The last step of a view: a norm of the weight, a gain times a direction, a straight-through
+    form.
+    """
+
+    nodes: tuple[onnx_ir.Node, ...] = field(compare=False, repr=False)
+    """What computes it, in an order in which it can be computed."""
+    sizes: Shape
+    """The shape of the result."""
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return the shape after this step."""
+        del shape
+        return self.sizes
+
+    def apply(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the values after this step."""
+        raise ValueError("what a layer computes from its weight is not followed")
+
+    def __str__(self) -> str:
+        return "computed"
+
+
+Step = Transpose | Reshape | Slice | Cast | Dequantize | Join | Computed
 
 
 @dataclass(frozen=True)
@@ -208,6 +244,18 @@ class View:
     def is_identity(self) -> bool:
         """Whether the reader sees the parameter exactly as it is stored."""
         return not self.steps
+
+    @property
+    def moved(self) -> View:
+        """The view of the parameter alone: without what joins it to others or computes from it."""
+        ends = (i for i, step in enumerate(self.steps) if isinstance(step, Join | Computed))
+        return View(self.source, self.steps[: next(ends, len(self.steps))])
+
+    @property
+    def computed(self) -> tuple[onnx_ir.Node, ...]:
+        """The nodes that compute what the reader sees, where it is more than a view."""
+        last = self.steps[-1] if self.steps else None
+        return last.nodes if isinstance(last, Computed) else ()
 
     @property
     def permutation(self) -> Shape | None:
@@ -264,7 +312,8 @@ class View:
         """Return what the reader sees of ``array`` (shape ``source``), without a copy if it can be.
 
         Raises:
-            ValueError: If the view holds a part of a Concat, or the array has another shape.
+            ValueError: If the view holds a part of a Concat or a computation, or the array has
+                another shape.
         """
         if array.shape != self.source:
             raise ValueError(f"expected an array of shape {self.source}, got {array.shape}")
@@ -283,7 +332,7 @@ class View:
         """
         array = ground
         for step in self.steps:
-            if isinstance(step, Join):
+            if isinstance(step, Join | Computed):
                 break
             if isinstance(step, Cast | Dequantize):
                 continue

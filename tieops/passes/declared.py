@@ -14,6 +14,7 @@ from tieops.detect.content import same_range
 from tieops.errors import PreconditionError, TieMismatchError
 from tieops.ir.brief import brief, printable
 from tieops.ir.evidence import Evidence
+from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.view import Shape, permuted, relative
 from tieops.select import Target, weight_slot
@@ -129,8 +130,8 @@ def _torch_order(slot: Slot) -> Shape | None:
     if perm is None or len(perm) != 2:
         return None
     flipped = slot.node.attributes.get("transB")
-    if slot.node.op_type == "MatMul" or (
-        slot.node.op_type == "Gemm" and not (flipped is not None and flipped.as_int())
+    if is_matmul(slot.node) or (
+        is_gemm(slot.node) and not (flipped is not None and flipped.as_int())
     ):
         return (perm[1], perm[0]) if slot.index == 1 else perm
     return perm

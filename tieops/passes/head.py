@@ -9,7 +9,21 @@ import onnx_ir
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
 from tieops.ir.layers import Layer
+from tieops.ir.operators.moving_shapes import slice_bounds
 from tieops.ir.operators.operands import known_ints
+from tieops.ir.operators.predicates import (
+    is_addition,
+    is_arithmetic,
+    is_concat,
+    is_convolution,
+    is_gemm,
+    is_matmul,
+    is_matrix_product,
+    is_reshape,
+    is_shape,
+    is_slice,
+)
+from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import subgraphs_of
 from tieops.select import one_layer, slots_of
@@ -18,8 +32,6 @@ from tieops.tied_model import TiedModel
 __all__ = ["Head", "as_head", "find_head"]
 
 Path = tuple[onnx_ir.Node, ...]
-_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
-"""Operators that may read a stored vector behind the head, and are no layers with features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +61,12 @@ class Head:
     @property
     def is_turned(self) -> bool:
         """Whether it reads its input transposed."""
-        return self.weight.node.op_type == "Gemm" and _flag(self.weight.node, "transA")
+        return is_gemm(self.weight.node) and _flag(self.weight.node, "transA")
 
     @property
     def is_conv(self) -> bool:
         """Whether it is a convolution."""
-        return self.weight.node.op_type == "Conv"
+        return is_convolution(self.weight.node)
 
 
 def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
@@ -100,8 +112,12 @@ def _named(model: TiedModel, name: str | Layer) -> Layer:
     return one_layer(model, title)
 
 
+def _is_product(node: onnx_ir.Node) -> bool:
+    return is_matrix_product(node) or is_convolution(node)
+
+
 def _has_features(layer: Layer) -> bool:
-    return any(slot.node.op_type in ("Gemm", "MatMul", "Conv") for slot in layer.slots)
+    return any(_is_product(slot.node) for slot in layer.slots)
 
 
 def _last_layers(model: TiedModel) -> list[Layer]:
@@ -128,7 +144,7 @@ def _last_layers(model: TiedModel) -> list[Layer]:
                 pending += [(path[:-1], given) for given in path[-1].inputs[place : place + 1]]
             continue
         layer = home.get((path, node))
-        if layer is not None and layer.kind not in _ARITHMETIC:
+        if layer is not None and not is_arithmetic(layer.kind):
             found.add(layer)
         elif node.op_identifier() in functions:
             inside = functions[node.op_identifier()].outputs[node.outputs.index(value)]
@@ -147,7 +163,7 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
     """
     weights = [slot for slot in layer.slots if slot.role.split(".")[-1] == "weight"]
     weights = weights or [slot for slot in layer.slots if slot.index == 1]
-    if len(weights) != 1 or weights[0].node.op_type not in ("Gemm", "MatMul", "Conv"):
+    if len(weights) != 1 or not _is_product(weights[0].node):
         raise PreconditionError(
             f"{printable(layer.name)} is no Linear or Conv layer, so it has no size to replace",
             {"kind": layer.kind, "slots": ", ".join(slot.role for slot in layer.slots) or "none"},
@@ -164,14 +180,14 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
     bias = next((slot for slot in layer.slots if _is_bias(slot, weight)), None)
     seen = node.inputs[weight.index]
     shape = weight.view.shape
-    ranks = (2,) if node.op_type != "Conv" else (3, 4, 5)
+    ranks = (3, 4, 5) if is_convolution(node) else (2,)
     if weight.index != 1 or len(shape) not in ranks or seen is None:
         raise PreconditionError(
             f"the weight of {printable(layer.name)} is no matrix that its input is multiplied by",
             {"weight": brief(weight.parameter.dtype, shape)},
             "name the layer that computes the classes",
         )
-    if node.op_type in ("Gemm", "Conv") and _has_computed_bias(node, bias):
+    if not is_matmul(node) and _has_computed_bias(node, bias):
         raise PreconditionError(
             f"the bias of {printable(layer.name)} is computed, and has the old size",
             {"bias": node.inputs[2]},
@@ -180,7 +196,7 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
     x = node.inputs[0]
     assert x is not None
     out = (bias.node if bias is not None else node).outputs[0]
-    if node.op_type == "Conv":
+    if is_convolution(node):
         group = node.attributes.get("group")
         if group is not None and group.as_int() != 1:
             raise PreconditionError(
@@ -189,11 +205,11 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
                 "replace it with a plain one first",
             )
         return Head(layer, weight, bias, x, out, shape[1:], shape[0], 1)
-    transposed = node.op_type == "Gemm" and _flag(node, "transB")
+    transposed = is_gemm(node) and _flag(node, "transB")
     outs, ins = shape if transposed else (shape[-1], shape[-2])
     x, out = _around(node, x, out)
     rank = out.shape.rank() if out.shape is not None else _known_rank(x)
-    if node.op_type == "Gemm" and rank is None:
+    if is_gemm(node) and rank is None:
         rank = 2
     if rank is None:
         raise PreconditionError(
@@ -211,8 +227,8 @@ def _has_computed_bias(node: onnx_ir.Node, bias: Slot | None) -> bool:
 
 def _is_bias(slot: Slot, weight: Slot) -> bool:
     if slot.node is weight.node:
-        return slot.index == 2 and slot.node.op_type in ("Gemm", "Conv")
-    return slot.node.op_type == "Add" and slot.role.split(".")[-1] == "bias"
+        return slot.index == 2 and not is_matmul(slot.node)
+    return is_addition(slot.node) and slot.role.split(".")[-1] == "bias"
 
 
 def _flag(node: onnx_ir.Node, name: str) -> bool:
@@ -229,12 +245,12 @@ def _around(
 ) -> tuple[onnx_ir.Value, onnx_ir.Value]:
     """See through the Reshapes that bring an N-D input to a Gemm and its rows back."""
     before = x.producer()
-    if node.op_type != "Gemm" or before is None or before.op_type != "Reshape":
+    if not is_gemm(node) or before is None or not is_reshape(before):
         return x, out
     if _flag(node, "transA"):
         return x, out
     after = _only_reader(node.outputs[0])
-    if after is None or after.op_type != "Reshape":
+    if after is None or not is_reshape(after):
         return x, out
     source = before.inputs[0]
     assert source is not None
@@ -262,18 +278,26 @@ def _is_restored(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
         return list(target[:-1]) == leading and leading.count(-1) <= 1
     sizes = node.inputs[1]
     joined = None if sizes is None else sizes.producer()
-    if joined is None or joined.op_type != "Concat" or len(joined.inputs) != 2:
+    if joined is None or not is_concat(joined) or len(joined.inputs) != 2:
         return False
     cut = joined.inputs[0].producer() if joined.inputs[0] is not None else None
     whole = cut.inputs[0].producer() if cut is not None and cut.inputs[0] is not None else None
     return (
         cut is not None
-        and cut.op_type == "Slice"
-        and (known_ints(cut.inputs[1]), known_ints(cut.inputs[2])) == ((0,), (-1,))
+        and _leaves_out_last(cut)
         and whole is not None
-        and whole.op_type == "Shape"
+        and is_shape(whole)
+        and not whole.attributes
         and whole.inputs[0] is source
     )
+
+
+def _leaves_out_last(node: onnx_ir.Node) -> bool:
+    """Return whether a node is a Slice of a vector up to its last element."""
+    try:
+        return is_slice(node) and slice_bounds(node, 1) == [(0, 0, -1, 1)]
+    except NotKnownError:
+        return False
 
 
 def _only_reader(value: onnx_ir.Value) -> onnx_ir.Node | None:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import onnx_ir
 
-from tieops.errors import PreconditionError
+from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path
 from tieops.ir.functions.inlining import Inliner
+from tieops.ir.scopes import nested_graphs
 from tieops.passes.base import Change
 from tieops.tied_model import TiedModel
 
-__all__ = ["inline_behind", "inline_path", "inliner_of"]
+__all__ = ["inline_all", "inline_behind", "inline_path", "inliner_of"]
 
 _BECAUSE = "inlined, so that its size can change"
 
@@ -26,6 +27,29 @@ def inliner_of(
     held = [parameter.value for parameter in tied.parameters]
     layers = {(slot.path, slot.node): slot.layer for slot in tied.slots}
     return Inliner(model, names, held, layers, stand_ins=stand_ins)
+
+
+def inline_all(model: onnx_ir.Model) -> None:
+    """Inline all calls of all functions, in place; what a body stores is stored once.
+
+    Raises:
+        UnsupportedModelError: If a function cannot be inlined.
+    """
+    inliner = inliner_of(TiedModel(model), model, NameAuthority(model), stand_ins=True)
+    while calls := [
+        node
+        for graph in nested_graphs(model.graph)
+        for node in graph
+        if node.op_identifier() in model.functions
+    ]:
+        why = inliner.obstacle(calls)
+        if why:
+            raise UnsupportedModelError(
+                f"the function {printable(calls[0].op_type)} cannot be inlined",
+                {"why": why},
+                "export the model without functions",
+            )
+        inliner.inline(calls)
 
 
 def inline_path(

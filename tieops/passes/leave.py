@@ -7,7 +7,7 @@ again gives the graph that was there before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import takewhile
 from typing import Any, TypeAlias
 
@@ -22,23 +22,27 @@ from tieops.ir.names import (
     aliases_of,
     forget_evidence,
     is_made_up,
+    keep_packed_names,
     lr_factor_of,
     origin_of,
     recorded_names,
     set_axes,
+    set_computed_with,
     set_lr_factor,
     set_names,
     set_origin,
 )
+from tieops.ir.operators.predicates import is_cut, is_permutation, is_view, only_moves
 from tieops.ir.operators.traits import is_copy
-from tieops.ir.operators.views import ViewTransfer, is_cut, is_permutation, is_reshape, is_view
+from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
+from tieops.ir.readers import Reader, Readers
 from tieops.ir.torch_kinds import copy_kind
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "handle_of", "handles_of"]
+__all__ = ["Leaver", "give_up_names", "handle_of", "handles_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -91,7 +95,7 @@ def _returned(call: onnx_ir.Node, output: onnx_ir.Value, model: onnx_ir.Model) -
 
 def _cutting(nodes: Sequence[onnx_ir.Node]) -> int:
     """Return how many nodes at the beginning of a chain cut something off, with those before."""
-    moves = takewhile(lambda node: is_cut(node) or is_permutation(node) or is_reshape(node), nodes)
+    moves = takewhile(lambda node: is_view(node) and only_moves(node), nodes)
     return max((at for at, node in enumerate(moves, 1) if is_cut(node)), default=0)
 
 
@@ -103,6 +107,79 @@ def _moving(nodes: Sequence[onnx_ir.Node]) -> int:
     """
     count = _cutting(nodes)
     return count + sum(1 for _ in takewhile(is_permutation, nodes[count:]))
+
+
+def _is_whole(slot: Slot) -> bool:
+    """Return whether a slot reads in several ways, so that it takes all of the tensor along."""
+    return slot.is_joined and not (slot.is_computed and len(slot.reads) == 1)
+
+
+def _groups(
+    readers: Readers, slots: Sequence[Slot], *, together: bool, by_name: bool
+) -> list[list[Reader]]:
+    """Return the readers that leave, those in one list that get one tensor."""
+    leaving = set(slots)
+    groups: dict[object, list[Reader]] = {}
+    homes: dict[object, object] = {}
+    for reader in readers.all:
+        if not leaving & set(reader.slots):
+            continue
+        # What is reached through one input of a call cannot be told apart; see handle_of.
+        marks: list[object] = [handle_of(slot) for slot in reader.slots if slot in leaving]
+        marks += [reader.names] if by_name and reader.names else []
+        marks += ["together"] if together else []
+        found = list(dict.fromkeys(homes[mark] for mark in marks if mark in homes))
+        home = found[0] if found else reader
+        for other in found[1:]:
+            groups[home] += groups.pop(other)
+            homes.update({mark: home for mark, at in homes.items() if at is other})
+        groups.setdefault(home, []).append(reader)
+        homes.update(dict.fromkeys(marks, home))
+    return list(groups.values())
+
+
+def _title(reader: Reader, held: Container[str]) -> str:
+    return reader.slots[0].name if reader.title in held else reader.title
+
+
+def give_up_names(
+    parameter: Parameter,
+    readers: Readers,
+    gone: Sequence[str],
+    staying: Sequence[Reader],
+    names: NameAuthority,
+) -> None:
+    """Take names off a tensor whose readers leave, and store it under another one if it had one.
+
+    Args:
+        parameter: The tensor.
+        readers: All of its readers.
+        gone: The names that leave.
+        staying: The readers that keep it.
+        names: Where a new name is taken from.
+    """
+    value, known = parameter.value, aliases_of(parameter.value)
+    kept = [name for name in known if name not in gone]
+    packed = [name for reader in staying for name in reader.names]
+    if PACKED in value.metadata_props:
+        keep_packed_names(value, set(packed))
+    else:
+        set_names(value, kept)
+    if len(kept) <= 1:
+        forget_evidence(value)
+    if parameter.name not in gone or not staying:
+        return
+    wanted = [*packed, *(kept if PACKED not in value.metadata_props else ()), staying[0].title]
+    new = next((name for name in wanted if name not in gone), staying[0].slots[0].name)
+    if value.is_graph_input() or value.is_graph_output():
+        return
+    if value.is_initializer():
+        rename_initializer(value, new, names)
+    else:
+        names.release(parameter.name)
+        value.name = names.take(new)
+    if PACKED not in value.metadata_props:
+        set_names(value, [name for name in kept if name != new] if new not in kept else kept)
 
 
 class Leaver:
@@ -124,52 +201,60 @@ class Leaver:
     def leave(
         self,
         parameter: Parameter,
+        readers: Readers,
         slots: Sequence[Slot],
         *,
         together: bool,
+        by_name: bool = False,
         remember: bool = True,
     ) -> list[Change]:
-        """Give each of the slots what it reads of a parameter as a tensor of its own.
+        """Give each reader what it reads of a parameter as a tensor of its own, with its names.
 
         Args:
             parameter: What the slots share with another reader, which keeps it.
-            slots: The slots that leave.
+            readers: All readers of the parameter.
+            slots: The slots that leave; all those of a reader.
             together: One new tensor for all of them.
+            by_name: One new tensor for readers of one name, which are calls of one module.
             remember: Record that they were one, so that ``tie`` joins them again unasked.
         """
-        handles: dict[object, list[Slot]] = {}
-        for slot in slots:
-            handles.setdefault(handle_of(slot), []).append(slot)
-        known = aliases_of(parameter.value)
         origin = origin_of(parameter.value) or parameter.name
         if remember:
             set_origin(parameter.value, origin)
-        self._hand_over_name(parameter, slots, known)
-        groups = [list(handles.values())] if together else [[group] for group in handles.values()]
+        is_computed = any(slot.is_computed for reader in readers.all for slot in reader.slots)
+        if is_computed:
+            set_computed_with(parameter.value)
+        leaving = set(slots)
+        staying = [reader for reader in readers.all if not leaving.issuperset(reader.slots)]
+        groups = _groups(readers, slots, together=together, by_name=by_name)
+        held = {name for reader in staying for name in reader.names}
+        packing = parameter.value.metadata_props.get(PACKED)
+        owned = [[n for r in group for n in r.names if n not in held] for group in groups]
+        give_up_names(parameter, readers, [n for mine in owned for n in mine], staying, self._names)
         changes: list[Change] = []
-        gone: set[str] = set()
-        names = set(known)
-        for group in groups:
-            members = [slot for each in group for slot in each]
-            firsts = [each[0] for each in group]
-            mine = [slot.name for slot in members if slot.name in names]
-            gone.update(mine)
-            title = members[0].name if remember else self._freed_title(members)
-            value = self._own(parameter, firsts, title)
+        for group, mine in zip(groups, owned, strict=True):
+            members = [slot for reader in group for slot in reader.slots if slot in leaving]
+            handles: dict[object, Slot] = {}
+            for slot in members:
+                handles.setdefault(handle_of(slot), slot)
+            title = mine[0] if mine else _title(group[0], held)
+            if not remember:
+                title = self._freed_title(members)
+            value = self._own(parameter, list(handles.values()), title)
             if remember:
                 set_origin(value, origin)
             copy_kind(value, parameter.value)
-            set_names(value, mine)
+            set_names(value, dict.fromkeys(mine))
+            if is_computed:
+                set_computed_with(value)
+            if packing is not None and Parameter(value).shape == parameter.shape:
+                value.metadata_props[PACKED] = packing
+                keep_packed_names(value, set(mine))
             if (factor := lr_factor_of(parameter.value)) != 1.0:
                 set_lr_factor(value, factor)
             stored = Parameter(value)
             owner = ", ".join(slot.name for slot in members)
             changes.append(Change(owner, f"owns {stored}, {brief_bytes(stored.nbytes)}"))
-        kept = [name for name in known if name not in gone]
-        if PACKED not in parameter.value.metadata_props:
-            set_names(parameter.value, kept)
-        if len(kept) <= 1:
-            forget_evidence(parameter.value)
         return changes
 
     def name_copies(self) -> None:
@@ -202,20 +287,6 @@ class Leaver:
             return
         set_names(value, [name for name in recorded_names(value) if name != value.name])
         rename_initializer(value, title_of(slots), self._names)
-
-    def _hand_over_name(
-        self, parameter: Parameter, slots: Sequence[Slot], known: Sequence[str]
-    ) -> None:
-        """Store what stays under another of its names, if who leaves has the one it has."""
-        leaving = {slot.name for slot in slots}
-        others = [name for name in known if name not in leaving]
-        value = parameter.value
-        graph = value.graph
-        if parameter.name not in leaving or not others or not isinstance(graph, onnx_ir.Graph):
-            return
-        if not value.is_initializer():
-            return
-        rename_initializer(value, others[0], self._names)
 
     def _own(self, parameter: Parameter, slots: Sequence[Slot], name: str) -> onnx_ir.Value:
         """Store what the slots read, each with a handle of its own, once; make them read it."""
@@ -250,9 +321,9 @@ class Leaver:
         view = read.view if read.entry is None else read.entry.view
         if any(node in self._bodies for node in nodes):
             return view, len(nodes)  # through a function that returns it: nothing to copy
-        if slot.is_joined and read.entry is None:
+        if _is_whole(slot) and read.entry is None:
             return View(parameter.shape), 0
-        count = _moving(nodes)
+        count = _moving(nodes[: len(nodes) - len(view.computed)])
         reader = slot.node if read.entry is None else slot.path[0]
         return self._view_of(view.source, nodes, count, reader), count
 
@@ -274,7 +345,7 @@ class Leaver:
         nodes = slot.reads[0].nodes if entry is None else entry.nodes
         chains = [nodes[skipped:]]
         root = parameter.value
-        if slot.is_joined and entry is None:
+        if _is_whole(slot) and entry is None:
             chains = [read.nodes for read in slot.reads if read.parameter.value is root]
         elif skipped:
             root = self._followed(nodes[:skipped], nodes[skipped:], node, index)

@@ -18,7 +18,7 @@ from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.edit import NameAuthority, add_initializer, replace_value
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import origin_of
-from tieops.ir.operators.views import transpose_order
+from tieops.ir.operators.predicates import is_gemm, is_matmul, is_permutation
 from tieops.ir.parameter import Slot
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
 from tieops.tied_model import TiedModel
@@ -46,7 +46,7 @@ class LowerTiedReadsPass(SurgeryPass):
         names = NameAuthority(model)
         slots = [slot for slot in _shared(tied) if is_transposed_product(slot)]
         given = {slot.node: x for slot in slots if (x := slot.node.inputs[0]) is not None}
-        known = derived(model, {x for node, x in given.items() if node.op_type == "MatMul"})
+        known = derived(model, {x for node, x in given.items() if is_matmul(node)})
         shapes = {node: known.get(x) for node, x in given.items()}
         for slot in slots:
             why = ""
@@ -59,7 +59,7 @@ class LowerTiedReadsPass(SurgeryPass):
             if why:
                 skips.append(Skip(slot.name, why))
                 continue
-            if slot.node.op_type == "Gemm":
+            if is_gemm(slot.node):
                 _flip(slot)
             else:
                 _matmul_to_gemm(slot, shapes[slot.node], model, names)
@@ -122,8 +122,7 @@ def _unflattened(
 
 def _drop_view(slot: Slot) -> None:
     for node in reversed(slot.reads[0].nodes):
-        rank = len(slot.parameter.shape)
-        if transpose_order(node, rank) is None and node.op_type != "Identity":
+        if not is_permutation(node):
             return
         out = node.outputs[0]
         if node.graph is None or out.uses() or out.is_graph_output():

@@ -23,6 +23,7 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.operators.operands import known_ints
+from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.part import PART, part_of
 from tieops.ir.scopes import stored_values
@@ -143,7 +144,7 @@ def _leads(value: onnx_ir.Value, cut: onnx_ir.Graph) -> bool:
 
 
 def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
-    return (node for node in cut if node.op_type != "Constant")
+    return (node for node in cut if not is_constant_operator(node))
 
 
 def _why_apart(
@@ -202,7 +203,7 @@ def _read_again(
         replaced[operand] = _operand(model, operand, names)
     nodes: list[onnx_ir.Node] = []
     for node in part.cut:
-        known = _same_constant(graph, node) if node.op_type == "Constant" else None
+        known = _same_constant(graph, node) if is_constant_operator(node) else None
         if known is not None:
             # Every reader of it, old or new, comes after the beginning.
             graph.remove(known)
@@ -254,6 +255,6 @@ def _same_constant(graph: onnx_ir.Graph, wanted: onnx_ir.Node) -> onnx_ir.Node |
     """Return the Constant of the graph that holds the same operand under the same name."""
     held, name = known_ints(wanted.outputs[0]), wanted.outputs[0].name
     for node in graph:
-        if node.op_type == "Constant" and node.outputs[0].name == name:
+        if is_constant_operator(node) and node.outputs[0].name == name:
             return node if held is not None and known_ints(node.outputs[0]) == held else None
     return None

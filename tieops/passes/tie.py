@@ -16,13 +16,22 @@ from tieops.ir.edit import (
     drop_unread,
     merge_views,
     move_to_main_graph,
+    rename_initializer,
     substitute,
 )
 from tieops.ir.evidence import Evidence
 from tieops.ir.functions.calls import function_graphs
-from tieops.ir.names import add_names, is_made_up, origin_of, recorded_names, set_evidence
+from tieops.ir.names import (
+    TORCH_KIND,
+    add_names,
+    is_made_up,
+    join_packed_names,
+    origin_of,
+    recorded_names,
+    set_evidence,
+)
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.scopes import scope_of
+from tieops.ir.scopes import scope_of, stored_values
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
@@ -148,6 +157,9 @@ class _Joiner:
         self._fresh = NameAuthority(model)
         self._turned: TransposedInputs = {}
         self._in_functions = function_graphs(model)
+        self._kinds_are_known = any(
+            TORCH_KIND in value.metadata_props for value in stored_values(model)
+        )
         self._readers: dict[Parameter, list[Slot]] = {}
         for slot in slots:
             for read in slot.reads:
@@ -176,6 +188,8 @@ class _Joiner:
         for other, perm in able[1:]:
             names += self._names(other)
             order = relative(base, perm)
+            if order == tuple(range(len(order))):
+                join_packed_names(value, other.value)
             substitute(other.value, value, order, self._fresh, self._turned)
             drop_unread([other.value])
             how = "" if order == tuple(range(len(order))) else " transposed"
@@ -183,8 +197,17 @@ class _Joiner:
             less = f", {brief_bytes(saved)} less stored" if saved else ""
             self.changes.append(Change(other.name, f"reads {value.name}{how}{less}"))
         self.kept.append(value)
+        self._restore_name(value, names)
         add_names(value, names)
         set_evidence(value, group.evidence)
+
+    def _restore_name(self, value: onnx_ir.Value, names: Sequence[str]) -> None:
+        """Store what was untied under a name that it had, if untie had to find the one it has."""
+        found = value.name or ""
+        if not origin_of(value) or found in names or not names or value.is_graph_output():
+            return
+        origin = origin_of(value)
+        rename_initializer(value, origin if origin in names else names[0], self._fresh)
 
     def _declare(self, parameter: Parameter) -> None:
         if parameter.evidence is not Evidence.DECLARED:
@@ -196,12 +219,17 @@ class _Joiner:
             return "it lives in a function, which sees no other tensor"
         return unshareable(parameter)
 
+    def _is_made_up(self, parameter: Parameter, name: str) -> bool:
+        """Tell whether an exporter made a name up: torch's says what came from the module."""
+        folded = self._kinds_are_known and TORCH_KIND not in parameter.value.metadata_props
+        return is_made_up(name) or (folded and "." not in name)
+
     def _names(self, parameter: Parameter) -> list[str]:
         """Return the names a tensor is known by; if an exporter made them up, its slots' names."""
         if origin_of(parameter.value):
             # Untied before: the name it is stored under may be one that untie had to find.
             return list(recorded_names(parameter.value))
-        real = [name for name in parameter.names if not is_made_up(name)]
+        real = [name for name in parameter.names if not self._is_made_up(parameter, name)]
         if real:
             return real
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,18 +13,16 @@ from tieops.ir.accidental import title_of
 from tieops.ir.brief import printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
-from tieops.ir.functions.calls import Path, call_paths, function_graphs
 from tieops.ir.parameter import Parameter, Slot
+from tieops.ir.readers import Reader, Readers
 from tieops.ir.ties import Tie
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.inline import inliner_of
-from tieops.passes.leave import Leaver, handle_of, handles_of
+from tieops.passes.leave import Leaver
+from tieops.passes.untie_calls import Choice, UntieCalls, bound, places_of, stuck_slots
 from tieops.select import Target, slots_of
 from tieops.tied_model import TiedModel
 
 __all__ = ["UntiePass", "untie"]
-
-_BECAUSE = "so that what it reads need not be what others read"
 
 
 def untie(
@@ -80,8 +78,8 @@ class UntiePass(SurgeryPass):
         """Check that every target is tied and can leave, before anything changes."""
         if self.targets:
             tied = TiedModel(model)
-            choice = _Choice(self.targets, self.together, self.accidental)
-            calls = _Calls(tied, model, NameAuthority(model), choice)
+            choice = Choice(self.targets, self.together, self.accidental)
+            calls = UntieCalls(tied, model, NameAuthority(model), choice)
             for tie, leaving in _leaving(tied, calls, choice):
                 calls.check(tie, leaving)
 
@@ -90,20 +88,6 @@ class UntiePass(SurgeryPass):
         return untie_in_place(
             model, self.targets, together=self.together, accidental=self.accidental
         )
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which slots leave."""
-
-    targets: Sequence[Target]
-    together: bool
-    """Whether those of one tie get one tensor."""
-    accidental: bool
-
-    def ties_of(self, model: TiedModel) -> Sequence[Tie]:
-        """Return the ties that are concerned."""
-        return model.accidental_ties if self.accidental else model.ties
 
 
 def untie_in_place(
@@ -115,33 +99,45 @@ def untie_in_place(
 ) -> Rewrite:
     """Do the work of ``untie`` on a graph, in place."""
     together = together or accidental  # the calls of one module read one parameter
-    choice = _Choice(targets, together, accidental)
+    choice = Choice(targets, together, accidental)
     liveness = Liveness(model)
     names = NameAuthority(model)
     tied = TiedModel(model)
-    calls = _Calls(tied, model, names, choice)
+    calls = UntieCalls(tied, model, names, choice)
     leaving = _leaving(tied, calls, choice)
     changes: list[Change] = []
     if model.functions:  # else the graph is traced once
         leaving, changes = calls.inline(leaving)
+        if not targets and not accidental:
+            leaving = _by_tensor(calls.tied, leaving)
     leaver = Leaver(model, names)
     skips: list[Skip] = []
     for tie, going in leaving:
-        stuck = _stuck(tie, going, model)
+        stuck = stuck_slots(tie, going, model)
         skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
         held = set(stuck)
         slots, parameter = [slot for slot in going if slot not in held], tie.parameter
+        readers = calls.tied.readers(parameter)
         if any(slot.is_joined for slot in going):
-            # A slot that joins several parameters has been rewired if it left another tie already.
-            slots = _again(TiedModel(model), slots)
+            # A slot that reads several parameters has been rewired if it left another tie already.
+            retraced = TiedModel(model)
+            slots = _again(retraced, parameter, slots)
             parameter = Parameter(tie.parameter.value)
-        why = _bound(parameter)
+            readers = retraced.readers(parameter)
+        why = bound(parameter)
         if why:
             skips.append(Skip(parameter.name, why))
         elif not slots and not stuck:
             skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
         elif slots:
-            changes += leaver.leave(parameter, slots, together=together, remember=not accidental)
+            changes += leaver.leave(
+                parameter,
+                readers,
+                slots,
+                together=together,
+                by_name=not targets and not accidental and _has_names(readers),
+                remember=not accidental,
+            )
     if accidental:
         for tie in {tie.parameter.value: tie for tie, _ in leaving}.values():
             leaver.name_module(tie.parameter, _staying(tie))
@@ -150,195 +146,48 @@ def untie_in_place(
     return Rewrite(tuple(changes), tuple(skips))
 
 
-def _stuck(tie: Tie, leaving: Sequence[Slot], model: onnx_ir.Model) -> list[Slot]:
-    """Return the slots that cannot be given another weight without a slot that stays."""
-    gone = set(leaving)
-    staying = {h for slot in tie.slots if slot not in gone for h in handles_of(slot, model)}
-    return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
+def _again(model: TiedModel, parameter: Parameter, slots: Sequence[Slot]) -> list[Slot]:
+    places = places_of(model.slots)
+    return [places[slot.path, slot.node, slot.index, parameter.value] for slot in slots]
 
 
-def _is_held(slot: Slot) -> bool:
-    """Return whether what a slot reads is stored in a function, for all calls at once."""
-    return bool(slot.path) and slot.reads[0].entry is None
+def _by_tensor(
+    model: TiedModel, leaving: Sequence[tuple[Tie, list[Slot]]]
+) -> list[tuple[Tie, list[Slot]]]:
+    """Put what leaves one tensor together where names say who leaves it."""
+    found: dict[object, tuple[Tie, list[Slot]]] = {}
+    for tie, slots in leaving:
+        named = _has_names(model.readers(tie.parameter))
+        key = tie.parameter.value if named else tie
+        known, mine = found.get(key, (None, []))
+        found[key] = (tie if known is None else _joined(known, tie), [*mine, *slots])
+    return list(found.values())
 
 
-class _Calls:
-    """The function calls that slots are reached through, and which of them to inline.
-
-    A slot that leaves has its calls inlined as far as one input of a call serves others too, or
-    the body cuts off what it reads, so that it owns no more than that. What a body stores is read
-    by all of its calls.
-
-    Args:
-        tied: The model, before any call is inlined.
-        model: Its graph.
-        names: Where copies get their names.
-        choice: Which slots leave.
-    """
-
-    def __init__(
-        self, tied: TiedModel, model: onnx_ir.Model, names: NameAuthority, choice: _Choice
-    ) -> None:
-        self._model = model
-        self._choice = choice
-        self._inliner = inliner_of(tied, model, names)
-        self._paths = call_paths(model)
-        self._owners = function_graphs(model)
-        self._depths: dict[Path, int] = {}
-
-    def owned_elements(self, slot: Slot) -> int:
-        """Return how many elements a slot gets that leaves."""
-        read = slot.reads[0]
-        if read.entry is None or self._depth(slot.path) == len(slot.path):
-            return read.view.elements
-        return read.entry.view.elements
-
-    def check(self, tie: Tie, leaving: Sequence[Slot]) -> None:
-        """Refuse slots that cannot leave.
-
-        Raises:
-            PreconditionError: With those that would have to leave too.
-        """
-        for slot in _stuck(tie, leaving, self._model):
-            why = self._obstacle(tie, slot)
-            if why:
-                raise PreconditionError(
-                    f"cannot untie {printable(slot.name)} alone: others read what it reads "
-                    "through the same function",
-                    {
-                        "with it": ", ".join(s.name for s in tie.slots if s not in leaving),
-                        "why": why,
-                    },
-                    "name them too, or inline the function",
-                )
-
-    def inline(
-        self, leaving: Sequence[tuple[Tie, list[Slot]]]
-    ) -> tuple[list[tuple[Tie, list[Slot]]], list[Change]]:
-        """Inline what slots need that leave, in place.
-
-        Args:
-            leaving: Ties of the model before, and which of their slots leave.
-
-        Returns:
-            The ties and slots as they are now, and what was done.
-        """
-        able = {
-            slot
-            for tie, slots in leaving
-            for slot in slots
-            if not _bound(tie.parameter) and not self._obstacle(tie, slot)
-        }
-        opened = [tie.parameter.value for tie, slots in leaving if able.intersection(slots)]
-        changes: list[Change] = []
-        found = self._now(leaving)
-        while True:
-            calls = [call for each in found for call in self._shared(*each, able)]
-            gone = self._inliner.inline(calls, opened)
-            if not gone:
-                return [(tie, [*slots]) for tie, slots in found], changes
-            changes += [Change(f"call of {each.op_type}", f"inlined, {_BECAUSE}") for each in gone]
-            found = self._now(leaving)
-
-    def _now(
-        self, leaving: Sequence[tuple[Tie, Sequence[Slot]]]
-    ) -> list[tuple[Tie, dict[Slot, Slot]]]:
-        """Return ties and slots of the model before any inlining as they are now.
-
-        A node whose operands or attributes a call binds may be a reader before, and part of a view
-        after: then the slots that read through it stand for it.
-
-        Returns:
-            Ties that are left, and for each slot that leaves which one it was.
-        """
-        tied = TiedModel(self._model)
-        ties: dict[onnx_ir.Value, list[Tie]] = {}
-        for tie in self._choice.ties_of(tied):
-            ties.setdefault(tie.parameter.value, []).append(tie)
-        found: list[tuple[Tie, dict[Slot, Slot]]] = []
-        for before, slots in leaving:
-            value = before.parameter.value
-            for tie in ties.get(self._inliner.moved.get(value, value), []):
-                places = {(slot.path, slot.node, slot.index): slot for slot in tie.slots}
-                mine: dict[Slot, Slot] = {}
-                for old in slots:
-                    path, node = self._inliner.now(old.path, old.node)
-                    new = places.get((path, node, old.index))
-                    through = [s for s in tie.slots if any(node in read.nodes for read in s.reads)]
-                    mine |= dict.fromkeys(through if new is None else [new], old)
-                if mine:
-                    found.append((tie, mine))
-        return found
-
-    def _shared(
-        self, tie: Tie, leaving: Mapping[Slot, Slot], able: Collection[Slot]
-    ) -> Iterator[onnx_ir.Node]:
-        """Yield the calls to inline next, so that each of the able slots has a way of its own."""
-        company: dict[object, set[bool | Slot]] = {}
-        for slot in tie.slots:
-            own = slot in leaving
-            mine = slot if own and not self._choice.together else own
-            for handle in handles_of(slot, self._model):
-                company.setdefault(handle, set()).add(mine)
-        for slot in (now for now, before in leaving.items() if before in able):
-            read = slot.reads[0]
-            cuts = read.entry is not None and read.view.elements != read.entry.view.elements
-            alone = cuts or slot.is_joined
-            if slot.path and (
-                len(company[handle_of(slot)]) > 1
-                or (alone and self._depth(slot.path) == len(slot.path))
-            ):
-                yield slot.path[0]
-
-    def _paths_to(self, value: onnx_ir.Value) -> Sequence[Path]:
-        """Return the calls that lead to the body that stores a value."""
-        function = self._owners.get(value.graph) if value.graph is not None else None
-        return [] if function is None else self._paths.get(function.identifier(), [])
-
-    def _obstacle(self, tie: Tie, slot: Slot) -> str:
-        """Return why a slot cannot be told from others that are reached through its calls."""
-        why = self._inliner.obstacle(
-            call for path in self._paths_to(tie.parameter.value) for call in path
-        )
-        if why:
-            return why
-        count = self._depth(slot.path) + 1
-        if count > len(slot.path):
-            return ""
-        others = [other for other in tie.slots if other is not slot]
-        if all(other.path[:count] != slot.path[:count] for other in others):
-            return ""
-        return self._inliner.obstacle(slot.path[:count])
-
-    def _depth(self, path: Path) -> int:
-        """Return how many calls of a path can be inlined, from the outermost on."""
-        if path not in self._depths:
-            counts = range(len(path), 0, -1)
-            self._depths[path] = next(
-                (count for count in counts if not self._inliner.obstacle(path[:count])), 0
-            )
-        return self._depths[path]
+def _joined(one: Tie, other: Tie) -> Tie:
+    return Tie(one.parameter, tuple(dict.fromkeys((*one.slots, *other.slots))))
 
 
-def _again(model: TiedModel, slots: Sequence[Slot]) -> list[Slot]:
-    places = {(slot.path, slot.node, slot.index): slot for slot in model.slots}
-    return [places[slot.path, slot.node, slot.index] for slot in slots]
+def _has_names(readers: Readers) -> bool:
+    """Return whether readers of a tensor differ in their names, so that these say what to part."""
+    return len({reader.names for reader in readers.all if reader.names}) > 1
 
 
-def _leaving(model: TiedModel, calls: _Calls, choice: _Choice) -> list[tuple[Tie, list[Slot]]]:
+def _leaving(model: TiedModel, calls: UntieCalls, choice: Choice) -> list[tuple[Tie, list[Slot]]]:
     """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor.
 
     An accidental tie comes once for each module that leaves it.
     """
     named = {slot for target in choice.targets for slot in _tied_slots(model, target, choice)}
+    readers = {slot.reader for slot in named}
     if choice.accidental:
         modules = [(tie, each) for tie in model.accidental_ties for each in _modules(tie)]
         return [(t, each) for t, each in modules if not choice.targets or named.intersection(each)]
     if not choice.targets:
-        return [(tie, _all_but_one(tie, calls)) for tie in model.ties]
+        return list(_all_apart(model, calls))
     found: list[tuple[Tie, list[Slot]]] = []
     for tie in model.ties:
-        mine = [slot for slot in tie.slots if slot in named]
+        mine = [slot for slot in tie.slots if slot.reader in readers]
         if not mine:
             continue
         if choice.together and len(mine) == len(tie.slots):
@@ -360,18 +209,50 @@ def _staying(tie: Tie) -> tuple[Slot, ...]:
     return next((each for each in tie.modules if title_of(each) == name), tie.modules[0])
 
 
-def _all_but_one(tie: Tie, calls: _Calls) -> list[Slot]:
-    """Return the slots that leave when all do: the first that would own all of the tensor stays."""
+def _all_apart(model: TiedModel, calls: UntieCalls) -> Iterator[tuple[Tie, list[Slot]]]:
+    """Yield every tie with the slots that leave it when all do.
+
+    Where the readers of a tensor have names of their own, these say what is one: all slots of one
+    name stay together, the calls of one module and the slices that it reads one by one.
+    """
+    done: set[onnx_ir.Value] = set()
+    for tie in model.ties:
+        readers = model.readers(tie.parameter)
+        if not _has_names(readers):
+            yield tie, _all_but_one(tie, calls)
+            continue
+        if tie.parameter.value in done:
+            continue
+        done.add(tie.parameter.value)
+        slots = tuple(slot for reader in readers.all for slot in reader.slots)
+        whole = tie.parameter.elements
+        owner = next((r for r in readers.all if r.names and _owned(r, calls) == whole), None)
+        stays = owner.names if owner is not None else readers.all[0].names
+        leaving = [s for r in readers.all if r.names != stays for s in r.slots]
+        yield Tie(tie.parameter, slots), leaving
+
+
+def _owned(reader: Reader, calls: UntieCalls) -> int:
+    return max(calls.owned_elements(slot) for slot in reader.slots)
+
+
+def _all_but_one(tie: Tie, calls: UntieCalls) -> list[Slot]:
+    """Return the slots that leave when all do: the first reader that would own all of it stays."""
     whole = tie.parameter.elements
     first = next((s for s in tie.slots if s.is_joined or calls.owned_elements(s) == whole), None)
     if first is None:
         return list(tie.slots)
-    return [slot for slot in tie.slots if slot is not first]
+    return [slot for slot in tie.slots if slot.reader != first.reader]
 
 
-def _tied_slots(model: TiedModel, target: Target, choice: _Choice) -> list[Slot]:
+def _tied_slots(model: TiedModel, target: Target, choice: Choice) -> list[Slot]:
     slots = slots_of(model, target)
-    tied = {slot for tie in choice.ties_of(model) for slot in tie.slots if len(tie.slots) > 1}
+    tied = {
+        slot
+        for tie in choice.ties_of(model)
+        for slot in tie.slots
+        if len({other.reader for other in tie.slots}) > 1
+    }
     mine = [slot for slot in slots if slot in tied]
     if not mine:
         raise PreconditionError(
@@ -380,13 +261,7 @@ def _tied_slots(model: TiedModel, target: Target, choice: _Choice) -> list[Slot]
             "see print(model.ties)",
         )
     for slot in mine:
-        why = _bound(slot.parameter)
+        why = bound(slot.parameter)
         if why:
             raise PreconditionError(f"cannot untie {printable(slot.name)}", {"why": why})
     return mine
-
-
-def _bound(parameter: Parameter) -> str:
-    if parameter.is_overridable:
-        return "it is a graph input too, which a caller may override for all readers at once"
-    return ""

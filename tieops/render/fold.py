@@ -9,6 +9,7 @@ from itertools import pairwise
 from tieops.detect.repeats import Repeat, common_module, find_repeats
 from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
+from tieops.ir.operators.predicates import says_little
 from tieops.render.flow import Bundle, Item, Leaf, layers_of, leaves_of
 
 __all__ = ["fold"]
@@ -19,14 +20,6 @@ CROWDED = 24
 """More items than this are grouped by their modules."""
 MAX_ITEMS = 40
 """No box unfolds into more than this."""
-# fmt: off
-_MOVES = frozenset({
-    "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose",
-    "Identity", "Cast", "CastLike", "Slice", "Split", "Concat", "Gather", "GatherND",
-    "GatherElements", "Where", "Range", "ConstantOfShape",
-})
-# fmt: on
-"""Operators that tell little about a model."""
 
 
 def fold(items: Sequence[Item]) -> list[Item]:
@@ -176,7 +169,7 @@ def _few(leaves: Sequence[Leaf]) -> list[Item]:
 def _operators_title(leaves: Sequence[Leaf]) -> str:
     """Return how many operators there are, and those that tell most."""
     kinds = list(dict.fromkeys(leaf.kind for leaf in leaves))
-    kinds.sort(key=lambda kind: kind in _MOVES)
+    kinds.sort(key=lambda kind: says_little(kind))
     shown = ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
     return f"{counted(len(leaves), 'operator')}: {shown}"
 

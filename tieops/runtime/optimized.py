@@ -21,7 +21,7 @@ import onnx_ir
 from tieops.detect.bits import bit_equal, bits
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import all_graphs
-from tieops.ir.view import Cast, Dequantize, Join, Transpose, View
+from tieops.ir.view import Cast, Computed, Dequantize, Join, Transpose, View
 
 __all__ = ["Packed", "initializers", "packed_of", "read_optimized", "reading_of"]
 
@@ -135,7 +135,7 @@ def _views(parameter: Parameter, slots: tuple[Slot, ...]) -> list[View]:
                 continue
             view = stored
             for step in read.view.steps:
-                if isinstance(step, Cast | Dequantize | Join):
+                if isinstance(step, Cast | Computed | Dequantize | Join):
                     break
                 view = view.then(step)
                 found.append(view)

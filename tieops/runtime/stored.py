@@ -14,12 +14,10 @@ import onnx
 import onnx_ir
 
 from tieops.importers.external_data import DataFolder
-from tieops.ir.operators.roles import KINDS
+from tieops.ir.operators.predicates import is_cast, is_permutation, is_reshaping, is_transpose
+from tieops.ir.operators.roles import learnable_role
 
 __all__ = ["StoredWeight", "stored_weights", "subgraphs"]
-
-_VIEWS = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast")
-"""Operators whose first input goes on to whoever reads them."""
 
 
 @dataclass
@@ -120,7 +118,6 @@ def _count(
         functions: The model's functions; what is handed to a call is read in the body.
     """
     for node in nodes:
-        roles = KINDS.get(node.op_type, ("", {}))[1]
         called = functions.get((node.domain, node.op_type))
         handed: dict[str, tuple[str, bool]] = {}
         for index, name in enumerate(node.input):
@@ -130,13 +127,18 @@ def _count(
             if called is not None:
                 if index < len(called.input):
                     handed[called.input[index]] = known[name]
-            elif index == 0 and node.op_type in _VIEWS and not node.domain and node.output:
-                known[node.output[0]] = weight, transposed or node.op_type == "Transpose"
+            elif index == 0 and _hands_on(node) and node.output:
+                known[node.output[0]] = weight, transposed or is_transpose(node)
             else:
                 weights[weight].readers += 1
                 weights[weight].is_transposed |= transposed
-                weights[weight].is_scale |= "scale" in roles.get(index, "")
+                weights[weight].is_scale |= "scale" in (learnable_role(node, index) or "")
         if called is not None and handed:
             _count(called.node, handed, weights, functions)
         for graph in subgraphs(node):
             _count(graph.node, known, weights, functions)
+
+
+def _hands_on(node: onnx.NodeProto) -> bool:
+    """Tell whether whoever reads a node's output reads all of its first input."""
+    return is_permutation(node) or is_reshaping(node) or is_cast(node)

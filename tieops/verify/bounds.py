@@ -12,6 +12,9 @@ from typing import TypeAlias
 import onnx_ir
 
 from tieops.ir.dataflow.regions import RegionInterface
+from tieops.ir.operators.shape_rules import output_shapes
+from tieops.ir.operators.sizes import NotKnownError, Resized
+from tieops.ir.operators.values import keeps_sizes, passes_values_on, table_of
 from tieops.ir.scopes import all_nodes
 
 __all__ = ["Size", "table_sizes"]
@@ -19,27 +22,6 @@ __all__ = ["Size", "table_sizes"]
 Size: TypeAlias = int | onnx_ir.SymbolicDim
 _Calls: TypeAlias = tuple[onnx_ir.Node, ...]
 _Sizes: TypeAlias = list[Size | None]
-
-# Which inputs an operator passes on with their values; an empty tuple means all of them.
-_MOVES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze"), (0,)),
-    **dict.fromkeys(("Flatten", "Transpose", "Slice", "Expand", "Tile", "Clip", "Split"), (0,)),
-    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "Dropout", "Pad"), (0,)),
-    **dict.fromkeys(("ReverseSequence", "DepthToSpace", "SpaceToDepth", "Trilu"), (0,)),
-    **dict.fromkeys(("ScatterND", "ScatterElements"), (0, 2)),
-    "Where": (1, 2),
-    **dict.fromkeys(("Concat", "Max", "Min"), ()),
-}
-# Operator and the position of its indices -> position of the table, its axis (or its attribute).
-_LOOKUPS: dict[tuple[str, str, int], tuple[int, str]] = {
-    ("", "Gather", 1): (0, "axis"),
-    ("", "GatherElements", 1): (0, "axis"),
-    ("", "ScatterElements", 1): (0, "axis"),
-    ("com.microsoft", "GatherBlockQuantized", 1): (0, "gather_axis"),
-    ("com.microsoft", "EmbedLayerNormalization", 0): (2, ""),
-    ("com.microsoft", "EmbedLayerNormalization", 1): (4, ""),
-}
-_SAME_SHAPE = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear")
 
 
 def table_sizes(model: onnx_ir.Model) -> dict[str, tuple[Size, ...]]:
@@ -65,10 +47,6 @@ def table_sizes(model: onnx_ir.Model) -> dict[str, tuple[Size, ...]]:
         for value in model.graph.inputs
         if not value.is_initializer()
     }
-
-
-def _is_standard(node: onnx_ir.Node) -> bool:
-    return node.domain in ("", "ai.onnx")
 
 
 class _Flow:
@@ -112,11 +90,7 @@ class _Flow:
         if function is not None:
             if node not in calls and position < len(function.inputs):
                 yield function.inputs[position], (*calls, node)
-        elif not _is_standard(node):
-            return
-        elif node.op_type in _MOVES and (
-            not _MOVES[node.op_type] or position in _MOVES[node.op_type]
-        ):
+        elif passes_values_on(node, position):
             yield from ((output, calls) for output in node.outputs)
 
     def _returned(
@@ -131,25 +105,24 @@ class _Flow:
     def _looked_up(self, node: onnx_ir.Node, position: int, calls: _Calls) -> Iterator[Size]:
         if node.op_identifier() in self.functions:
             return
-        domain = "" if _is_standard(node) else node.domain
-        found = _LOOKUPS.get((domain, node.op_type, position))
-        if found is not None:
-            table, attribute = found
-            sizes = self._shape(node.inputs[table], calls) or []
-            axis = self._number(node, attribute, 0, calls) if attribute else 0
-            if -len(sizes) <= axis < len(sizes) and (size := sizes[axis]) is not None:
-                yield size
-        elif domain == "" and node.op_type in ("GatherND", "ScatterND") and position == 1:
-            sizes = self._shape(node.inputs[0], calls) or []
-            first = self._number(node, "batch_dims", 0, calls)
-            width = (self._shape(node.inputs[1], calls) or [None])[-1]
-            # Without a known width any axis may be meant: the smallest then bounds them all.
-            last = first + width if isinstance(width, int) else len(sizes)
-            yield from (size for size in sizes[first:last] if size is not None)
-        elif domain == "" and node.op_type == "OneHot" and position == 0:
-            depth = _constant(node, 1)
+        table = table_of(node, position)
+        if table is None:
+            return
+        if table.depth is not None:
+            depth = _constant(node, table.depth)
             if depth is not None and depth.size == 1:
                 yield int(depth.numpy().reshape(()))
+            return
+        sizes = self._shape(node.inputs[table.input], calls) or []
+        first = self._number(node, table.axis, 0, calls) if table.axis else 0
+        if not table.is_nested:
+            if -len(sizes) <= first < len(sizes) and (size := sizes[first]) is not None:
+                yield size
+            return
+        width = (self._shape(node.inputs[position], calls) or [None])[-1]
+        # Without a known width any axis may be meant: the smallest then bounds them all.
+        last = first + width if isinstance(width, int) else len(sizes)
+        yield from (size for size in sizes[first:last] if size is not None)
 
     def _shape(self, value: onnx_ir.Value | None, calls: _Calls) -> _Sizes | None:
         """Return a value's sizes as far as they are known, or None for an unknown rank."""
@@ -161,9 +134,7 @@ class _Flow:
                 if position is None or not calls or position >= len(calls[-1].inputs):
                     break
                 value, calls = calls[-1].inputs[position], calls[:-1]
-            elif node.op_type in (*_SAME_SHAPE, "Transpose", "Squeeze", "Unsqueeze") and (
-                _is_standard(node) and node.inputs
-            ):
+            elif keeps_sizes(node) and node.inputs:
                 steps.append(node)
                 value = node.inputs[0]
             else:
@@ -174,7 +145,7 @@ class _Flow:
         if known is None and value.shape is not None:
             known = _sizes(value.shape)
         for node in reversed(steps):
-            known = None if known is None else _moved(known, node)
+            known = None if known is None else _through(known, node)
         return known
 
     def _number(self, node: onnx_ir.Node, name: str, default: int, calls: _Calls) -> int:
@@ -209,28 +180,10 @@ def _own_shape(value: onnx_ir.Value) -> _Sizes | None:
     return None
 
 
-def _moved(sizes: _Sizes, node: onnx_ir.Node) -> _Sizes | None:
+def _through(sizes: _Sizes, node: onnx_ir.Node) -> _Sizes | None:
     """Return the sizes after a node that keeps, permutes, drops or adds axes."""
-    if node.op_type in _SAME_SHAPE:
-        return sizes
-    if node.op_type == "Transpose":
-        perm = node.attributes.get("perm")
-        order = list(perm.as_ints()) if perm is not None else list(range(len(sizes)))[::-1]
-        return [sizes[axis] for axis in order] if sorted(order) == list(range(len(sizes))) else None
-    axes = _axes(node)
-    if axes is None:
-        return [size for size in sizes if size != 1] if node.op_type == "Squeeze" else None
-    rank = len(sizes) + (len(axes) if node.op_type == "Unsqueeze" else 0)
-    places = {axis % rank for axis in axes} if rank else set[int]()
-    if node.op_type == "Squeeze":
-        return [size for axis, size in enumerate(sizes) if axis not in places]
-    rest = iter(sizes)
-    return [1 if axis in places else next(rest, None) for axis in range(rank)]
-
-
-def _axes(node: onnx_ir.Node) -> list[int] | None:
-    attribute = node.attributes.get("axes")
-    if attribute is not None and not attribute.is_ref():
-        return list(attribute.as_ints())
-    given = _constant(node, 1)
-    return None if given is None else [int(axis) for axis in given.numpy().reshape(-1)]
+    try:
+        (found, *_) = output_shapes(node, [sizes])
+    except NotKnownError:
+        return None
+    return [size for size in found if not isinstance(size, Resized)]

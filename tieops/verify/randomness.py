@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir
 
 from tieops.ir.dataflow.liveness import live_nodes
-from tieops.ir.operators.randomness import is_random
+from tieops.ir.operators.predicates import is_random
 
 __all__ = ["random_nodes"]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import onnx_ir
-import onnx_ir.passes.common as common_passes
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.graph import Program, Translator
-from tieops.exporters.torch.host import find_host_values
 from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.ops.symbolic_ints import find_symbolic_ints
 from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
+from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.scopes import all_graphs
+from tieops.passes.inline import inline_all
 from tieops.passes.untie import untie_in_place
 from tieops.tied_model import TiedModel, check_model
 
@@ -24,7 +25,12 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
 
     Every stored learnable is one ``nn.Parameter`` under the FQN it had, a tied one under all of
     its names, so that ``load_state_dict`` works both ways with the original module. What is not
-    learnable is a buffer. Views (transposes, slices) are applied in the forward, so gradients of
+    learnable is a buffer; ``tieops.ir.learnables`` tells which is which. A parameter that
+    ``from_torch`` saw frozen has ``requires_grad=False``. Of a file that torch's own exporter wrote
+    nobody knows: there all parameters train, and each module gets its own of those that were merged
+    because they began equal. Regions without gradients (``no_grad``, ``detach``) and buffers that
+    the forward writes are not in a graph; ``model.analysis.problems`` lists those that
+    ``from_torch`` saw. Views (transposes, slices) are applied in the forward, so gradients of
     every reader flow to the one parameter.
 
     Args:
@@ -59,13 +65,13 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     check_model(model)
     ir = model.clone()
     if ir.functions:
-        common_passes.InlinePass()(ir)
+        inline_all(ir)
     _note_constants(ir)
     untie_in_place(ir, accidental=True)
     prepared = TiedModel(ir)
     module = ConvertedModule(nn.Module(), fx.Graph())
     store = Store(prepared, module)
-    program = Program(ir, store, find_host_values(ir.graph))
+    program = Program(ir, store, find_symbolic_ints(ir.graph))
     module.graph = Translator(program, ir.graph, module, None).run(prepared.inputs)
     module.meta["input_names"] = tuple(value.name for value in prepared.inputs)
     module.meta["output_names"] = tuple(value.name for value in ir.graph.outputs)
@@ -79,7 +85,7 @@ def _note_constants(ir: onnx_ir.Model) -> None:
     """Put the value of every Constant node on its output, however the node spells it."""
     for graph in all_graphs(ir):
         for node in graph:
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            if is_constant_operator(node):
                 found = onnx_ir.convenience.get_const_tensor(node.outputs[0])
                 if found is None:
                     raise UnsupportedModelError(

@@ -12,32 +12,37 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch.host import HOST, Host, literal_of
 from tieops.exporters.torch.module import ConvertedModule
 from tieops.exporters.torch.names import identifier
 from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
+from tieops.exporters.torch.ops.symbolic_ints import ON_INTEGERS, SymbolicInts, literal_of
 from tieops.exporters.torch.store import Store
 from tieops.ir.brief import brief_dtype, printable
 from tieops.ir.metadata import number
 from tieops.ir.names import PADDING_IDX, is_made_up
+from tieops.ir.operators.predicates import (
+    is_constant_operator,
+    is_lookup,
+    is_range,
+    is_recurrent,
+    is_shape,
+    is_size_query,
+    keeps_integers,
+)
 
 __all__ = ["Program", "Translator"]
 
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
-_RECURRENT = ("LSTM", "GRU", "RNN")
 TABLE = "tieops/exporters/torch/ops"
-_TAKE_WIDENED = (
-    "Cast", "Concat", "DequantizeLinear", "Flatten", "Gather", "Identity", "Reshape", "Slice",
-    "Split", "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
-"""Operators that compute the same on integers of four or two bits kept in eight."""
 
 
 class Program:
     """What all graphs of one model share while they are translated."""
 
-    def __init__(self, model: onnx_ir.Model, store: Store, host: dict[onnx_ir.Value, Host]) -> None:
+    def __init__(
+        self, model: onnx_ir.Model, store: Store, host: dict[onnx_ir.Value, SymbolicInts]
+    ) -> None:
         self.opsets = model.opset_imports
         self.store = store
         self.host = host
@@ -154,7 +159,7 @@ class Translator:
     # --- nodes ----------------------------------------------------------------------------------
 
     def _translate(self, node: onnx_ir.Node) -> None:
-        if node.op_type == "Constant" and node.outputs[0].const_value is not None:
+        if is_constant_operator(node) and node.outputs[0].const_value is not None:
             return
         if node.outputs and node.outputs[0] in self._program.host:
             self._made[node.outputs[0], "numbers"] = self._host(node)
@@ -181,9 +186,9 @@ class Translator:
                 self._made[output, "tensor"] = item
 
     def _host(self, node: onnx_ir.Node) -> Any:
-        function, _ = HOST[node.op_type]
-        wants_tensor = node.op_type in ("Shape", "Size")
-        if node.op_type == "Shape" and node.inputs[0] in self._program.host:
+        function, _ = ON_INTEGERS[node.op_type]
+        wants_tensor = is_size_query(node)
+        if is_shape(node) and node.inputs[0] in self._program.host:
             function, wants_tensor = host.length, False
         args = [
             None if v is None else self.tensor(v) if wants_tensor else self.numbers(v)
@@ -198,7 +203,7 @@ class Translator:
             return None
         if index in entry.literals:
             return self.numbers(value)
-        if entry.op_type in _RECURRENT and index in (1, 2, 3):
+        if is_recurrent(node) and index in (1, 2, 3):
             return self.parts(value)
         if index in entry.scalars and self._is_scalar(value):
             others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
@@ -257,9 +262,9 @@ class Translator:
         if "like" in entry.arguments:
             extras["like"] = self.like()
         row = number(node.metadata_props.get(PADDING_IDX))
-        if entry.op_type == "Gather" and row is not None:
+        if is_lookup(node) and row is not None:
             extras["padding_idx"] = row
-        if entry.op_type == "Range" and (dtype := self._dtype_of(node.inputs[0])) is not None:
+        if is_range(node) and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype
         return extras
 
@@ -330,9 +335,7 @@ def _check_dtypes(node: onnx_ir.Node) -> None:
         dtype = tensor.dtype if tensor is not None else value.dtype if value is not None else None
         if value is None or dtype in (None, onnx_ir.DataType.UNDEFINED):
             continue
-        if dtype == onnx_ir.DataType.STRING or (
-            dtype.bitwidth < 8 and node.op_type not in _TAKE_WIDENED
-        ):
+        if dtype == onnx_ir.DataType.STRING or (dtype.bitwidth < 8 and not keeps_integers(node)):
             raise UnsupportedModelError(
                 f"torch cannot compute {printable(node.op_type)} of {brief_dtype(dtype)}",
                 {"node": printable(node.name or "without a name"), "input": str(value.name)},

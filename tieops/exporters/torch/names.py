@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.importers.rnn import GATE_ORDERS, unpack
+from tieops.importers.rnn import unpack
 from tieops.ir.metadata import parsed, whole_texts
 from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
+from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
 from tieops.ir.scopes import scope_of
 from tieops.ir.torch_kinds import word_of
@@ -75,9 +76,9 @@ def _readers(
         if scope is None or not scope.fqn or len(slot.reads) > 1:
             continue
         name = f"{scope.fqn}.weight"
-        if slot.node.op_type == "Gather" and slot.index == 0 and slot.view.is_identity:
+        if is_lookup(slot.node) and slot.index == 0 and slot.view.is_identity:
             yield name, None
-        elif slot.node.op_type == "MatMul" and slot.index == 1 and nameless:
+        elif is_matmul(slot.node) and slot.index == 1 and nameless:
             # A product reads (in, out); a Linear has (out, in).
             if slot.view.is_identity and len(slot.view.shape) == 2:
                 yield name, (1, 0)
@@ -88,7 +89,7 @@ def _readers(
 def _recurrent(value: onnx_ir.Value, slots: Sequence[Slot]) -> dict[str, Any] | None:
     """Return the torch names of the parts of a recurrent weight without a name."""
     slot = slots[0] if slots else None
-    if slot is None or slot.node.op_type not in GATE_ORDERS or slot.index not in _SLOT_OF_INDEX:
+    if slot is None or not is_recurrent(slot.node) or slot.index not in _SLOT_OF_INDEX:
         return None
     scope = scope_of(slot.node)
     if scope is None or not scope.fqn or any(s.is_joined or not s.view.is_identity for s in slots):

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir
 
 from tieops.ir.dataflow.liveness import Liveness, release
 from tieops.ir.edit import NameAuthority, insert_initializer, remove_initializer
+from tieops.ir.operators.operands import known_array
+from tieops.ir.operators.predicates import is_if
 from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
 
 __all__ = ["constant_ifs", "fold_constant_conditions"]
 
-MAX_ELEMENTS = 64
-"""A condition is one element; it is not computed from tensors that are larger than this."""
-MAX_STEPS = 256
-"""A condition that takes more operators than this to compute is not computed."""
 _BRANCHES = ("then_branch", "else_branch")
-_OPERATORS: Mapping[str, Callable[..., np.ndarray[Any, Any]]] = {
-    "Identity": np.asarray,
-    "Not": np.logical_not,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Xor": np.logical_xor,
-    "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-}
 
 
 def constant_ifs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, bool]]:
@@ -80,65 +64,13 @@ def _inline_decided(model: onnx_ir.Model) -> list[tuple[str, str]]:
 
 def _decision(node: onnx_ir.Node) -> bool | None:
     """Return the condition of an If if it is a constant; None for any other node."""
-    if node.op_type != "If" or node.domain not in ("", "ai.onnx") or not node.inputs:
+    if not is_if(node) or not node.inputs:
         return None
     attributes = [node.attributes.get(name) for name in _BRANCHES]
     if any(each is None or each.is_ref() for each in attributes):
         return None
-    condition = _computed(node.inputs[0])
+    condition = known_array(node.inputs[0])
     return bool(condition.item()) if condition is not None and condition.size == 1 else None
-
-
-def _computed(wanted: onnx_ir.Value | None) -> np.ndarray[Any, Any] | None:
-    """Return what a value is on each run; None if that cannot be told."""
-    found: dict[onnx_ir.Value | None, np.ndarray[Any, Any]] = {}
-    stack, steps = [wanted], 0
-    while stack:
-        value = stack[-1]
-        steps += 1
-        if value is None or steps > MAX_STEPS:
-            return None
-        stored = _stored(value)
-        if stored is not None:
-            found[stack.pop()] = stored
-            continue
-        node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
-            return None
-        missing = [each for each in node.inputs if each not in found]
-        if missing:
-            stack += missing
-            continue
-        result = _applied(node, [found[each] for each in node.inputs])
-        if result is None:
-            return None
-        found[stack.pop()] = result
-    return found[wanted]
-
-
-def _stored(value: onnx_ir.Value) -> np.ndarray[Any, Any] | None:
-    if value.is_graph_input():  # a default that a caller may override
-        return None
-    tensor = onnx_ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.size > MAX_ELEMENTS or tensor.dtype == onnx_ir.DataType.STRING:
-        return None
-    return tensor.numpy()
-
-
-def _applied(node: onnx_ir.Node, inputs: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
-    if node.op_type == "Cast":
-        to = node.attributes.get("to")
-        # Of other targets rounding and overflow would have to be told.
-        is_bool = to is not None and not to.is_ref() and to.as_int() == onnx_ir.DataType.BOOL
-        return inputs[0].astype(np.bool_) if is_bool else None
-    operator = _OPERATORS.get(node.op_type)
-    if operator is None or node.attributes:
-        return None
-    try:
-        result = operator(*inputs)
-    except (TypeError, ValueError):  # broken files: too many inputs, shapes that do not fit
-        return None
-    return result if result.size <= MAX_ELEMENTS else None
 
 
 def _inline(

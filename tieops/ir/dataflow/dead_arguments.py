@@ -15,6 +15,7 @@ from tieops.ir.dataflow.regions import (
     RegionArgument,
     RegionInterface,
 )
+from tieops.ir.operators.predicates import is_scan
 from tieops.ir.scopes import all_nodes
 
 __all__ = ["DeadArguments", "find_dead_arguments", "with_dead_outputs"]
@@ -95,7 +96,7 @@ class DeadArguments:
 
     def _attributes(self, node: onnx_ir.Node) -> list[onnx_ir.Attr]:
         """Return a node's attributes; a Scan has some that tell about each of its arguments."""
-        if node.op_type != "Scan" or node.domain not in ("", "ai.onnx"):
+        if not is_scan(node):
             return list(node.attributes.values())
         changed: dict[str, onnx_ir.Attr] = {}
         for kind, names in (("input", SCAN_INPUT_ATTRIBUTES), ("output", SCAN_OUTPUT_ATTRIBUTES)):
@@ -153,7 +154,7 @@ def with_dead_outputs(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Node, str]
             continue
         if interface.arguments is not None:
             yield node, "it stands in for an operator that a runtime may have itself"
-        elif node.op_type == "Scan" and len(node.inputs) == len(interface.bodies[0].inputs) + 1:
+        elif is_scan(node) and len(node.inputs) == len(interface.bodies[0].inputs) + 1:
             yield node, "it is a Scan of opset 8, with a batch axis and sequence lengths"
         else:
             yield node, "how they are made from its bodies' outputs is not known"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir
 
 from tieops.ir.dataflow.regions import Flow, Functions, RegionInterface
-from tieops.ir.operators.randomness import is_random
+from tieops.ir.operators.predicates import is_random
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["input_dependent_values"]

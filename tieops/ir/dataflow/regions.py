@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir
 
+from tieops.ir.operators.predicates import is_if, is_loop, is_scan, is_standard
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = [
@@ -76,13 +77,13 @@ class RegionInterface:
         if function is not None:
             arguments = None if inner else _call_arguments(node, function)
             return cls(node, (*inner, function.graph), arguments)
-        if node.domain not in ("", "ai.onnx"):
+        if not is_standard(node):
             return cls(node, inner, None)
-        if node.op_type == "If" and len(inner) == 2:
+        if is_if(node) and len(inner) == 2:
             return cls(node, inner, _if_arguments(node, inner))
-        if node.op_type == "Loop" and len(inner) == 1:
+        if is_loop(node) and len(inner) == 1:
             return cls(node, inner, _loop_arguments(node, inner[0]))
-        if node.op_type == "Scan" and len(inner) == 1:
+        if is_scan(node) and len(inner) == 1:
             return cls(node, inner, _scan_arguments(node, inner[0]))
         return cls(node, inner, None)
 

@@ -9,6 +9,7 @@ import onnx_ir
 from tieops.ir.edit.initializers import add_initializer
 from tieops.ir.edit.name_authority import NameAuthority
 from tieops.ir.names import origin_of, set_origin
+from tieops.ir.operators.predicates import is_dequantization
 
 __all__ = ["copy_node", "copy_nodes"]
 
@@ -74,7 +75,7 @@ def _copy_behind(
     names: NameAuthority,
 ) -> None:
     inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
-    if node.op_type == "DequantizeLinear":
+    if is_dequantization(node):
         # Scale and zero point belong to the quantized values: they are not shared either.
         inputs[1:] = [_own_operand(model, value, names) for value in inputs[1:]]
     copy = copy_node(node, inputs, names)

@@ -11,7 +11,8 @@ import onnx_ir
 
 from tieops.ir.edit.name_authority import NameAuthority
 from tieops.ir.edit.values import keep_as_output
-from tieops.ir.operators.views import is_concat, is_view, transpose_order
+from tieops.ir.operators.predicates import is_concat, is_view
+from tieops.ir.operators.views import transpose_order
 from tieops.ir.view import Shape
 
 __all__ = [

@@ -22,6 +22,7 @@ from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_na
 __all__ = ["Inliner"]
 
 _GRAPHS = (onnx_ir.AttributeType.GRAPH, onnx_ir.AttributeType.GRAPHS)
+_AT_ONCE = 500
 _COPY_OF = "tieops.copy_of"
 """While calls are inlined: on a node or value, which one of the function's body it is a copy of."""
 
@@ -192,10 +193,12 @@ class Inliner:
             for output in call.outputs:
                 output.name = output.name or None  # one that is left out has no name to keep
             bodies.append(body)
-        alone = onnx_ir.Model(
-            self._model.graph, ir_version=self._model.ir_version, functions=bodies
-        )
-        common_passes.InlinePass()(alone)
+        # Its time grows with the square of how many functions it is given.
+        for start in range(0, len(bodies), _AT_ONCE):
+            some = bodies[start : start + _AT_ONCE]
+            common_passes.InlinePass()(
+                onnx_ir.Model(self._model.graph, ir_version=self._model.ir_version, functions=some)
+            )
         self._note_copies()
         self._drop_uncalled(keys)
 

@@ -10,11 +10,13 @@ each call may bind another value.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx_ir
+
+from tieops.ir.operators.predicates import is_constant_operator, is_shape, is_standard
 
 __all__ = [
     "ABSENT",
@@ -24,7 +26,6 @@ __all__ = [
     "has_bound_attributes",
     "int_attribute",
     "is_given",
-    "is_standard",
     "known_array",
     "known_floats",
     "known_ints",
@@ -32,13 +33,18 @@ __all__ = [
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-STANDARD_DOMAINS = ("", "ai.onnx")
 MAX_OPERAND_ELEMENTS = 4096
 """Operands such as shapes, axes and starts are small; larger constants are not read for them."""
-MAX_FOLDED_NODES = 64
-"""An operand that takes more nodes than this to compute is not known."""
+MAX_STEPS = 256
+"""An operand that takes more steps than this to compute is not known."""
 _INTEGERS = (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32)
-_FLOATS = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE, onnx_ir.DataType.FLOAT16)
+_NUMBERS = (
+    *_INTEGERS,
+    onnx_ir.DataType.BOOL,
+    onnx_ir.DataType.FLOAT,
+    onnx_ir.DataType.DOUBLE,
+    onnx_ir.DataType.FLOAT16,
+)
 
 
 class Missing(enum.Enum):
@@ -52,11 +58,6 @@ class Missing(enum.Enum):
 
 ABSENT: Final = Missing.ABSENT
 UNKNOWN: Final = Missing.UNKNOWN
-
-
-def is_standard(node: onnx_ir.Node) -> bool:
-    """Return whether a node is of ONNX's own domain."""
-    return node.domain in STANDARD_DOMAINS
 
 
 def is_given(node: onnx_ir.Node, index: int) -> bool:
@@ -140,104 +141,118 @@ def known_floats(value: onnx_ir.Value | None) -> tuple[float, ...] | None:
 def known_array(value: onnx_ir.Value | None) -> Array | None:
     """Return what a small value of numbers is on every run, or None.
 
-    It is known if it is stored, or computed from stored tensors by Identity, Cast between integers,
-    Concat, Gather, Slice, Squeeze, Unsqueeze, Reshape and Shape.
+    It is known if it is stored, or computed from stored tensors by Identity, Cast between integers
+    and to booleans, Concat, Gather, Slice, Squeeze, Unsqueeze, Reshape, Shape, logic or comparison.
     """
-    return _Folding().of(value)
-
-
-class _Folding:
-    """Computes values; remembers what it computed, and gives up after ``MAX_FOLDED_NODES``."""
-
-    def __init__(self) -> None:
-        self._found: dict[onnx_ir.Value, Array | None] = {}
-        self._nodes = 0
-
-    def of(self, value: onnx_ir.Value | None) -> Array | None:
-        if value is None:
+    # Iterative: a file decides how long the chains are.
+    found: dict[onnx_ir.Value | None, Array] = {}
+    stack, steps = [value], 0
+    while stack:
+        current = stack[-1]
+        steps += 1
+        if current is None or steps > MAX_STEPS:
             return None
-        if value not in self._found:
-            self._found[value] = self._computed(value)
-        return self._found[value]
-
-    def _computed(self, value: onnx_ir.Value) -> Array | None:
-        tensor = _stored(value)
-        if tensor is not None:
-            known = tensor.dtype in _INTEGERS + _FLOATS and tensor.size <= MAX_OPERAND_ELEMENTS
-            return np.asarray(tensor.numpy()) if known else None
-        node = value.producer()
-        if node is None or not is_standard(node) or not has_bound_attributes(node):
+        if current in found:
+            stack.pop()
+            continue
+        node = current.producer()
+        if node is None or is_constant_operator(node):
+            array = _stored_array(current)
+        elif not is_standard(node) or not has_bound_attributes(node) or len(node.outputs) != 1:
             return None
-        self._nodes += 1
-        if self._nodes > MAX_FOLDED_NODES:
+        elif is_shape(node):
+            array = _shape_of(node)
+        else:
+            missing = [each for each in node.inputs if each not in found]
+            if missing:
+                stack += missing
+                continue
+            array = _folded(node, [found[each] for each in node.inputs])
+        if array is None or array.size > MAX_OPERAND_ELEMENTS:
             return None
-        try:
-            found = self._applied(node)
-        except (ValueError, IndexError, TypeError, OverflowError):
-            return None  # a node that would fail at run time too
-        small = found is not None and found.size <= MAX_OPERAND_ELEMENTS
-        return found if small and found is not None else None
-
-    def _applied(self, node: onnx_ir.Node) -> Array | None:
-        if node.op_type == "Shape":
-            return _shape_of(node)
-        if node.op_type not in _FOLDABLE:
-            return None
-        inputs = [self.of(each) for each in node.inputs if each is not None]
-        if not inputs or len(inputs) < len(node.inputs):
-            return None
-        arrays = [each for each in inputs if each is not None]
-        return _folded(node, arrays) if len(arrays) == len(inputs) else None
-
-
-_FOLDABLE = frozenset((
-    "Identity", "Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape",
-))  # fmt: skip
+        found[current] = array
+    return found[value]
 
 
 def _folded(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
-    data = arrays[0]
+    """Return what a node computes, where that is exact; None if it is not, or would fail."""
+    try:
+        logic = _LOGIC.get(node.op_type)
+        if logic is not None:
+            return None if node.attributes else np.asarray(logic(*arrays))
+        return _moved(node, arrays)
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None  # a node that would fail at run time too
+
+
+_LOGIC: Mapping[str, Callable[..., Array]] = {
+    "Not": np.logical_not,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+}
+
+
+def _moved(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
+    data, count = arrays[0], len(arrays)
     axis = int_attribute(node, "axis", 0)
     assert not isinstance(axis, Missing)
-    match node.op_type, len(arrays):
-        case "Identity", 1:
+    match node.op_type:
+        case "Identity" if count == 1:
             return data
-        case "Cast", 1:
+        case "Cast" if count == 1:
             return _cast(node, data)
-        case "Concat", _ if "axis" in node.attributes:
+        case "Concat" if "axis" in node.attributes:
             return np.concatenate(arrays, axis=axis)
-        case "Gather", 2:
+        case "Gather" if count == 2:
             return np.take(data, arrays[1], axis=axis)
-        case "Squeeze", 1 | 2:
-            axes = operand(node, 1, "axes")
-            return np.squeeze(data, axes if isinstance(axes, tuple) and axes else None)
-        case "Unsqueeze", 1 | 2:
-            axes = operand(node, 1, "axes")
-            return np.expand_dims(data, axes) if isinstance(axes, tuple) else None
-        case "Reshape", 2 if not node.attributes and (arrays[1] > 0).all():
+        case "Squeeze":
+            return np.squeeze(data, _ints(node, arrays, 1, "axes") or None)
+        case "Unsqueeze":
+            axes = _ints(node, arrays, 1, "axes")
+            return None if axes is None else np.expand_dims(data, axes)
+        case "Reshape" if not node.attributes and count == 2 and (arrays[1] > 0).all():
             return data.reshape(tuple(int(each) for each in arrays[1]))
-        case "Slice", _ if data.ndim == 1:
-            return _sliced(node, data)
+        case "Slice" if data.ndim == 1:
+            return _sliced(node, arrays)
         case _:
             return None
 
 
+def _ints(
+    node: onnx_ir.Node, arrays: Sequence[Array], index: int, name: str
+) -> tuple[int, ...] | None:
+    """Return an operand of a node whose inputs are all known; None if it is absent."""
+    if index < len(arrays):
+        return tuple(int(each) for each in arrays[index].reshape(-1))
+    attr = node.attributes.get(name)
+    return None if attr is None else tuple(attr.as_ints())
+
+
 def _cast(node: onnx_ir.Node, data: Array) -> Array | None:
+    # Of other targets rounding and overflow would have to be told.
     to = int_attribute(node, "to", 0)
+    if to == onnx_ir.DataType.BOOL:
+        return data.astype(np.bool_)
     if to not in _INTEGERS or data.dtype.kind != "i":
         return None
     cast = data.astype(np.int64 if to == onnx_ir.DataType.INT64 else np.int32)
     return cast if np.array_equal(cast, data) else None
 
 
-def _sliced(node: onnx_ir.Node, data: Array) -> Array | None:
-    starts, ends = operand(node, 1, "starts"), operand(node, 2, "ends")
-    axes, steps = operand(node, 3, "axes"), operand(node, 4, "steps")
-    if axes not in (ABSENT, (0,), (-1,)) or steps not in (ABSENT, (1,)):
+def _sliced(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
+    starts, ends = _ints(node, arrays, 1, "starts"), _ints(node, arrays, 2, "ends")
+    axes, steps = _ints(node, arrays, 3, "axes"), _ints(node, arrays, 4, "steps")
+    if axes not in (None, (0,), (-1,)) or steps not in (None, (1,)):
         return None
-    if isinstance(starts, Missing) or isinstance(ends, Missing) or len(starts) != 1:
+    if starts is None or ends is None or len(starts) != 1 or len(ends) != 1:
         return None
-    return data[starts[0] : ends[0]] if len(ends) == 1 else None
+    return arrays[0][starts[0] : ends[0]]
 
 
 def _shape_of(node: onnx_ir.Node) -> Array | None:
@@ -252,16 +267,17 @@ def _shape_of(node: onnx_ir.Node) -> Array | None:
     return sizes[start:end]
 
 
+def _stored_array(value: onnx_ir.Value) -> Array | None:
+    """Return the array of an initializer that nobody can override, or of a Constant node."""
+    tensor = None if value.is_graph_input() else _stored(value)
+    if tensor is None or tensor.dtype not in _NUMBERS or tensor.size > MAX_OPERAND_ELEMENTS:
+        return None
+    return np.asarray(tensor.numpy())
+
+
 def _stored(value: onnx_ir.Value) -> onnx_ir.TensorProtocol | None:
-    """Return the tensor of an initializer that nobody can override, or of a Constant node."""
-    if value.is_graph_input():
-        return None
     producer = value.producer()
-    if producer is None:
-        return value.const_value
-    if producer.op_type != "Constant" or not is_standard(producer):
-        return None
-    if value.const_value is not None:
+    if producer is None or value.const_value is not None:
         return value.const_value
     for name, attr in producer.attributes.items():
         if attr.is_ref():

@@ -11,12 +11,14 @@ import functools
 import onnx
 import onnx_ir
 
-__all__ = ["KINDS", "is_learnable_role", "kind_of", "role_of"]
+from tieops.ir.operators.predicates import Operator
+
+__all__ = ["GATE_ORDERS", "is_learnable_role", "kind_of", "learnable_role", "role_of"]
 
 _NORM = {1: "weight", 2: "bias"}
 _RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}
 
-KINDS: dict[str, tuple[str, dict[int, str]]] = {
+_KINDS: dict[str, tuple[str, dict[int, str]]] = {
     "Gemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
     "MatMul": ("Linear", {0: "weight", 1: "weight"}),
     "FusedMatMul": ("Linear", {0: "weight", 1: "weight"}),
@@ -47,10 +49,13 @@ KINDS: dict[str, tuple[str, dict[int, str]]] = {
 }
 """Operator to (kind of layer, input index to role)."""
 
+GATE_ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+"""Which of torch's gates is the first, second... of ONNX's: i f g o -> i o f c; r z n -> z r h."""
 
-def kind_of(node: onnx_ir.Node) -> str | None:
+
+def kind_of(node: Operator) -> str | None:
     """Return the kind of learnable layer that this operator is the core of, or None."""
-    known = KINDS.get(node.op_type)
+    known = _KINDS.get(node.op_type)
     return known[0] if known else None
 
 
@@ -62,16 +67,22 @@ def role_of(node: onnx_ir.Node, index: int) -> str:
         >>> role_of(onnx_ir.node("Gemm", [x, w]), 1), role_of(onnx_ir.node("Mul", [x, w]), 1)
         ('weight', 'b')
     """
-    known = KINDS.get(node.op_type)
-    if known and index in known[1]:
-        return known[1][index]
-    return _formal_name(node.op_type, node.domain, index) or f"input_{index}"
+    return (
+        learnable_role(node, index)
+        or _formal_name(node.op_type, node.domain, index)
+        or f"input_{index}"
+    )
 
 
-def is_learnable_role(node: onnx_ir.Node, index: int) -> bool:
-    """Tell whether the operator reference makes this input a learnable."""
-    known = KINDS.get(node.op_type)
-    return bool(known) and index in known[1]
+def learnable_role(node: Operator, index: int) -> str | None:
+    """Return the role that the operator reference gives an input; None if it is no learnable."""
+    known = _KINDS.get(node.op_type)
+    return known[1].get(index) if known else None
+
+
+def is_learnable_role(node: Operator, index: int) -> bool:
+    """Return whether the operator reference makes this input a learnable."""
+    return learnable_role(node, index) is not None
 
 
 @functools.lru_cache(maxsize=4096)

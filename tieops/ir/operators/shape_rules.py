@@ -17,11 +17,11 @@ from tieops.ir.operators.operands import (
     Missing,
     has_bound_attributes,
     is_given,
-    is_standard,
     known_floats,
     known_ints,
     operand,
 )
+from tieops.ir.operators.predicates import is_shape, is_standard
 from tieops.ir.operators.sizes import (
     NotKnownError,
     Resized,
@@ -80,6 +80,16 @@ def shape_operators() -> frozenset[str]:
 def _same(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     only_resized(shapes, 0)
     return [sizes_of_input(shapes)] * len(node.outputs)
+
+
+def _quantized(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
+    only_resized(shapes, 0)
+    sizes = sizes_of_input(shapes)
+    scale = shapes[1] if len(shapes) > 1 else None
+    whole = scale is not None and all(size == 1 for size in scale)
+    if not whole and any(isinstance(size, Resized) for size in sizes):
+        raise NotKnownError("its scale may be one of the old size")
+    return [sizes]
 
 
 def _broadcast(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
@@ -205,7 +215,7 @@ def shows_size(node: onnx_ir.Node, sizes: Sizes) -> bool:
         sizes: The shape of the value.
     """
     axis = next((at for at, size in enumerate(sizes) if isinstance(size, Resized)), None)
-    if node.op_type != "Shape" or not is_standard(node) or axis is None:
+    if not is_shape(node) or axis is None:
         return False
     if not has_bound_attributes(node):
         return True
@@ -258,6 +268,7 @@ _REDUCING = (
 _RULES: Mapping[str, Rule] = {
     **MOVING_RULES,
     **dict.fromkeys((*_ELEMENTWISE, *_ALONG_AXES), _same),
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _quantized),
     **dict.fromkeys(_BROADCASTING, _broadcast),
     **dict.fromkeys(_REDUCING, _reduced),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import onnx_ir
 
-from tieops.ir.operators.operands import is_standard
+from tieops.ir.operators.predicates import is_standard
 
 __all__ = [
     "batch_axes",
@@ -20,6 +20,7 @@ __all__ = [
     "is_lookup",
     "is_negation",
     "is_product",
+    "is_quantizer",
     "is_sinusoid",
     "is_sum",
     "is_unknown",
@@ -120,6 +121,11 @@ def counts_places(node: onnx_ir.Node) -> bool:
 def is_copy(node: onnx_ir.Node) -> bool:
     """Return whether a node only gives a value another name."""
     return node.op_type == "Identity"
+
+
+def is_quantizer(node: onnx_ir.Node) -> bool:
+    """Return whether a node turns numbers into fewer bits, or back, by a scale."""
+    return node.op_type in ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 
 def is_unknown(node: onnx_ir.Node) -> bool:

@@ -6,6 +6,7 @@ the run, and one whose operands ONNX Runtime refuses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,15 @@ from tieops.ir.operators.operands import (
     Missing,
     has_bound_attributes,
     int_attribute,
-    is_standard,
 )
+from tieops.ir.operators.predicates import is_concat, is_standard
 from tieops.ir.operators.shape_rules import output_shapes
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Shape, Slice, Step, Transpose, View
 
 __all__ = [
     "ViewTransfer",
-    "is_concat",
-    "is_cut",
-    "is_permutation",
-    "is_reshape",
-    "is_view",
+    "moved_arrays",
     "sliced_join",
     "transpose_order",
 ]
@@ -38,43 +35,6 @@ MAX_MOVES = 64
 _DTYPES = {int(each) for each in onnx_ir.DataType}
 MAX_JOINS = 3
 """How many Concats in a row are followed: each may multiply the parts."""
-
-
-_CUTS = frozenset(("Slice", "Split"))
-_PERMUTATIONS = frozenset(("Identity", "Transpose"))
-_RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
-_CONVERSIONS = frozenset(("Cast", "DequantizeLinear"))
-_VIEWS = _CUTS | _PERMUTATIONS | _RESHAPES | _CONVERSIONS
-
-
-def is_view(node: onnx_ir.Node) -> bool:
-    """Return whether a node only moves, casts or dequantizes the elements of its first input.
-
-    Example:
-        >>> is_view(onnx_ir.node("Slice", [None])), is_view(onnx_ir.node("Relu", [None]))
-        (True, False)
-    """
-    return node.op_type in _VIEWS and is_standard(node)
-
-
-def is_cut(node: onnx_ir.Node) -> bool:
-    """Return whether a node takes regular blocks of its first input and may leave elements out."""
-    return node.op_type in _CUTS and is_standard(node)
-
-
-def is_permutation(node: onnx_ir.Node) -> bool:
-    """Return whether a node at most permutes the axes of its input."""
-    return node.op_type in _PERMUTATIONS and is_standard(node)
-
-
-def is_reshape(node: onnx_ir.Node) -> bool:
-    """Return whether a node gives the same elements, in the same order, another shape."""
-    return node.op_type in _RESHAPES and is_standard(node)
-
-
-def is_concat(node: onnx_ir.Node) -> bool:
-    """Return whether a node joins tensors along an axis."""
-    return node.op_type == "Concat" and is_standard(node)
 
 
 def transpose_order(node: onnx_ir.Node, rank: int) -> Shape | None:
@@ -102,7 +62,7 @@ class ViewTransfer:
         """
         if not is_standard(node) or not has_bound_attributes(node):
             return None
-        if node.op_type == "Concat":
+        if is_concat(node):
             return self._join(node, index, view)
         if index != 0:
             return None
@@ -156,7 +116,7 @@ class ViewTransfer:
         if node is None or not node.inputs:
             return None
         shapes = [self.static_shape(each, depth + 1) for each in node.inputs]
-        if shapes[0] is None or (node.op_type == "Concat" and None in shapes):
+        if shapes[0] is None or (is_concat(node) and None in shapes):
             return None
         found = self.through(node, 0, View(shapes[0]))
         view = dict(found or ()).get(value)
@@ -173,15 +133,27 @@ class ViewTransfer:
         node = value.producer()
         if node is None or depth > MAX_MOVES:
             raise ValueError(f"{value.name} is not static")
-        inputs = [each for each in node.inputs if each is not None]
-        if node.op_type == "Concat":
-            parts = [self.static_value(each, depth + 1) for each in inputs]
-            return np.concatenate(parts, axis=node.attributes["axis"].as_int())
-        array = self.static_value(inputs[0], depth + 1)
-        view = dict(self.through(node, 0, View(tuple(array.shape))) or ()).get(value)
-        if view is None:
+        parts = node.inputs if is_concat(node) else node.inputs[:1]
+        arrays = [self.static_value(each, depth + 1) for each in parts if each is not None]
+        found = moved_arrays(node, arrays)
+        if value not in found:
             raise ValueError(f"{value.name} is not static")
-        return view.apply(array)
+        return found[value]
+
+
+def moved_arrays(
+    node: onnx_ir.Node, arrays: Sequence[np.ndarray[Any, Any]]
+) -> dict[onnx_ir.Value, np.ndarray[Any, Any]]:
+    """Return what a node that moves elements makes of its data; nothing if that is not known.
+
+    Args:
+        node: The node.
+        arrays: All inputs of a Concat; of any other node the first.
+    """
+    if is_concat(node) and has_bound_attributes(node) and "axis" in node.attributes:
+        return {node.outputs[0]: np.concatenate(arrays, axis=node.attributes["axis"].as_int())}
+    onward = [] if is_concat(node) else ViewTransfer().through(node, 0, View(arrays[0].shape)) or []
+    return {output: view.apply(arrays[0]) for output, view in onward}
 
 
 def sliced_join(view: View, cut: Slice) -> View | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tieops.exporters.torch.ops.registry import op
-from tieops.importers.rnn import GATE_ORDERS
+from tieops.ir.operators.roles import GATE_ORDERS
 
 Weights = Tensor | tuple[Tensor, ...]
 

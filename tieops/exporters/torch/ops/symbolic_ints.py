@@ -1,9 +1,9 @@
-"""Which values are no data but sizes, axes and what is computed of them.
+"""Symbolic integers: values that are sizes, axes and what is computed of them, and no data.
 
-They are carried as Python numbers, for torch traces a program with symbolic sizes as long as they
-stay Python integers. A value is on the host if it is a Shape or a Size, or computed from such and
-from small constants by operators that have a version for Python numbers. A value of rank 0 is a
-number, one of rank 1 a tuple.
+They are carried as Python numbers, because torch traces a program with symbolic sizes as long as
+they stay Python integers. A value is such a number if it is a Shape or a Size, or computed from
+such and from small constants by operators that have a version for Python numbers. A value of rank
+0 is a number, one of rank 1 a tuple.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import onnx_ir
 
 from tieops.exporters.torch.ops import host
 from tieops.exporters.torch.ops.shape import shape_of, size_of
+from tieops.ir.operators.predicates import is_standard
 from tieops.ir.scopes import nested_graphs
 
-__all__ = ["HOST", "Host", "find_host_values", "literal_of"]
+__all__ = ["ON_INTEGERS", "SymbolicInts", "find_symbolic_ints", "literal_of"]
 
 INTEGERS = (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32, onnx_ir.DataType.BOOL)
 MAX_LITERAL_ELEMENTS = 64
@@ -26,8 +27,8 @@ MAX_LITERAL_ELEMENTS = 64
 
 
 @dataclass(frozen=True)
-class Host:
-    """What is known of a value on the host before the program runs."""
+class SymbolicInts:
+    """What is known of such a value before the program runs."""
 
     rank: int
     dtype: onnx_ir.DataType
@@ -48,45 +49,45 @@ def literal_of(value: onnx_ir.Value) -> Any:
     return tuple(found) if isinstance(found, list) else found
 
 
-Rule: TypeAlias = Callable[[onnx_ir.Node, Sequence[Host]], int | None]
-"""From a node and its inputs to the rank of its output; None if it is not for the host."""
+Rule: TypeAlias = Callable[[onnx_ir.Node, Sequence[SymbolicInts]], int | None]
+"""From a node and its inputs to the rank of its output; None if it is data."""
 
 
-def _widest(_: onnx_ir.Node, inputs: Sequence[Host]) -> int:
+def _widest(_: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int:
     return max(each.rank for each in inputs)
 
 
-def _same(_: onnx_ir.Node, inputs: Sequence[Host]) -> int:
+def _same(_: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int:
     return inputs[0].rank
 
 
-def _vector(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _vector(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     axis = node.attributes.get_int("axis", 0)
     return 1 if all(each.rank == 1 for each in inputs) and axis in (0, -1) else None
 
 
-def _cast(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _cast(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     return inputs[0].rank if node.attributes["to"].as_int() in INTEGERS else None
 
 
-def _gather(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _gather(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     return inputs[1].rank if inputs[0].rank == 1 else None
 
 
-def _unsqueeze(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _unsqueeze(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     return 1 if inputs[0].rank == 0 and len(_operand(node, "axes") or ()) == 1 else None
 
 
-def _squeeze(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _squeeze(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     return 0 if inputs[0].rank == 1 else None
 
 
-def _reshape(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _reshape(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     shape = _operand(node, "shape")
     return len(shape) if shape in ((), (1,), (-1,)) else None
 
 
-def _filled(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
+def _filled(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int | None:
     value = node.attributes.get("value")
     if value is None or value.as_tensor().dtype not in INTEGERS:
         return None
@@ -95,7 +96,7 @@ def _filled(node: onnx_ir.Node, inputs: Sequence[Host]) -> int | None:
     return 1 if known is None else len(known) if len(known) <= 1 else None
 
 
-def _reduce(node: onnx_ir.Node, inputs: Sequence[Host]) -> int:
+def _reduce(node: onnx_ir.Node, inputs: Sequence[SymbolicInts]) -> int:
     return inputs[0].rank if node.attributes.get_int("keepdims", 1) else 0
 
 
@@ -108,7 +109,7 @@ def _operand(node: onnx_ir.Node, name: str) -> tuple[int, ...] | None:
     return found if found is None or isinstance(found, tuple) else (found,)
 
 
-HOST: Mapping[str, tuple[Callable[..., Any], Rule]] = {
+ON_INTEGERS: Mapping[str, tuple[Callable[..., Any], Rule]] = {
     "Shape": (shape_of, lambda node, inputs: 1),
     "Size": (size_of, lambda node, inputs: 0),
     "Identity": (host.identity, _same),
@@ -146,12 +147,12 @@ HOST: Mapping[str, tuple[Callable[..., Any], Rule]] = {
 _COMPARISONS = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or")
 
 
-def find_host_values(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Host]:
+def find_symbolic_ints(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, SymbolicInts]:
     """Return the values of a graph and of all nested in it that are carried as Python numbers.
 
     Constants are not among them: each reader takes them as it likes.
     """
-    found: dict[onnx_ir.Value, Host] = {}
+    found: dict[onnx_ir.Value, SymbolicInts] = {}
     for each in nested_graphs(graph):
         for node in each:
             host = _host(node, found)
@@ -160,12 +161,12 @@ def find_host_values(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Host]:
     return found
 
 
-def _host(node: onnx_ir.Node, found: Mapping[onnx_ir.Value, Host]) -> Host | None:
-    if node.domain not in ("", "ai.onnx") or node.op_type not in HOST:
+def _host(node: onnx_ir.Node, found: Mapping[onnx_ir.Value, SymbolicInts]) -> SymbolicInts | None:
+    if not is_standard(node) or node.op_type not in ON_INTEGERS:
         return None
-    _, rule = HOST[node.op_type]
+    _, rule = ON_INTEGERS[node.op_type]
     if node.op_type in ("Shape", "Size"):
-        return Host(rule(node, ()) or 0, onnx_ir.DataType.INT64)
+        return SymbolicInts(rule(node, ()) or 0, onnx_ir.DataType.INT64)
     operands = [value for value in node.inputs if value is not None]
     known = [found.get(value) or _constant(value) for value in operands]
     inputs = [each for each in known if each is not None]
@@ -186,11 +187,11 @@ def _host(node: onnx_ir.Node, found: Mapping[onnx_ir.Value, Host]) -> Host | Non
         dtype = onnx_ir.DataType(node.attributes["to"].as_int())
     elif node.op_type == "ConstantOfShape":
         dtype = node.attributes["value"].as_tensor().dtype
-    return Host(rank, dtype)
+    return SymbolicInts(rank, dtype)
 
 
-def _constant(value: onnx_ir.Value) -> Host | None:
+def _constant(value: onnx_ir.Value) -> SymbolicInts | None:
     tensor = value.const_value
     if tensor is None or tensor.dtype not in INTEGERS or literal_of(value) is None:
         return None
-    return Host(len(tensor.shape), tensor.dtype)
+    return SymbolicInts(len(tensor.shape), tensor.dtype)

@@ -1,0 +1,83 @@
+"""Operator knowledge has one home, tieops/ir/operators: nobody else knows operators by name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+
+import tieops
+
+ROOT = Path(tieops.__file__).parent
+HOME = ROOT / "ir" / "operators"
+CONTRIB = {
+    "BiasGelu", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "GatherBlockQuantized",
+    "MatMulNBits", "QuickGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "SimplifiedLayerNormalization",
+}  # fmt: skip
+NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | CONTRIB
+MAKES = {"node", "Node", "make_node", "build", "add", "call", "_op"}
+"""Functions that make nodes: what they are given is no knowledge of what a node means."""
+
+EXCEPTIONS: dict[str, set[str]] = {
+    # The pattern that it looks for and makes anew, in the protobuf message of a session.
+    "runtime/fused.py": {
+        "Concat", "Constant", "FusedMatMul", "Gemm", "MatMul", "Reshape", "Shape", "Slice",
+        "Transpose",
+    },
+    # What torch calls the modes of its kernels, and the activations that it writes for them.
+    "importers/rnn.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
+    # The same modes, where it writes them as ONNX's operators.
+    "importers/_rnn_nodes.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
+    # Functions of sympy, which an exported program's sizes are written in.
+    "importers/program_checks.py": {
+        "Abs", "Add", "And", "Identity", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pow", "Where",
+    },
+    # A header of HTTP.
+    "importers/http.py": {"Range"},
+    # Any operator does to make onnx load them.
+    "runtime/probe.py": {"Identity"},
+}  # fmt: skip
+"""Files that may name operators, and which: with the reason."""
+
+
+def files() -> list[Path]:
+    torch_operators = ROOT / "exporters" / "torch" / "ops"
+    return [
+        path
+        for path in sorted(ROOT.rglob("*.py"))
+        if HOME not in path.parents and torch_operators not in path.parents
+    ]
+
+
+def named(path: Path) -> Iterator[str]:
+    """Yield the operators that a file names, but for docstrings and the making of nodes."""
+    tree = ast.parse(path.read_text("utf-8"))
+    made = {
+        id(inner)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and (getattr(call.func, "id", None) or getattr(call.func, "attr", "")) in MAKES
+        for argument in call.args[:2]
+        for inner in ast.walk(argument)
+        if isinstance(inner, ast.Constant)
+    }
+    # What a file exports may be called like an operator: Range, Shape, Slice.
+    made |= {
+        id(inner)
+        for assigned in tree.body
+        if isinstance(assigned, ast.Assign) and ast.unparse(assigned.targets[0]) == "__all__"
+        for inner in ast.walk(assigned)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in NAMES and id(node) not in made:
+            yield f"{node.lineno}: {node.value}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_operators_are_named_in_their_home_alone(path: Path) -> None:
+    allowed = EXCEPTIONS.get(str(path.relative_to(ROOT)), set())
+    assert [each for each in named(path) if each.partition(": ")[2] not in allowed] == []

@@ -1,0 +1,123 @@
+"""Tied parameters while a module is exported: an object each, so that each name has its readers.
+
+``torch.export`` gives one placeholder to all names of one Parameter, and nothing in the program
+tells afterwards which of them an operator read. So each further place that holds a Parameter gets
+one of its own for the time of the export, over the same storage. After it, which names a node
+reads is recorded on the node.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container, Generator, Mapping
+from contextlib import contextmanager
+
+import onnx_ir
+import torch
+from torch import nn
+
+from tieops.detect.trace import trace
+from tieops.ir.readers import record_call, record_reads
+from tieops.ir.scopes import scope_of
+
+__all__ = ["places_of", "record_calls", "record_names", "separate_names"]
+
+_lock = threading.RLock()
+
+
+def places_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return, for every parameter's name, all names of the place that holds it.
+
+    A place is one module and one attribute of it. It has several names where the module is held
+    under several, and all of them are read by the same code.
+
+    Example:
+        >>> first = nn.Linear(2, 2, bias=False)
+        >>> places_of(nn.Sequential(first, first, nn.Linear(2, 2, bias=False)))
+        {'0.weight': ('0.weight', '1.weight'), '1.weight': ('0.weight', '1.weight'), \
+'2.weight': ('2.weight',)}
+    """
+    found: dict[tuple[int, str], list[str]] = {}
+    for path, each in module.named_modules(remove_duplicate=False):
+        for name, parameter in each._parameters.items():  # pyright: ignore[reportPrivateUsage]
+            if parameter is not None:
+                full = f"{path}.{name}" if path else name
+                found.setdefault((id(each), name), []).append(full)
+    return {name: tuple(names) for names in found.values() for name in names}
+
+
+@contextmanager
+def separate_names(module: nn.Module) -> Generator[None]:
+    """Give each place that holds a shared Parameter an object of its own over the same storage.
+
+    The first place keeps the object, for whoever else holds it (a list, a closure). A module that
+    is held under several names stays one. Subclasses of Parameter are left shared: what they do
+    when they are made anew is theirs to say.
+    """
+    changed: list[tuple[nn.Module, str, nn.Parameter]] = []
+    with _lock:  # another export of the same module must not take what is here for its own
+        try:
+            seen: set[int] = set()
+            for each in list(module.modules()):
+                for name, held in list(each._parameters.items()):  # pyright: ignore[reportPrivateUsage]
+                    if held is None or type(held) is not nn.Parameter:
+                        continue
+                    if id(held) not in seen:
+                        seen.add(id(held))
+                        continue
+                    changed.append((each, name, held))
+                    # By setattr: recurrent layers keep their weights in a list beside.
+                    setattr(each, name, _over_same_storage(held))
+            yield
+        finally:
+            for each, name, held in changed:
+                setattr(each, name, held)
+
+
+def record_names(
+    model: onnx_ir.Model,
+    stored: Mapping[str, onnx_ir.Value],
+    shared: Container[str],
+    places: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Record on every node that reads a shared parameter under which names it does.
+
+    Args:
+        model: The exported graph, in which every place of a module still has a tensor of its own.
+        stored: The tensor of each name that the exporter stored one for.
+        shared: The names that share a tensor with another one.
+        places: What ``places_of`` found in the module.
+    """
+    names = {value: places.get(name, (name,)) for name, value in stored.items() if name in shared}
+    if not names:
+        return
+    for value, arrivals in trace(model).arrivals.items():
+        for arrival in arrivals if value in names else ():
+            if not arrival.path:  # a body serves many calls, which may read under many names
+                record_reads(arrival.node, arrival.index, names[value])
+
+
+def record_calls(model: onnx_ir.Model, exported: torch.export.ExportedProgram | None) -> None:
+    """Record on every node of a module that is called more than once which call it belongs to."""
+    if exported is None:
+        return
+    calls: dict[str, tuple[str, int]] = {}
+    for node in exported.graph.nodes:
+        stack = list(node.meta.get("nn_module_stack", ()))
+        key, _, number = str(stack[-1]).partition("@") if stack else ("", "", "")
+        if key and (not number or number.isdecimal()):
+            calls[node.name] = key, int(number or 0)
+    again = {key for key, number in calls.values() if number}
+    for node in model.graph.all_nodes():
+        scope = scope_of(node)
+        key, number = calls.get(scope.fx_name, ("", 0)) if scope is not None else ("", 0)
+        if key in again:
+            record_call(node, number)
+
+
+def _over_same_storage(parameter: nn.Parameter) -> nn.Parameter:
+    with torch.no_grad():
+        other = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    for name, noted in vars(parameter).items():  # by user code
+        setattr(other, name, noted)
+    return other
