@@ -34,7 +34,7 @@ def find_problems(
         model: The graph; left alone.
         ties: Its ties.
         accidental: What an exporter tied by accident.
-        duplicates: Its duplicates. Those that ``tie`` holds back are no problem.
+        duplicates: Its duplicates. Those that ``tie`` does not join are no problem.
         learnables: What of all that it stores is learnable.
     """
     found = [
@@ -50,7 +50,7 @@ def find_problems(
 
 def _duplicates(duplicates: Iterable[Duplicate]) -> Iterator[Problem]:
     for duplicate in duplicates:
-        if duplicate.held_back or not duplicate.wasted_bytes:
+        if duplicate.held_back or not duplicate.wasted_bytes or not duplicate.is_joinable:
             continue
         first, *others = duplicate.parameters
         straight = all(perm == tuple(range(len(perm))) for perm in duplicate.perms)

@@ -21,7 +21,8 @@ from tieops.exporters.model_files import Draft, check_nesting, write_models
 from tieops.ir.brief import brief_bytes
 from tieops.ir.collector import collector_paused
 from tieops.ir.data_files import data_parts, unread_bytes
-from tieops.ir.storage import stored_bytes
+from tieops.ir.metadata import number
+from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM, stored_bytes
 from tieops.ir.targets import check_target
 from tieops.passes.lower import LowerTiedReadsPass
 from tieops.tied_model import TiedModel, check_model
@@ -251,9 +252,15 @@ def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[st
     graph = model.clone()
     # Before IR version 4 every initializer had to be a graph input; ONNX Runtime never minded.
     if not all(value.is_graph_input() for value in graph.graph.initializers.values()):
-        graph.ir_version = max(graph.ir_version, 4)
+        graph.ir_version = max(graph.ir_version, OVERRIDABLE_FROM)
+    old = number(graph.metadata_props.pop(LISTED_WEIGHTS, None))
     notes: tuple[str, ...] = ()
     if tie_form == "gemm":
         notes = tuple(map(str, LowerTiedReadsPass()(graph).skips))
+    if old is not None and graph.ir_version == OVERRIDABLE_FROM:
+        listed = set(graph.graph.inputs)
+        weights = graph.graph.initializers.values()
+        graph.graph.inputs.extend(each for each in weights if each not in listed)
+        graph.ir_version = old
     graph.metadata_props["tieops.version"] = __version__
     return Draft(graph, path), notes

@@ -37,6 +37,7 @@ from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs
+from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM
 from tieops.tied_model import TiedModel
 
 __all__ = ["from_onnx", "innermost", "read_proto"]
@@ -284,6 +285,15 @@ def _settle(model: onnx_ir.Model) -> None:
     """Put nodes in order, and take to values what stored tensors say about themselves."""
     put_in_order(model)
     check_branches(model)
+    model.metadata_props.pop(LISTED_WEIGHTS, None)
+    if model.ir_version < OVERRIDABLE_FROM:
+        # Weights had to be listed as inputs then; ONNX Runtime takes them for constants.
+        weights = set(model.graph.initializers.values())
+        inputs = [each for each in model.graph.inputs if each not in weights]
+        if len(inputs) + len(weights) == len(model.graph.inputs):
+            model.metadata_props[LISTED_WEIGHTS] = str(model.ir_version)
+        model.graph.inputs[:] = inputs
+        model.ir_version = OVERRIDABLE_FROM
     for graph in all_graphs(model):
         settle_declarations(graph)
         for value in graph.initializers.values():

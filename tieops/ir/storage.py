@@ -10,7 +10,16 @@ import onnx_ir
 from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import stored_values
 
-__all__ = ["storage_key", "stored_bytes"]
+__all__ = ["LISTED_WEIGHTS", "OVERRIDABLE_FROM", "storage_key", "stored_bytes"]
+
+
+OVERRIDABLE_FROM = 4
+"""The IR version from which on an input with a stored value is one that a caller may override."""
+LISTED_WEIGHTS = "tieops.listed_weights"
+"""On a model in memory: the older version that it had, in which all its weights were inputs.
+
+In memory they are none, so that they can be edited; a file that is written lists them again.
+"""
 
 
 def storage_key(tensor: onnx_ir.TensorProtocol) -> Hashable:

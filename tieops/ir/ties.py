@@ -62,6 +62,11 @@ class Duplicate:
     held_back: str = ""
 
     @property
+    def is_joinable(self) -> bool:
+        """Whether two of them are no graph inputs, which a caller may override one by one."""
+        return sum(not each.is_overridable for each in self.parameters) > 1
+
+    @property
     def wasted_bytes(self) -> int:
         """The bytes that joining them would save: each range of bytes once, but for the first's."""
         sizes = {storage_key(each.tensor): each.nbytes for each in self.parameters}
