@@ -12,8 +12,10 @@ from onnx import numpy_helper, parser
 from typer.testing import CliRunner, Result
 
 import tieops
+from tests.properties.readings import pair
 from tieops.cli import app
 from tieops.errors import PreconditionError, SelectionError
+from tieops.ir.names import add_names
 
 VOCAB, WIDTH = 10_000, 64
 
@@ -111,6 +113,18 @@ def test_names_of_a_tied_parameter_are_names_of_the_tie(tmp_path):
     tied = tieops.to_onnx(tieops.tie(apart), tmp_path / "tied.onnx").path
     assert invoke(tied, "--expect-tie", "emb,head").exit_code == 0
     assert invoke(free, "--expect-tie", "emb,head").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [("emb.weight,fc.weight", 0), ("emb,fc", 0), ("emb.weight,gone.weight", 1)],
+)
+def test_a_tie_holds_only_between_readers_that_own_the_names(tmp_path, names, code):
+    tied, _ = pair("PlainLinear")
+    model = tieops.from_torch(tied, tied.inputs)
+    add_names(model.ties[0].parameter.value, ["gone.weight"])  # of a layer that left the tie
+    path = tieops.to_onnx(tieops.from_onnx(model.ir), tmp_path / "model.onnx").path
+    assert invoke(path, "--expect-tie", names).exit_code == code
 
 
 def test_duplicate_bytes(files):

@@ -16,6 +16,7 @@ from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
 from tieops.importers.remote import is_url, shown
 from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.ir.readers import Reader, Readers
 from tieops.runtime import Held, ledger_of
 from tieops.runtime.recipe import Recipe
 from tieops.runtime.weights import MIN_BYTES, Memory
@@ -110,14 +111,34 @@ def _untied(model: TiedModel, text: str, path: str) -> Iterator[Finding]:
         raise PreconditionError(
             f"--expect-tie {printable(text)} names no two", None, "name two layers, as in emb,fc"
         )
-    slots = {name: {slot.name for slot in slots_of(model, name)} for name in names}
+    wanted = [_readers(model, name) for name in names]
     for tie in model.ties:
-        tied = {slot.name for slot in tie.slots}
-        if all(tied & mine or name in tie.names for name, mine in slots.items()):
+        tied = {slot.reader for slot in tie.slots}
+        if all(tied & readers for readers in wanted) and len(set().union(*wanted) & tied) > 1:
             return
     shown = ", ".join(map(printable, names))
     targets = " ".join(f"-t {name}" for name in names)
     yield Finding("expect-tie", f"{shown}: not tied", f"tieops tie {path} OUT {targets}")
+
+
+def _readers(model: TiedModel, name: str) -> set[tuple[str, str]]:
+    """Return the readers that own a name of a tensor; else those that are called so."""
+    slots = slots_of(model, name)
+    if any(name in (slot.layer, slot.name) for slot in slots):
+        return {slot.reader for slot in slots}
+    return {
+        slot.reader
+        for parameter in model.parameters
+        if name in parameter.names
+        for reader in _owners(model.readers(parameter), name)
+        for slot in reader.slots
+    } or {slot.reader for slot in slots if name not in slot.parameter.names}
+
+
+def _owners(readers: Readers, name: str) -> tuple[Reader, ...]:
+    owners = tuple(reader for reader in readers.all if name in reader.names)
+    # A name that belongs to nobody says who is meant by the tensor that has it.
+    return owners or (readers.all if name not in readers.unread else ())
 
 
 def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:

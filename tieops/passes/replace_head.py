@@ -23,12 +23,15 @@ from tieops.ir.edit import (
     replace_value,
 )
 from tieops.ir.layers import Layer
-from tieops.ir.names import aliases_of, forget_evidence, set_lr_factor, set_names
+from tieops.ir.names import is_made_up, set_lr_factor
+from tieops.ir.parameter import Slot
+from tieops.ir.readers import Reader, Readers
 from tieops.ir.scopes import rename_scope
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.passes.inline import inline_behind, inline_path, inliner_of
+from tieops.passes.leave import give_up_names
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
 from tieops.tied_model import TiedModel
 
@@ -77,7 +80,8 @@ def replace_head(
             (out_features, channels, *kernel).
         bias: Whether the new layer has a bias; or its values, of shape (out_features,).
         seed: Seed of the new values.
-        name: What to call the new layer; the old one's name by default.
+        name: What to call the new layer; the old one's name by default. Its tensors are called
+            after it, by default as the old one's own were (``fc.weight``).
 
     Returns:
         A new model. Everything upstream of the head computes the same bits.
@@ -210,28 +214,26 @@ def _replace(
     options: ReplaceHeadPass,
 ) -> Rewrite:
     name = options.name or head.layer.name
-    old_names = [slot.name for slot in head.layer.slots]
-    shared = {
-        read.parameter.value: read.parameter.name
-        for slot in head.layer.slots
-        for read in slot.reads
+    tied = TiedModel(model)
+    parameters = {
+        read.parameter.value: read.parameter for slot in head.layer.slots for read in slot.reads
     }
+    shared = {value: parameter.name for value, parameter in parameters.items()}
+    gone = {value: _Going(tied.readers(each), head) for value, each in parameters.items()}
+    weight_name, bias_name = _titles(head, gone, options.name)
     node = head.weight.node
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
     names = NameAuthority(model)
     liveness = Liveness(model)
     _apply(model, resize, names)
-    for value in shared:
-        # The names of a head that goes are not the shared tensor's any more.
-        kept = [each for each in aliases_of(value) if each not in old_names or each == value.name]
-        set_names(value, kept)
-        if len(kept) == 1:
-            forget_evidence(value)
-    _step_aside(model, head, [f"{name}.weight", f"{name}.bias"], names)
-    stored = _stored(model, names.take(f"{name}.weight"), weight, options.lr_factor)
+    for value, going in gone.items():
+        if going.staying:
+            give_up_names(parameters[value], going.readers, going.names, going.staying, names)
+    _step_aside(tied, head, [weight_name, bias_name], names)
+    stored = _stored(model, names.take(weight_name), weight, options.lr_factor)
     factor = options.lr_factor if options.bias_lr_factor is None else options.bias_lr_factor
-    offset = None if bias is None else _stored(model, names.take(f"{name}.bias"), bias, factor)
+    offset = None if bias is None else _stored(model, names.take(bias_name), bias, factor)
     build = _Builder(name, node, head, names)
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
@@ -247,7 +249,7 @@ def _replace(
     graph.insert_before(last, build.nodes)
     replace_value(head.out, out)
     liveness.remove_newly_dead()
-    gone = [
+    unread = [
         Change(f"initializer {each}", "nothing reads it")
         for value, each in shared.items()
         if not (value.uses() or value.is_graph_output() or value.is_graph_input())
@@ -255,13 +257,53 @@ def _replace(
     new = [brief(stored.dtype, weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
-    return Rewrite((Change(head.layer.name, what), *gone))
+    return Rewrite((Change(head.layer.name, what), *unread))
 
 
-def _step_aside(
-    model: onnx_ir.Model, head: Head, wanted: Sequence[str], names: NameAuthority
-) -> None:
-    """Move what the old head alone reads out of the way of the new one's names."""
+class _Going:
+    """What becomes of the readers of a tensor, and of its names, when a head leaves it."""
+
+    def __init__(self, readers: Readers, head: Head) -> None:
+        mine = {(slot.path, slot.node, slot.index) for slot in head.layer.slots}
+        self.readers = readers
+        self._leaving: list[Reader] = []
+        self.staying: list[Reader] = []
+        for reader in readers.all:
+            leaves = all((slot.path, slot.node, slot.index) in mine for slot in reader.slots)
+            (self._leaving if leaves else self.staying).append(reader)
+        held = {name for reader in self.staying for name in reader.names}
+        self.names = [n for reader in self._leaving for n in reader.names if n not in held]
+
+
+def _titles(head: Head, going: Mapping[onnx_ir.Value, _Going], name: str | None) -> tuple[str, str]:
+    """Return what the new weight and bias are called: as the old ones were, where that is known."""
+    weight, bias = f"{name or head.layer.name}.weight", f"{name or head.layer.name}.bias"
+    if name is not None:
+        return weight, bias
+    known = _owned(head.weight, going)
+    if known is not None:
+        weight = known
+        module, _, role = known.rpartition(".")
+        bias = f"{module}.bias" if role == "weight" and module else bias
+    if head.bias is not None:
+        bias = _owned(head.bias, going) or bias
+    return weight, bias
+
+
+def _owned(slot: Slot, going: Mapping[onnx_ir.Value, _Going]) -> str | None:
+    """Return the name under which a slot's module holds what it reads, and nobody else does."""
+    found = [each for each in going[slot.parameter.value].names if "." in each]
+    return next((each for each in found if not is_made_up(each)), None)
+
+
+def _step_aside(tied: TiedModel, head: Head, wanted: Sequence[str], names: NameAuthority) -> None:
+    """Move what the old head alone reads, or what has a name of its, out of the new one's way."""
+    for parameter in tied.parameters:
+        if parameter.name in wanted and parameter.value.is_initializer():
+            # An exporter stored a copy for the head, and what the others read under its name.
+            readers = tied.readers(parameter)
+            if parameter.name in readers.unread and not parameter.is_overridable:
+                rename_initializer(parameter.value, readers.all[0].title, names)
     for slot in head.layer.slots:
         value = slot.parameter.value
         if value.name is None or value.name not in wanted or value.producer() is not None:
