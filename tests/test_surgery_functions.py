@@ -54,7 +54,7 @@ class Writer:
         return name
 
     def part(self, known: list[str], lines: list[str]) -> str:
-        """Return what a row can be added to: one or two rows that are cut out of a weight."""
+        """Return a bias of a layer: one or two rows that are cut out of a weight."""
         whole = self.weight(known, lines)
         name, flat, wide = (self.name("c") for _ in range(3))
         way = self.draw(st.sampled_from(["rows", "turned", "split", "flat", "back"]))
@@ -96,7 +96,9 @@ class Writer:
             if kind == "read":
                 lines.append(f"{after} = MatMul({row}, {self.weight(known, lines)})")
             elif kind == "part":
-                lines.append(f"{after} = Add({row}, {self.part(known, lines)})")
+                # An operator with a role: what Add reads is a weight or not as shapes are known.
+                weight = self.weight(known, lines)
+                lines.append(f"{after} = Gemm({row}, {weight}, {self.part(known, lines)})")
             elif kind == "call":
                 function, takes, returns = self.draw(st.sampled_from(self.functions))
                 given = [row, *(self.weight(known, lines) for _ in range(takes))]

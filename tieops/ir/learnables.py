@@ -1,10 +1,12 @@
 """What counts as a learnable: the one place that decides it.
 
-Two sources, in this order:
+Three sources, in this order:
 
 1. What torch said when it exported the program: parameter, buffer or constant, and which
    parameters are frozen (``requires_grad=False``).
-2. Without torch's word, what reads the tensor. A float tensor is a parameter if it arrives in a
+2. What was learnable before ``untie`` gave its readers tensors of their own stays learnable: a part
+   that is only added to data is a weight because the rest of it was multiplied.
+3. Otherwise, what reads the tensor. A float tensor is a parameter if it arrives in a
    weight, bias or gain role of an operator that has such a role. A vector that is added to data or
    multiplied with it is a bias or a gain, because exporters write biases and norms that way.
 
@@ -39,7 +41,7 @@ from tieops.ir.operators.traits import (
 )
 from tieops.ir.operators.views import is_concat
 from tieops.ir.provenance import Provenance, Source
-from tieops.ir.torch_kinds import Kind, is_said_in_state, word_of
+from tieops.ir.torch_kinds import Kind, is_noted_learnable, is_said_in_state, word_of
 from tieops.ir.view import Shape, View
 
 __all__ = ["Kind", "Learnables", "Use"]
@@ -88,7 +90,7 @@ class Learnables:
         self._torch_spoke = any(word_of(value) is not None for value in uses)
 
     def kind_of(self, value: onnx_ir.Value) -> Kind:
-        """Return what a stored tensor is: torch's word where there is one, else what its uses say.
+        """Return what a stored tensor is: what is recorded of it, else what its uses say.
 
         Example:
             >>> tensor = onnx_ir.tensor([[1.0, 2.0]])
@@ -97,7 +99,9 @@ class Learnables:
             'CONSTANT'
         """
         if value not in self._found:
-            self._found[value] = word_of(value) or self.kind_by_use(value)
+            self._found[value] = word_of(value) or (
+                Kind.PARAMETER if is_noted_learnable(value) else self.kind_by_use(value)
+            )
         return self._found[value]
 
     def is_learnable(self, value: onnx_ir.Value) -> bool:

@@ -62,6 +62,8 @@ TORCH_PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
 """Whether a buffer is in the state_dict: False if it is not."""
 FROZEN = "tieops.frozen"
 """On a parameter: true if it has ``requires_grad=False``; of packed parts, the names of those."""
+LEARNABLE = "tieops.learnable"
+"""On a tensor that was untied: it is learnable, whatever reads it since then."""
 PADDING_IDX = "tieops.padding_idx"
 """On a Gather: the row whose gradient torch's embedding leaves out."""
 

@@ -1,7 +1,8 @@
 """What torch said of a stored tensor when it exported the program: its kind, and whether it trains.
 
 Torch's exporter writes kinds into a file; ``from_torch`` completes them, and records which
-parameters are frozen. This is the first of the two sources of ``tieops.ir.learnables``.
+parameters are frozen. This is the first of the sources of ``tieops.ir.learnables``. The second is
+recorded here too: what ``untie`` parts was learnable by all of its readers together, and stays it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from collections.abc import Iterable
 
 import onnx_ir
 
-from tieops.ir.names import FROZEN, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.metadata import parsed, whole_texts
+from tieops.ir.names import FROZEN, LEARNABLE, TORCH_KIND, TORCH_PERSISTENT
 
 __all__ = [
     "Kind",
     "copy_kind",
     "is_frozen",
+    "is_noted_learnable",
     "is_said_in_state",
     "join_kinds",
     "note_kind",
+    "note_learnable",
     "word_of",
 ]
 
@@ -73,6 +77,16 @@ def note_kind(
         props[FROZEN] = json.dumps(frozen if frozen is True else sorted(frozen))
 
 
+def note_learnable(value: onnx_ir.Value) -> None:
+    """Record that a tensor is learnable by readers that may not read it any more."""
+    value.metadata_props[LEARNABLE] = "true"
+
+
+def is_noted_learnable(value: onnx_ir.Value) -> bool:
+    """Return whether a tensor was learnable when its readers were parted."""
+    return value.metadata_props.get(LEARNABLE) == "true"
+
+
 def is_frozen(value: onnx_ir.Value, part: str = "") -> bool:
     """Return whether a parameter has ``requires_grad=False`` in its module, as far as is recorded.
 
@@ -80,16 +94,18 @@ def is_frozen(value: onnx_ir.Value, part: str = "") -> bool:
         value: What is stored.
         part: Of packed recurrent weights, the torch name of the part.
     """
-    try:
-        found = json.loads(value.metadata_props.get(FROZEN, "false"))
-    except (ValueError, RecursionError):
-        return False
-    return found is True or (isinstance(found, list) and part in found)
+    found = _frozen(value)
+    return found is True or (found is not False and part in found)
+
+
+def _frozen(value: onnx_ir.Value) -> bool | frozenset[str]:
+    found = parsed(value.metadata_props.get(FROZEN))
+    return found is True or (isinstance(found, list) and frozenset(whole_texts(found)))
 
 
 def copy_kind(value: onnx_ir.Value, source: onnx_ir.Value) -> None:
-    """Record that a tensor is what another is in its torch program, frozen if that one is."""
-    for key in (TORCH_KIND, TORCH_PERSISTENT, FROZEN):
+    """Record that a tensor is what another is recorded to be, frozen if that one is."""
+    for key in (TORCH_KIND, TORCH_PERSISTENT, FROZEN, LEARNABLE):
         if key in source.metadata_props:
             value.metadata_props[key] = source.metadata_props[key]
 
@@ -102,5 +118,11 @@ def join_kinds(keep: onnx_ir.Value, others: Iterable[onnx_ir.Value]) -> None:
     everyone = [keep, *others]
     if any(word_of(each) is Kind.PARAMETER for each in everyone):
         keep.metadata_props[TORCH_KIND] = Kind.PARAMETER.value
-    if not all(is_frozen(each) for each in everyone):
+    if any(is_noted_learnable(each) for each in everyone):
+        note_learnable(keep)
+    found = [_frozen(each) for each in everyone]
+    parts = [each for each in found if not isinstance(each, bool)]
+    if False in found or (parts and not frozenset.intersection(*parts)):
         keep.metadata_props.pop(FROZEN, None)
+    elif parts:
+        keep.metadata_props[FROZEN] = json.dumps(sorted(frozenset.intersection(*parts)))

@@ -27,6 +27,7 @@ from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.part import PART, part_of
 from tieops.ir.scopes import stored_values
+from tieops.ir.torch_kinds import copy_kind, join_kinds
 from tieops.ir.view import View
 from tieops.passes.base import Change, Skip
 
@@ -190,6 +191,7 @@ def _assembled(
         return []
     whole = add_initializer(model, names.take(origin), values)
     set_origin(whole, origin)
+    copy_kind(whole, parts[0].value)
     return [whole]
 
 
@@ -231,6 +233,7 @@ def _read_again(
     else:
         graph.insert_before(first, nodes)
     part.value.replace_all_uses_with(last)
+    join_kinds(whole, [part.value])
     add_names(whole, recorded_names(part.value))
     set_evidence(whole, Evidence.CONTENT)
     drop_unread([part.value])

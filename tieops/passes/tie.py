@@ -32,6 +32,7 @@ from tieops.ir.names import (
 )
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import scope_of, stored_values
+from tieops.ir.torch_kinds import join_kinds
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
@@ -197,6 +198,7 @@ class _Joiner:
             less = f", {brief_bytes(saved)} less stored" if saved else ""
             self.changes.append(Change(other.name, f"reads {value.name}{how}{less}"))
         self.kept.append(value)
+        join_kinds(value, [other.value for other, _ in able[1:]])
         self._restore_name(value, names)
         add_names(value, names)
         set_evidence(value, group.evidence)

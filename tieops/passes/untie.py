@@ -16,6 +16,7 @@ from tieops.ir.edit import NameAuthority
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers import Reader, Readers
 from tieops.ir.ties import Tie
+from tieops.ir.torch_kinds import note_learnable, word_of
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.leave import Leaver
 from tieops.passes.untie_calls import Choice, UntieCalls, bound, places_of, stuck_slots
@@ -110,6 +111,9 @@ def untie_in_place(
         leaving, changes = calls.inline(leaving)
         if not targets and not accidental:
             leaving = _by_tensor(calls.tied, leaving)
+    learnables = calls.tied.trace.learnables
+    values = {tie.parameter.value for tie, _ in leaving}
+    learnable = {v for v in values if word_of(v) is None and learnables.is_learnable(v)}
     leaver = Leaver(model, names)
     skips: list[Skip] = []
     for tie, going in leaving:
@@ -130,6 +134,8 @@ def untie_in_place(
         elif not slots and not stuck:
             skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
         elif slots:
+            if parameter.value in learnable:
+                note_learnable(parameter.value)  # those that made it one may leave
             changes += leaver.leave(
                 parameter,
                 readers,
