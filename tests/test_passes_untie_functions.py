@@ -257,3 +257,20 @@ def test_a_constant_that_only_outer_readers_leave_is_taken_out():
         ["held (a) => (o, k) { " + CONSTANT + "o = MatMul(a, w)  k = Identity(w) }"],
     )
     and_back(model, {"x": X})
+
+
+@pytest.mark.parametrize("computed", ["n = Neg(k)", "n = f.turn(k)"])
+def test_what_is_computed_behind_a_call_that_returns_the_weight_leaves_too(computed: str):
+    """The body that returns it serves every call, so its nodes cannot be copied alone."""
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { h, k = f.both(x, w)  "
+        f"{computed}  i = MatMul(h, n)  y = MatMul(i, w) }}",
+        [
+            "both (a, w) => (o, k) { o = MatMul(a, w)  k = Identity(w) }",
+            "turn (w) => (o) { o = Neg(w) }",
+        ],
+        w=(8, 8),
+    )
+    free = all_freed(model, {"x": X})
+    assert len(free.parameters) == len(model.slots)
+    assert facts(tieops.tie(free)) == facts(model)

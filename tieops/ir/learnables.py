@@ -17,6 +17,7 @@ result goes tell them apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -143,7 +144,8 @@ class Learnables:
         """Return whether a use of a stored tensor belongs to a layer, as one of its slots.
 
         A parameter's uses do, but for a look at its shape. Of a buffer only those in a role of a
-        learnable layer do: a mask or the scale of a conversion makes no layer.
+        learnable layer do, and as the bias of one: a mask or the scale of a conversion makes no
+        layer.
         """
         if counts_places(use.node):
             return False
@@ -152,7 +154,22 @@ class Learnables:
             return True
         if kind is Kind.CONSTANT:
             return False
+        if self._is_added_to_product(use):
+            return True
         return _known_role(use.node, use.index) not in ("", "scale", "zero_point")
+
+    def _is_added_to_product(self, use: Use) -> bool:
+        """Return whether a use is the bias of a layer, as BART's ``final_logits_bias`` is."""
+        node = use.node
+        sizes = use.view.shape or (1,)
+        if not vector_role(node) or scales(node) or math.prod(sizes) != sizes[-1] or sizes[-1] == 1:
+            return False
+        other = node.inputs[1 - use.index]
+        product = other.producer() if other is not None else None
+        if other is None or product is None or not is_product(product):
+            return False
+        is_data = self._provenance.source_of(other) is Source.DATA
+        return is_data and not self._provenance.is_score(other)
 
     def kind_by_use(self, value: onnx_ir.Value) -> Kind:
         """Return what a stored tensor is by its uses alone, whatever torch said."""

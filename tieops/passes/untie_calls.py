@@ -42,7 +42,33 @@ def stuck_slots(tie: Tie, leaving: Sequence[Slot], model: onnx_ir.Model) -> list
     """Return the slots that cannot be given another weight without a slot that stays."""
     gone = set(leaving)
     staying = {h for slot in tie.slots if slot not in gone for h in handles_of(slot, model)}
-    return [slot for slot in leaving if handle_of(slot) in staying or _is_held(slot)]
+    return [
+        slot
+        for slot in leaving
+        if handle_of(slot) in staying or _is_held(slot) or _computing_call(slot, model) is not None
+    ]
+
+
+def _computing_call(slot: Slot, model: onnx_ir.Model) -> onnx_ir.Node | None:
+    """Return the call that computes what a slot reads and returns it; None if there is none.
+
+    Its body serves all of its calls, so a slot that leaves needs nodes of its own instead.
+    """
+    entry = slot.reads[0].entry
+    nodes, view = slot.reads[0].nodes, slot.reads[0].view
+    last = slot.node
+    if entry is not None:
+        nodes, view, last = entry.nodes, entry.view, slot.path[0]
+    if not view.computed:
+        return None
+    graphs = {node.graph for node in nodes}
+    for node in (last, *reversed(nodes)):
+        for value in node.inputs:
+            call = value.producer() if value is not None else None
+            function = None if call is None else model.functions.get(call.op_identifier())
+            if function is not None and function.graph in graphs:
+                return call
+    return None
 
 
 def _is_held(slot: Slot) -> bool:
@@ -173,6 +199,10 @@ class UntieCalls:
             read = slot.reads[0]
             cuts = read.entry is not None and read.view.elements != read.entry.view.elements
             alone = cuts or slot.is_joined
+            returning = _computing_call(slot, self._model)
+            if returning is not None and not self._inliner.obstacle((returning,)):
+                yield slot.path[0] if slot.path else returning
+                continue
             if slot.path and (
                 len(company[handle_of(slot)]) > 1
                 or (alone and self._depth(slot.path) == len(slot.path))

@@ -179,6 +179,9 @@ class Inliner:
     def _inline(self, calls: Sequence[onnx_ir.Node]) -> None:
         """Put copies of bodies in the place of calls."""
         bodies: list[onnx_ir.Function] = []
+        # The first call in the graph gets the names of the body, and those of what it stores.
+        wanted = set(calls)
+        calls = [node for node in all_nodes(self._model) if node in wanted]
         for call in calls:
             self._origins.setdefault(call, (call,))
         paths, mine = call_paths(self._model), set(calls)
