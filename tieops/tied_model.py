@@ -206,6 +206,7 @@ class TiedModel:
             self.duplicates,
             self.ledger,
             self.trace.learnables,
+            [(each, self.readers(each)) for each in dict.fromkeys(t.parameter for t in self.ties)],
         )
 
     @cached_property

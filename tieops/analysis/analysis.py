@@ -18,6 +18,7 @@ from tieops.ir.layers import Layer
 from tieops.ir.learnables import Learnables
 from tieops.ir.parameter import Parameter
 from tieops.ir.problem import Problem
+from tieops.ir.readers import Readers
 from tieops.ir.record import record
 from tieops.ir.ties import Duplicate, Ledger, Tie
 
@@ -145,11 +146,12 @@ def analysis_of(
     duplicates: Sequence[Duplicate],
     ledger: Ledger,
     learnables: Learnables,
+    readers: Sequence[tuple[Parameter, Readers]],
 ) -> Analysis:
     """Analyse a graph of which the rest is known already."""
     ports = Ports(model)
     rows = tuple(rows_of(ports, layers, ties, learnables))
-    problems = find_problems(model, ties, accidental, duplicates, learnables)
+    problems = find_problems(model, ties, accidental, duplicates, learnables, readers)
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     totals = Totals(
         sum(layer.is_learnable for layer in layers),

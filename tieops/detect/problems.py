@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir
 
+from tieops.detect.doubtful import doubtful_problems
 from tieops.detect.quantizer import quantizer_problems
 from tieops.detect.runtime_copies import runtime_problems
 from tieops.detect.training import training_problems
@@ -13,7 +14,9 @@ from tieops.detect.unneeded import unneeded_problems
 from tieops.detect.unread import unread_problems
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.learnables import Learnables
+from tieops.ir.parameter import Parameter
 from tieops.ir.problem import Problem
+from tieops.ir.readers import Readers
 from tieops.ir.ties import Duplicate, Tie
 
 __all__ = ["find_problems"]
@@ -27,6 +30,7 @@ def find_problems(
     accidental: Sequence[Tie],
     duplicates: Iterable[Duplicate],
     learnables: Learnables,
+    readers: Iterable[tuple[Parameter, Readers]],
 ) -> tuple[Problem, ...]:
     """Return every problem, waste first, then what is wrong, then cautions; the largest first.
 
@@ -36,6 +40,7 @@ def find_problems(
         accidental: What an exporter tied by accident.
         duplicates: Its duplicates. Those that ``tie`` does not join are no problem.
         learnables: What of all that it stores is learnable.
+        readers: Tied tensors, each with its readers.
     """
     found = [
         *_duplicates(duplicates),
@@ -43,6 +48,7 @@ def find_problems(
         *unread_problems(model),
         *runtime_problems(ties),
         *quantizer_problems(ties),
+        *doubtful_problems(readers),
         *training_problems(model, accidental, learnables),
     ]
     return tuple(sorted(found, key=lambda each: (_ORDER.index(each.severity), -each.nbytes)))

@@ -19,8 +19,8 @@ class Problem:
     Args:
         kind: What sort of problem: ``duplicate``, ``unneeded``, ``dead branch``, ``unread data``,
             ``disconnected output``, ``unused input``, ``folded copy``, ``packed copy``,
-            ``quantizer``, ``accidental tie``, ``forward`` (what the graph leaves out of it) or
-            ``unknown``.
+            ``quantizer``, ``accidental tie``, ``doubtful name``, ``forward`` (what
+            the graph leaves out of it) or ``unknown``.
         severity: ``waste``, ``wrong``, ``caution`` or ``note``.
         what: One line that says it.
         command: The command that mends it; MODEL is the file, OUT the one to write. Empty where

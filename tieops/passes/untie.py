@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir
 
-from tieops.errors import PreconditionError
+from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.accidental import title_of
 from tieops.ir.brief import printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.readers import Reader, Readers
+from tieops.ir.readers import Reader, Readers, record_reads
 from tieops.ir.ties import Tie
 from tieops.ir.torch_kinds import note_learnable, word_of
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -27,7 +27,11 @@ __all__ = ["UntiePass", "untie"]
 
 
 def untie(
-    model: TiedModel, *targets: Target, together: bool = False, accidental: bool = False
+    model: TiedModel,
+    *targets: Target,
+    together: bool = False,
+    accidental: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> TiedModel:
     """Give layers weights of their own: all that share one, or the ones named.
 
@@ -43,13 +47,16 @@ def untie(
         accidental: Take apart what an exporter merged because it began equal, and nothing else
             (``model.accidental_ties``): each module gets a parameter of its own, which all of its
             calls read. Targets choose among these.
+        names: Whose a name is, where that cannot be known (a problem ``doubtful name``): from the
+            name to the layer or slot that reads the tensor under it.
 
     Returns:
         A new model. Outputs are the same to the last bit. Weights are views of the old ones until
         they are written; nothing is copied before.
 
     Raises:
-        SelectionError: If a target names nothing.
+        SelectionError: If a target names nothing, or ``names`` has a name that is not doubtful, or
+            a layer or slot that does not read the tensor of the name.
         PreconditionError: If a target is not tied, or a caller may override what it reads.
 
     Example:
@@ -62,7 +69,10 @@ def untie(
         >>> len(free.ties), [parameter.name for parameter in free.parameters]
         (0, ['emb', 'MatMul_y.weight'])
     """
-    free, _ = run(UntiePass(targets=targets, together=together, accidental=accidental), model)
+    surgery = UntiePass(
+        targets=targets, together=together, accidental=accidental, names=names or {}
+    )
+    free, _ = run(surgery, model)
     return free
 
 
@@ -74,9 +84,12 @@ class UntiePass(SurgeryPass):
     targets: tuple[Target, ...] = ()
     together: bool = False
     accidental: bool = False
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def requires(self, model: onnx_ir.Model) -> None:
         """Check that every target is tied and can leave, before anything changes."""
+        if self.names:
+            _chosen(TiedModel(model), self.names)
         if self.targets:
             tied = TiedModel(model)
             choice = Choice(self.targets, self.together, self.accidental)
@@ -86,6 +99,8 @@ class UntiePass(SurgeryPass):
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Untie."""
+        for name, slot in _chosen(TiedModel(model), self.names) if self.names else ():
+            record_reads(slot.node, slot.index, [name])
         return untie_in_place(
             model, self.targets, together=self.together, accidental=self.accidental
         )
@@ -150,6 +165,39 @@ def untie_in_place(
     liveness.remove_newly_dead()
     leaver.name_copies()
     return Rewrite(tuple(changes), tuple(skips))
+
+
+def _chosen(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]]:
+    """Return the slots under whose reader a caller wants to see doubtful names."""
+    doubtful: dict[str, list[Slot]] = {}
+    for parameter in dict.fromkeys(tie.parameter for tie in model.ties):
+        readers = model.readers(parameter)
+        idle = [reader.slots[0] for reader in readers.all if not reader.names]
+        doubtful.update(dict.fromkeys(readers.doubtful, idle))
+    found: list[tuple[str, Slot]] = []
+    for name, wanted in names.items():
+        slots = doubtful.get(name)
+        if slots is None:
+            raise SelectionError(
+                f"{printable(name)} is no name whose reader is to be chosen",
+                {"doubtful": ", ".join(map(printable, doubtful)) or "none"},
+                "leave it out, or see model.analysis.problems",
+            )
+        mine = [slot for slot in slots if wanted in (slot.layer, slot.name)]
+        if len(mine) != 1:
+            raise SelectionError(
+                f"{printable(wanted)} names {len(mine)} readers that {printable(name)} could be of",
+                {"readers": ", ".join(printable(slot.name) for slot in slots)},
+                "name one of them",
+            )
+        if any(other.node is mine[0].node for other in slots if other is not mine[0]):
+            raise PreconditionError(
+                f"{printable(wanted)} reads in a function, with others",
+                {"name": name},
+                "inline it first: onnx.inliner.inline_local_functions(proto)",
+            )
+        found.append((name, mine[0]))
+    return found
 
 
 def _again(model: TiedModel, parameter: Parameter, slots: Sequence[Slot]) -> list[Slot]:
