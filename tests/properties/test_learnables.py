@@ -271,6 +271,9 @@ def test_a_round_trip_has_the_modules_parameters(family, length):
 
 
 HOME = {"ir/learnables.py", "ir/torch_kinds.py", "ir/names.py"}
+ASKS_FOR_ROLES = {
+    "detect/computed.py",  # whether an operator is a layer by itself, whatever it reads
+}
 
 
 def test_nobody_else_decides_what_is_learnable():
@@ -283,4 +286,5 @@ def test_nobody_else_decides_what_is_learnable():
             continue
         text = path.read_text("utf-8")
         assert not words.search(text), f"{name} reads torch's word itself"
-        assert not roles.search(text) or "exporters/torch/ops" in name, f"{name} judges roles"
+        may_ask = "exporters/torch/ops" in name or name in ASKS_FOR_ROLES
+        assert may_ask or not roles.search(text), f"{name} judges roles"
