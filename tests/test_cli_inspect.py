@@ -84,7 +84,8 @@ def test_json_keeps_what_was_there_and_adds_shapes_and_problems(old):
         "layers", "parameters", "ties", "duplicates", "ledger", "warnings", "inputs", "outputs",
         "problems", "totals", "repeats",
     }  # fmt: skip
-    (problem,) = data["problems"]
+    problem, note = data["problems"]
+    assert note["severity"] == "note"  # a file of torch's exporter does not say what is frozen
     assert problem["kind"] == "duplicate"
     assert problem["command"] == "tieops tie MODEL OUT"
     assert problem["call"] == "tieops.tie(model)"

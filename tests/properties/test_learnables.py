@@ -271,9 +271,8 @@ def test_a_round_trip_has_the_modules_parameters(family, length):
 
 
 HOME = {"ir/learnables.py", "ir/torch_kinds.py", "ir/names.py"}
-ASKS_FOR_ROLES = {
-    "detect/computed.py",  # whether an operator is a layer by itself, whatever it reads
-}
+# Whether an operator is a layer by itself, whatever it reads.
+ASKS_FOR_ROLES = {"detect/computed.py", "detect/trace.py"}
 
 
 def test_nobody_else_decides_what_is_learnable():

@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by colour-blind reader
 GREY = "#555555"
 
 
-def save_training(path: Path, histories: Mapping[str, History]) -> Path:
+def save_training(path: str | Path, histories: Mapping[str, History]) -> Path:
     """Plot the loss and the RMSE of each training over its iterations.
 
     Args:
@@ -46,7 +46,7 @@ def save_training(path: Path, histories: Mapping[str, History]) -> Path:
     return _save(figure, path)
 
 
-def save_reconstructions(path: Path, rows: Mapping[str, np.ndarray[Any, Any]]) -> Path:
+def save_reconstructions(path: str | Path, rows: Mapping[str, np.ndarray[Any, Any]]) -> Path:
     """Draw images in rows, one row a name.
 
     Args:
@@ -70,7 +70,7 @@ def save_reconstructions(path: Path, rows: Mapping[str, np.ndarray[Any, Any]]) -
 
 
 def save_transfer(
-    path: Path, words: WordHistory, limit: float, classes: Mapping[str, ClassHistory]
+    path: str | Path, words: WordHistory, limit: float, classes: Mapping[str, ClassHistory]
 ) -> Path:
     """Plot the perplexity of training on words, and the accuracy of trainings on classes.
 
@@ -104,7 +104,8 @@ def save_transfer(
     return _save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: str | Path) -> Path:
+    path = Path(path)
     with new_file(path) as file:
         figure.savefig(file, dpi=110, format=path.suffix.removeprefix(".") or "png")
     return path

@@ -205,7 +205,8 @@ class Learnables:
         is_operand = use.index > 0 and passes_on(use.node) and not is_concat(use.node)
         if is_operand or (use.index > 0 and is_quantizer(use.node)):
             return False  # a size, a filling or a scale
-        return self._is_trained_later(use.node, value)
+        # A single number in what is computed of weights is an epsilon or a count.
+        return _elements(value) > 1 and self._is_trained_later(use.node, value)
 
     def _roles(self, value: onnx_ir.Value) -> set[str]:
         return {_known_role(use.node, use.index) for use in self._uses.get(value, ())}
