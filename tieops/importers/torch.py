@@ -233,9 +233,12 @@ def _export(
                 optimize=False,
                 verbose=False,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except (torch.onnx.errors.OnnxExporterError, IndexError) as error:
             gist = _gist(error)
-            about_sizes = dynamic_shapes is not None and "dynamic_shapes" in gist
+            # An IndexError is of an axis that an input lacks; torch wraps those of a forward.
+            about_sizes = dynamic_shapes is not None and (
+                "dynamic_shapes" in gist or isinstance(error, IndexError)
+            )
             raise ExportError(
                 f"torch cannot export {type(source).__name__}",
                 {"torch says": gist},
