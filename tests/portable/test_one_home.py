@@ -98,7 +98,9 @@ def test_the_stubs_of_other_systems_know_all_that_is_used(platform):
     outside = [
         f"{each['file']}: {each['message']}"
         for each in found
-        if each["severity"] == "error" and HOME not in Path(each["file"]).parents
+        if each["severity"] == "error"
+        and HOME not in Path(each["file"]).parents
+        and each.get("rule") != "reportDeprecated"  # it is there all the same
     ]
     assert outside == []
     assert found  # the home itself has some: that the check sees them
