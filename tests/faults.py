@@ -281,7 +281,7 @@ def full_disk(external: Any, steps: int = 24) -> dict[str, int]:
     seen: Counter[str] = Counter()
     with case(external) as folder:
         before = {name: (folder.path.parent / name).read_bytes() for name in folder.files()}
-        largest = 2 * max(map(len, before.values()))
+        largest = 3 * max(map(len, before.values()))
         for step in range(steps):
             limit = largest * step // (steps - 1)
 

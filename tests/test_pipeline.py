@@ -183,7 +183,10 @@ def test_a_pass_takes_the_result_of_another() -> None:
     ("surgery", "text"),
     [
         (TiePass(keep="emb"), "TiePass(targets=(), keep='emb', include_small=False)"),
-        (UntiePass(targets=("fc",)), "UntiePass(targets=('fc',), together=False)"),
+        (
+            UntiePass(targets=("fc",)),
+            "UntiePass(targets=('fc',), together=False, accidental=False, names={})",
+        ),
         (
             transfer(lr_factor=10),
             "ReplaceHeadPass(head=None, out_features=15, lr_factor=10, bias_lr_factor=None, "

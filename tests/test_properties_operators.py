@@ -92,7 +92,7 @@ class Chain:
     def __init__(self, seed: int) -> None:
         self.choice = random.Random(seed)
         self.nodes: list[onnx.NodeProto] = []
-        self.feeds: Arrays = {}
+        self.feeds: Arrays = {"at": np.zeros(1, np.int64)}
         self.stored: Arrays = {}
         self.made: Arrays = {}
 
@@ -161,13 +161,26 @@ class Chain:
             self.stored[name] = array
         return name
 
+    def outputs(self) -> Arrays:
+        """Return every step's results, and a row of every float tensor: an embedding reads it."""
+        rows = {
+            f"row_{name}": array[:1] for name, array in self.stored.items()
+            if array.dtype.kind == "f" and array.ndim and array.size > 1
+        }  # fmt: skip
+        return self.made | rows
+
     def model(self) -> onnx.ModelProto:
-        """Return the graph, with every step's results as outputs."""
+        """Return the graph, with all of ``outputs``."""
+        outputs = self.outputs()
+        lookups = [
+            helper.make_node("Gather", [name.removeprefix("row_"), "at"], [name], f"look_{name}")
+            for name in outputs.keys() - self.made.keys()
+        ]
         graph = helper.make_graph(
-            self.nodes,
+            [*self.nodes, *sorted(lookups, key=lambda node: node.name)],
             "chain",
             [_port(name, array) for name, array in self.feeds.items()],
-            [_port(name, array) for name, array in self.made.items()],
+            [_port(name, array) for name, array in outputs.items()],
             [numpy_helper.from_array(array, name) for name, array in self.stored.items()],
         )
         opset = helper.make_opsetid("", OPSET)
@@ -211,7 +224,7 @@ def drawn(seed: int, runtime: PlainRuntime) -> Drawn:
         except Exception:  # no kernel for this type, or a value that the operator cannot take
             continue
         # What an operator keeps of its inputs (NonZero, Unique) is as long as they happen to say.
-        if [each.shape for each in outputs] != [each.shape for each in tried.made.values()]:
+        if [each.shape for each in outputs] != [each.shape for each in tried.outputs().values()]:
             continue
         grown, found = tried, Drawn(model, tried.feeds, bits_of(model, tried.feeds, runtime))
         if len(grown.made) >= wanted:

@@ -131,7 +131,9 @@ def remove_outputs(run: Taken) -> str | None:
     names = [str(value.name) for value in run.tied.ir.graph.outputs]
     if len(names) == 1:
         kept = tieops.remove_disconnected_outputs(run.tied)
-        _check(_facts(kept) == _facts(run.tied), "an output that is connected was removed")
+        # Stored tensors that nobody reads go; what is read stays.
+        _check([v.name for v in kept.ir.graph.outputs] == names, "the one output was removed")
+        _check(_facts(kept)[:2] == _facts(run.tied)[:2], "ties or slots changed")
         return "one output"
     for name in dict.fromkeys((names[0], names[-1])):
         small = tieops.remove_disconnected_outputs(run.tied, keep=[name])

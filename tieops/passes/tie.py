@@ -22,7 +22,6 @@ from tieops.ir.edit import (
 from tieops.ir.evidence import Evidence
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import (
-    TORCH_KIND,
     add_names,
     is_made_up,
     join_packed_names,
@@ -32,7 +31,7 @@ from tieops.ir.names import (
 )
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import scope_of, stored_values
-from tieops.ir.torch_kinds import join_kinds
+from tieops.ir.torch_kinds import join_kinds, word_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
@@ -158,9 +157,7 @@ class _Joiner:
         self._fresh = NameAuthority(model)
         self._turned: TransposedInputs = {}
         self._in_functions = function_graphs(model)
-        self._kinds_are_known = any(
-            TORCH_KIND in value.metadata_props for value in stored_values(model)
-        )
+        self._kinds_are_known = any(word_of(value) is not None for value in stored_values(model))
         self._readers: dict[Parameter, list[Slot]] = {}
         for slot in slots:
             for read in slot.reads:
@@ -223,7 +220,7 @@ class _Joiner:
 
     def _is_made_up(self, parameter: Parameter, name: str) -> bool:
         """Tell whether an exporter made a name up: torch's says what came from the module."""
-        folded = self._kinds_are_known and TORCH_KIND not in parameter.value.metadata_props
+        folded = self._kinds_are_known and word_of(parameter.value) is None
         return is_made_up(name) or (folded and "." not in name)
 
     def _names(self, parameter: Parameter) -> list[str]:
