@@ -85,7 +85,7 @@ def run_module(
     ]
     device = next((each.device for each in module.parameters()), torch.device("cpu"))
     tensors = {name: _tensor(name, array, device) for name, array in feeds.items()}
-    nested = _nested(list(tensors.values()), layout, signature)
+    nested = _nested(tensors, layout, signature)
     if nested is not None:
         with _eval_mode(module), _same_buffers(module), torch.no_grad():
             return _flat(_called(module, *nested))
@@ -125,7 +125,7 @@ _NO_LAYOUT = (
 
 
 def _nested(
-    tensors: list[torch.Tensor], layout: TorchInputs | None, signature: inspect.Signature
+    tensors: Mapping[str, torch.Tensor], layout: TorchInputs | None, signature: inspect.Signature
 ) -> tuple[Any, Any] | None:
     """Return args and kwargs where names alone do not say which parameter gets what."""
     from torch.utils import _pytree as pytree
@@ -133,11 +133,11 @@ def _nested(
     # The layout may come from a file.
     if layout is None or not is_safe_treespec(layout.spec):
         return None
-    takes_any = any(
+    takes_any = tensors.keys() - signature.parameters.keys() and any(
         each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         for each in signature.parameters.values()
     )
-    left = iter(tensors)
+    left = iter(tensors.values())
     try:
         spec: Any = pytree.treespec_loads(layout.spec)
         if spec.num_leaves != len(tensors) + len(layout.constants):
