@@ -159,7 +159,8 @@ def test_untied_stores_what_each_slot_reads(name, given):
     # A scalar that several operators read is no tie: it stays one.
     slots = [slot for slot in free.slots if slot.parameter.elements > 1]
     # Nor are buffers that no layer reads, such as positions: nobody owns them.
-    owned = {slot.parameter.name: slot.parameter.nbytes for slot in slots}
+    parameters = {read.parameter for slot in slots for read in slot.reads}
+    owned = {each.name: each.nbytes for each in parameters}
     assert sum(owned.values()) == sum(slot.logical_bytes for slot in slots)
     # Nothing else changed: masks, shapes and other operands are what they were.
     grown = free.ledger.stored_bytes - model.ledger.stored_bytes
