@@ -87,8 +87,8 @@ def options(
 def main() -> None:
     """Run the command line: exit 0 when done, 1 when something did not hold, 2 for misuse.
 
-    An error is told on stderr; so is stdout that takes no more, with exit 1. A closed stdout drops
-    the text.
+    An error is reported on stderr; so is stdout that takes no more, with exit 1. A closed stdout
+    drops the text.
     """
     raise_at_interrupt()
     hold_descriptors()
