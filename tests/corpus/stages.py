@@ -146,7 +146,8 @@ def remove_outputs(run: Taken) -> str | None:
 def replace_head(run: Taken) -> str | None:
     """With 15 classes it computes what the module with that head does; nothing else changed."""
     small = tieops.replace_head(run.tied, out_features=CLASSES, lr_factor=10, seed=3)
-    was = {each.name: each for each in run.tied.parameters}
+    # Without its head, a tied weight has the name that is left.
+    was = {name: each for each in run.tied.parameters for name in each.names}
     fresh = [each for each in small.parameters if each.lr_factor == 10]
     changed = [
         each.name for each in small.parameters

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack  # pyright: ignore
 
 from tieops import from_torch
 from tieops.errors import ExportError
@@ -156,6 +157,7 @@ def _of_process() -> dict[str, Any]:
             torch.backends.cuda.mem_efficient_sdp_enabled(),
         ),
         "dispatch modes": torch._C._len_torch_dispatch_stack(),  # pyright: ignore
+        "function modes": _get_current_function_mode_stack(),
         "dynamo": torch._dynamo.config.fake_tensor_cache_enabled,  # pyright: ignore
         "exporting": (torch.compiler.is_exporting(), torch.onnx.is_in_onnx_export()),
         "forwards": [each.forward for each in (nn.LSTM, nn.GRU, nn.RNN, nn.Linear)],

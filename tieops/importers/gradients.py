@@ -43,6 +43,8 @@ class _Watch(TorchFunctionMode):
     def __init__(self, gaps: GradientGaps) -> None:
         super().__init__()
         self._gaps = gaps
+        self.calls = 0
+        """How many calls of the module are running: the exporter's own work is not watched."""
 
     def __torch_function__(
         self,
@@ -54,7 +56,8 @@ class _Watch(TorchFunctionMode):
         del types
         name = str(getattr(func, "__name__", ""))
         is_detaching = name in _DETACHING
-        if (is_detaching or not torch.is_grad_enabled()) and name not in (_SWITCH, "__get__"):
+        is_cut = is_detaching or not torch.is_grad_enabled()
+        if self.calls and is_cut and name not in (_SWITCH, "__get__"):
             leaves = pytree.tree_leaves((args, kwargs))
             if any(isinstance(each, torch.Tensor) and each.requires_grad for each in leaves):
                 if is_detaching:
@@ -74,17 +77,20 @@ def watching_gradients(module: nn.Module) -> Generator[GradientGaps]:
     watch = _Watch(gaps)
 
     def enter(*_: object) -> None:
-        watch.__enter__()
+        watch.calls += 1
 
     def leave(*_: object) -> None:
-        watch.__exit__(None, None, None)
+        watch.calls -= 1
 
+    # The hooks only count. Were they to push and pop the mode, a forward that raises would leave
+    # the modes that torch pushes around it in another order than it pops them.
     hooks = [
         module.register_forward_pre_hook(enter),
         module.register_forward_hook(leave, always_call=True),
     ]
     try:
-        yield gaps
+        with watch:
+            yield gaps
     finally:
         for hook in hooks:
             hook.remove()
