@@ -11,7 +11,10 @@ import numpy as np
 import onnx_ir
 import onnxruntime as ort
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+from tests.support import fake_cuda
 
 settings.register_profile(
     "tieops",
@@ -30,17 +33,25 @@ FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the page where there is no browser; in CI they run, and fail then."""
-    if (CHROMIUM and DRIVER) or os.environ.get("CI"):
+    """Leave out what needs a tool that is not here, and say so; in CI it runs, and fails then."""
+    if os.environ.get("CI"):
         return
-    left_out = [item for item in items if item.get_closest_marker("browser")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("browser")]
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            missing = "Chromium" if not CHROMIUM else "chromedriver"
-            reporter.write_line(f"no {missing} here: {len(left_out)} tests of the page left out")
+    browser = "Chromium" if not CHROMIUM else "chromedriver" if not DRIVER else None
+    _leave_out(config, items, "browser", browser and f"no {browser}", "the page")
+    _leave_out(config, items, "fake_cuda", fake_cuda.why_not(), "CUDA on a stand-in")
+
+
+def _leave_out(
+    config: pytest.Config, items: list[pytest.Item], marker: str, missing: str | None, of: str
+) -> None:
+    left_out = [item for item in items if missing and item.get_closest_marker(marker)]
+    if not left_out:
+        return
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"{missing} here: {len(left_out)} tests of {of} left out")
 
 
 class PlainRuntime:
@@ -76,3 +87,13 @@ class PlainRuntime:
 @pytest.fixture(scope="session")
 def plain_runtime() -> PlainRuntime:
     return PlainRuntime()
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory: pytest.TempPathFactory, worker_id: str = "master") -> fake_cuda.FakeCuda:
+    """A CUDA device for child processes, compiled once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    folder = shared / "fake_cuda"
+    with FileLock(f"{folder}.lock"):
+        return fake_cuda.FakeCuda(folder) if folder.exists() else fake_cuda.build(folder)

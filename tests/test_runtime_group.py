@@ -19,6 +19,7 @@ import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.runtime import shared
+from tieops.runtime.providers import Blocker
 from tieops.tied_model import TiedModel
 
 MODES = ("packed", "mapped", "default")
@@ -332,9 +333,9 @@ def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_cuda_means_cuda_and_auto_says_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"a": encoder(random(3000, 64)), "b": encoder(random(3000, 64))}
-    for blocker in ("libcuda.so.1: no such file", None):
+    for blocker in (Blocker("no NVIDIA GPU was found", "use another machine"), None):
         # None: the checks beforehand find nothing, and yet nothing can be uploaded.
-        monkeypatch.setattr("tieops.runtime.group.cuda_blocker", lambda blocker=blocker: blocker)
+        monkeypatch.setattr("tieops.runtime.group.find_blocker", lambda *_, found=blocker: found)
         with pytest.raises(ProviderError, match="the model would not run on CUDA"):
             tieops.sessions(models, "cuda")
         group = tieops.sessions(models, "auto", memory="default")

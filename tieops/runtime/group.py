@@ -9,9 +9,9 @@ from tieops.errors import PreconditionError, ProviderError, UnsupportedModelErro
 from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.mapped import map_tensor
-from tieops.runtime.opening import create
+from tieops.runtime.opening import blocker_of, create
 from tieops.runtime.providers import (
-    cuda_blocker,
+    find_blocker,
     first_line,
     not_on_cuda,
     onnxruntime_errors,
@@ -89,9 +89,10 @@ def sessions(
         )
     if bad := [name for name in models if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(f"{bad[0]!r} is no name", None, "use text for every name")
-    blocker = "" if provider == "cpu" else cuda_blocker()
+    on_gpu = provider != "cpu"
+    blocker = find_blocker() if on_gpu else None
     if provider == "cuda" and blocker is not None:
-        raise not_on_cuda(blocker)
+        raise not_on_cuda(blocker.what, blocker.fix)
 
     def made(on: Literal["cuda", "cpu"], note: str, prepare: Prepare) -> dict[str, Session]:
         members: dict[str, Session] = {}
@@ -102,7 +103,7 @@ def sessions(
             own = settings_of(recipe)
             arranged[name] = prepare(name, own)
             try:
-                inner = create(arranged[name].opened, own, on)
+                inner = create(arranged[name].opened, own, on, given)
             except UnsupportedModelError as error:
                 error.facts = {"session": printable(name), **error.facts}
                 raise
@@ -115,9 +116,10 @@ def sessions(
     given = {key: str(value) for key, value in (options or {}).items()}
     folder = Folder()
     try:
-        apart = memory != "default" or blocker is None
+        on_gpu = on_gpu and blocker is None
+        apart = memory != "default" or on_gpu
         opened = open_all(models, folder.path, apart=apart, limits=limits)
-        if blocker is None:
+        if on_gpu:
             try:
                 shared = find_shared(opened, "cuda")
                 on_cuda = _on_cuda(opened, shared)
@@ -126,9 +128,9 @@ def sessions(
             except ProviderError as error:
                 if provider == "cuda":
                     raise
-                blocker = "; ".join(map(str, error.facts.values())) or error.what
+                blocker = blocker_of(error)
         shared = () if memory == "default" else find_shared(opened, "cpu")
-        note = f"running on the CPU: {blocker}" if blocker else ""
+        note = f"running on the CPU: {blocker.what}" if blocker else ""
         on_cpu = _on_cpu(opened, shared, memory, given, optimize)
         return Sessions(made("cpu", note, on_cpu), shared)
     except BaseException:

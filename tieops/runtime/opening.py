@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from tieops.errors import ProviderError, UnsupportedModelError
 from tieops.runtime.providers import (
     CUDA,
-    cuda_blocker,
+    Blocker,
+    find_blocker,
     first_line,
     library_error,
     not_on_cuda,
@@ -17,7 +19,10 @@ from tieops.runtime.providers import (
 from tieops.runtime.recipe import Recipe
 from tieops.runtime.weights import Arranged, arrange
 
-__all__ = ["create", "open_recipe"]
+__all__ = ["blocker_of", "create", "open_recipe"]
+
+_EXACT_WEIGHTS = "session.use_device_allocator_for_initializers"
+"""Without it weights come out of an arena that grows in powers of two: up to twice their bytes."""
 
 
 def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
@@ -35,19 +40,24 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
     """
     if recipe.provider == "cpu":
         return _open_on_cpu(recipe, settings, "")
-    blocker = cuda_blocker()
+    blocker = find_blocker()
     if blocker is None:
         try:
-            inner = create(recipe.opened, settings, "cuda")
+            inner = create(recipe.opened, settings, "cuda", recipe.options)
             note = "" if recipe.provider == "cuda" else "running on the GPU"
             return inner, "cuda", note, Arranged(recipe.opened)
         except ProviderError as error:
             if recipe.provider == "cuda":
                 raise
-            blocker = "; ".join(map(str, error.facts.values())) or error.what
+            blocker = blocker_of(error)
     if recipe.provider == "cuda":
-        raise not_on_cuda(blocker)
-    return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker}")
+        raise not_on_cuda(blocker.what, blocker.fix)
+    return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker.what}")
+
+
+def blocker_of(error: ProviderError) -> Blocker:
+    """Return what an attempt to open a session on CUDA failed at."""
+    return Blocker("; ".join(map(str, error.facts.values())) or error.what, error.fix or "")
 
 
 def _open_on_cpu(
@@ -61,19 +71,32 @@ def _open_on_cpu(
         optimize=recipe.optimize,
         limits=recipe.limits,
     )
-    inner = create(arranged.opened, settings, "cpu")
+    inner = create(arranged.opened, settings, "cpu", recipe.options)
     arranged.created()
     return inner, "cpu", note, arranged
 
 
-def create(opened: str | bytes, settings: Any, provider: Literal["cuda", "cpu"]) -> Any:
+def create(
+    opened: str | bytes,
+    settings: Any,
+    provider: Literal["cuda", "cpu"],
+    options: Mapping[str, str],
+) -> Any:
     """Return ONNX Runtime's own session, on the provider that was asked for.
+
+    Args:
+        opened: The path, or the bytes of the model.
+        settings: The session's options; on CUDA, weights are told to take their own size.
+        provider: What runs it.
+        options: Configuration entries that the user gave, which are left as they are.
 
     Raises:
         ProviderError: If CUDA was asked for and is not what runs.
         UnsupportedModelError: If ONNX Runtime refuses the model.
     """
     ort = onnxruntime_module()
+    if provider == "cuda" and _EXACT_WEIGHTS not in options:
+        settings.add_session_config_entry(_EXACT_WEIGHTS, "1")
     asked = [CUDA] * (provider == "cuda") + ["CPUExecutionProvider"]
     try:
         # Without enable_fallback=False it would print, and try again on the CPU.

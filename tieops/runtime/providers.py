@@ -10,17 +10,21 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
-import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tieops.errors import MissingDependencyError, ProviderError
+from tieops.ir.brief import counted
+from tieops.runtime.libraries import cudnn_error, load_libraries, provider_error
 
 __all__ = [
     "CUDA",
+    "Blocker",
     "cuda_blocker",
     "environment",
+    "find_blocker",
     "first_line",
     "library_error",
     "not_on_cuda",
@@ -30,7 +34,10 @@ __all__ = [
 
 CUDA = "CUDAExecutionProvider"
 _INSTALL = "pip install 'tieops[gpu]' (NVIDIA) or 'tieops[cpu]'"
-_DEFINED_BY_ORT = "Provider_GetHost"
+_LIBRARIES = "pip install 'tieops[cuda]', which brings CUDA's libraries and cuDNN"
+_PCI = Path("/sys/bus/pci/devices")
+_NVIDIA = "0x10de"
+"""NVIDIA's number among the vendors of PCI devices."""
 
 
 def onnxruntime_module() -> Any:
@@ -48,63 +55,111 @@ def onnxruntime_module() -> Any:
     return onnxruntime
 
 
+@dataclass(frozen=True)
+class Blocker:
+    """What keeps ONNX Runtime from using CUDA.
+
+    Attributes:
+        what: A sentence, or what the dynamic linker says.
+        fix: What helps.
+    """
+
+    what: str
+    fix: str
+
+
 def cuda_blocker() -> str | None:
     """Return what keeps ONNX Runtime from using CUDA here, or None if nothing is known to.
 
     ``onnxruntime.get_available_providers()`` lists what a package was built with, not what loads;
-    so this asks the dynamic linker, then the driver. It writes nothing to stderr.
+    so this asks the driver, then the dynamic linker. Libraries in NVIDIA's wheels are found along
+    ``sys.path`` and loaded. It writes nothing to stderr.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
 
     Example:
-        >>> why = cuda_blocker()  # "libcuda.so.1: cannot open shared object file: ..."
+        >>> why = cuda_blocker()  # "no NVIDIA GPU was found"
         >>> why is None or len(why) > 0
         True
     """
+    found = find_blocker()
+    return None if found is None else found.what
+
+
+def find_blocker(device: int = 0) -> Blocker | None:
+    """Return what keeps ONNX Runtime from using one GPU, and what helps; or None.
+
+    Args:
+        device: The GPU's number.
+    """
     ort = onnxruntime_module()
     if CUDA not in ort.get_available_providers():
-        return f"onnxruntime {ort.__version__} was built without CUDA"
+        return Blocker(
+            f"onnxruntime {ort.__version__} was built without CUDA",
+            f"uninstall onnxruntime, then {_LIBRARIES}",
+        )
     if sys.platform != "linux":
         return None  # the linker's answers are read on Linux only; `create` looks afterwards
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        return str(error)
+        return _no_driver(str(error))
     count = ctypes.c_int(0)
     code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if code or not count.value:
-        return f"the NVIDIA driver shows no GPU (CUDA error {code}, {count.value} devices)"
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-        ort.preload_dlls()
-    return library_error()
+        return Blocker(
+            f"the NVIDIA driver shows no GPU (CUDA error {code}, {count.value} devices)",
+            "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs access to the GPU",
+        )
+    if device >= count.value:
+        there = counted(count.value, "GPU")
+        return Blocker(f"there is no GPU {device}: the driver shows {there}, counted from 0",
+                       'give another "device_id"')  # fmt: skip
+    error = load_libraries(ort)
+    return None if error is None else Blocker(error, _LIBRARIES)
+
+
+def _no_driver(error: str) -> Blocker:
+    """Tell a machine without a GPU from one whose driver is missing."""
+    if not any(_has_text(path, _NVIDIA) for path in _PCI.glob("*/vendor")):
+        return Blocker("no NVIDIA GPU was found", "run it on a machine that has one")
+    return Blocker(
+        f"there is an NVIDIA GPU, and no driver for it: {error}",
+        "install NVIDIA's driver; a container needs access to the GPU",
+    )
+
+
+def _has_text(path: Path, text: str) -> bool:
+    try:
+        return path.read_text("ascii").strip() == text
+    except (OSError, ValueError):
+        return False
 
 
 def library_error() -> str | None:
-    """Return why the CUDA provider's library does not load, or None.
+    """Return why the CUDA provider's library does not load, or None."""
+    return provider_error(onnxruntime_module())
 
-    Loading it by hand is safe: until ONNX Runtime has set itself up as its host, one symbol is
-    undefined, and the linker, done with all the libraries it needs, gives up before running it.
+
+def not_on_cuda(blocker: str, fix: str = "") -> ProviderError:
+    """Return the error that says why CUDA will not run the model.
+
+    Args:
+        blocker: What is missing.
+        fix: What helps; empty for what brings the libraries.
     """
-    folder = Path(onnxruntime_module().__file__).parent / "capi"
-    try:
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
-    except OSError as error:
-        return None if _DEFINED_BY_ORT in str(error) else str(error)
-    return None
-
-
-def not_on_cuda(blocker: str) -> ProviderError:
-    """Return the error that says why CUDA will not run the model."""
     return ProviderError(
         "the model would not run on CUDA",
         {"missing": blocker},
-        "install what is missing (pip install 'tieops[gpu]', an NVIDIA driver), or ask for 'cpu'",
+        f"{fix or _LIBRARIES}; or ask for 'cpu'",
     )
 
 
 def environment() -> dict[str, str]:
     """Return the versions that matter, and for each provider "loads" or why it does not.
+
+    Where CUDA loads, "cudnn" says whether cuDNN does, which convolutions and recurrent layers need.
 
     Example:
         >>> found = environment()
@@ -123,7 +178,10 @@ def environment() -> dict[str, str]:
         onnxruntime_module()
     except MissingDependencyError as error:
         return found | {"cpu": error.what, "cuda": error.what}
-    return found | {"cpu": "loads", "cuda": cuda_blocker() or "loads"}
+    cuda = cuda_blocker()
+    # Where CUDA does not load, what else is missing tells nobody anything.
+    cudnn = {} if cuda else {"cudnn": cudnn_error() or "loads"}
+    return found | {"cpu": "loads", "cuda": cuda or "loads"} | cudnn
 
 
 def _version(names: tuple[str, ...]) -> str:
