@@ -89,8 +89,23 @@ def trained(model: tieops.TiedModel) -> set[str]:
             {"slopes": noise(3, 1, 1)},
             set(),
         ),
+        (  # rows that are looked up by number, by whichever operator
+            "g (int64[2,1] at) => (float[2,4] y) { y = GatherND(emb, at) }",
+            {"emb": noise(9, 4)},
+            {"emb"},
+        ),
     ],
-    ids=["scale", "resize", "mask", "inverse", "rotary", "statistics", "positions", "slopes"],
+    ids=[
+        "scale",
+        "resize",
+        "mask",
+        "inverse",
+        "rotary",
+        "statistics",
+        "positions",
+        "slopes",
+        "numbers",
+    ],
 )
 def test_roles_decide_what_is_learnable(body, tensors, wanted):
     model = text_model(body, **tensors)
@@ -276,7 +291,22 @@ def test_a_round_trip_has_the_modules_parameters(family, length):
 
 
 HOME = {"ir/learnables.py", "ir/torch_kinds.py", "ir/names.py"}
+
+
 # Whether an operator is a layer by itself, whatever it reads.
+def test_a_mask_of_quantized_scores_is_a_constant():
+    """A product of integers multiplies two computed matrices as a product of floats does."""
+    model = text_model(
+        "g (float[2,8] x) => (float[2,2] y) { k = MatMul(x, w) t = Transpose<perm=[1,0]>(k)"
+        " aq, as, az = DynamicQuantizeLinear(k) bq, bs, bz = DynamicQuantizeLinear(t)"
+        " s = MatMulInteger(aq, bq, az, bz) f = Cast<to=1>(s) ss = Mul(as, bs) d = Mul(f, ss)"
+        " m = Add(d, mask) y = Softmax(m) }",
+        w=noise(8, 8),
+        mask=noise(2),
+    )
+    assert [each.name for each in model.parameters] == ["w"]
+
+
 ASKS_FOR_ROLES = {"detect/computed.py", "detect/trace.py"}
 
 

@@ -12,6 +12,7 @@ from tieops.changes.layers import layer_changes, layer_pairs
 from tieops.changes.parameters import Pairs, matched, parameter_changes
 from tieops.ir.brief import brief, brief_bytes
 from tieops.ir.collector import collector_paused
+from tieops.ir.operators.identity import domain_of, opset_version
 from tieops.ir.parameter import Parameter
 from tieops.ir.ties import Tie
 from tieops.tied_model import TiedModel, check_model
@@ -100,8 +101,9 @@ def _signature(old: onnx_ir.Model, new: onnx_ir.Model) -> Iterator[Difference]:
         if orders[0] != orders[1]:
             texts = (", ".join(order) for order in orders)
             yield Difference("signature", f"{what}s", "in another order", *texts)
-    for domain in sorted({*old.opset_imports, *new.opset_imports}):
-        versions = [str(each.opset_imports.get(domain, "")) for each in (old, new)]
+    for domain in sorted({domain_of(each) for each in (*old.opset_imports, *new.opset_imports)}):
+        found = (opset_version(each.opset_imports, domain) for each in (old, new))
+        versions = [str(each or "") for each in found]
         if versions[0] != versions[1]:
             yield Difference("signature", f"opset {domain or 'ai.onnx'}", "version", *versions)
 

@@ -12,6 +12,7 @@ import onnx_ir
 from tieops.changes.difference import Difference, Subject
 from tieops.changes.parameters import Pairs
 from tieops.ir.layers import Layer
+from tieops.ir.operators.identity import operator_name
 from tieops.ir.parameter import Parameter, Slot
 
 __all__ = ["layer_changes", "layer_pairs"]
@@ -117,8 +118,7 @@ def _nodes(layer: Layer) -> list[str]:
                 continue
             tensor = onnx_ir.convenience.get_const_tensor(value)
             told += [] if tensor is None else [f"{index}: {_tensor(tensor)}"]
-        domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
-        found.append(f"{domain}{node.op_type}" + (f"<{', '.join(told)}>" if told else ""))
+        found.append(operator_name(node) + (f"<{', '.join(told)}>" if told else ""))
     return found
 
 

@@ -13,6 +13,7 @@ from tieops.detect.trace import Arrival, Trace
 from tieops.ir.functions.calls import call_title
 from tieops.ir.layers import Layer
 from tieops.ir.names import is_made_up, origin_of, recorded_names
+from tieops.ir.operators.identity import operator_name
 from tieops.ir.operators.predicates import (
     is_addition,
     is_constant_operator,
@@ -263,11 +264,13 @@ def _place(
         if kind is not None:
             home.kind = kind
     else:
-        fallback = scope.cls if scope is not None and owned and scope.cls else unit.node.op_type
+        owner = scope.cls if scope is not None and owned else ""
         pinned = _pinned(unit)
         is_pinned = bool(pinned) and fqn in (None, pinned, pinned.rpartition("@")[0])
         name = pinned if is_pinned else fqn or _name_of(unit, scope, kind)
-        home = _Draft(namer.unique(name, pinned), kind or fallback, fqn, nodes, roles)
+        home = _Draft(
+            namer.unique(name, pinned), kind or owner or operator_name(unit.node), fqn, nodes, roles
+        )
         drafts.append(home)
     if fqn is not None:
         latest[fqn, call_of(unit.node)] = home
@@ -295,7 +298,7 @@ def _again(
     for role, at in roles.items():
         first = role if role in home.reads else (_same_tensors(at, home) if within else "")
         before = home.reads.get(first)
-        if before is None or (not within and before.node.op_type == node.op_type):
+        if before is None or (not within and operator_name(before.node) == operator_name(node)):
             found[role] = at
             continue
         again = f"{role}.{node.op_type.lower()}"
@@ -358,7 +361,7 @@ def _plain(node: onnx_ir.Node, namer: LayerNames) -> Layer:
     name = node.name or f"{node.op_type}_{_first_output(node)}"
     if scope is not None and scope.cls:
         name = f"{scope.fqn}.{scope.fx_name}" if scope.fqn else scope.fx_name
-    return Layer(namer.unique(name), node.op_type, (node,), ())
+    return Layer(namer.unique(name), operator_name(node), (node,), ())
 
 
 def parameters_of(traced: Trace) -> Mapping[onnx_ir.Value, Parameter]:

@@ -13,16 +13,12 @@ import onnx
 from tieops.errors import UnsupportedModelError
 from tieops.importers.limits import Limits, check_limit
 from tieops.importers.onnx_tensors import shown
+from tieops.ir.operators.identity import domain_of
 
-__all__ = ["Key", "check_calls", "domain_of", "function_key", "node_graphs"]
+__all__ = ["Key", "check_calls", "function_key", "node_graphs"]
 
 Key = tuple[str, str, str]
 """Domain, name and overload of a function."""
-
-
-def domain_of(name: str) -> str:
-    """Return the name of a domain; the default one has two."""
-    return "" if name == "ai.onnx" else name
 
 
 def function_key(function: onnx.FunctionProto) -> Key:

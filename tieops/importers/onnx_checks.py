@@ -14,10 +14,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from tieops.errors import UnsupportedModelError, UntrustedFileError
 from tieops.importers.limits import Limits
 from tieops.importers.onnx_attributes import check_defaults, check_metadata
-from tieops.importers.onnx_calls import check_calls, domain_of, function_key
+from tieops.importers.onnx_calls import check_calls, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.ir.brief import printable
+from tieops.ir.operators.identity import domain_of
 from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values, subgraphs_of
 
 __all__ = ["check_branches", "check_graphs", "check_model", "check_stored", "put_in_order"]

@@ -12,11 +12,12 @@ from onnx import AttributeProto
 from tieops.errors import UnsupportedModelError
 from tieops.importers.limits import Limits, check_limit
 from tieops.importers.onnx_attributes import check_attributes, check_metadata
-from tieops.importers.onnx_calls import Key, domain_of, node_graphs
+from tieops.importers.onnx_calls import Key, node_graphs
 from tieops.importers.onnx_operands import check_operands, sizes_of
 from tieops.importers.onnx_operators import check_against, operator_of, result_types
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.importers.onnx_types import check_declared, element_type
+from tieops.ir.operators.identity import domain_of
 
 __all__ = ["GraphChecks", "refuse_repeats"]
 

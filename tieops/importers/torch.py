@@ -41,6 +41,7 @@ from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
 from tieops.ir.edit import copy_model, release_removed
+from tieops.ir.operators.identity import opset_version
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
 
@@ -153,10 +154,10 @@ def from_torch(
         program, gaps = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
     model = program.model
     record_calls(model, program.exported_program)
-    if opset is not None and model.opset_imports.get("") != opset:
+    if opset is not None and opset_version(model.opset_imports) != opset:
         raise ExportError(
             f"torch cannot export {type(source).__name__} to opset {opset}",
-            {"asked for": opset, "came out": model.opset_imports.get("")},
+            {"asked for": opset, "came out": opset_version(model.opset_imports)},
             "leave opset= out, or convert the file with onnx.version_converter",
         )
     exported = program.exported_program

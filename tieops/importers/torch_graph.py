@@ -13,7 +13,7 @@ from tieops.importers.onnx import innermost
 from tieops.importers.quiet import quiet
 from tieops.ir.edit import NameAuthority
 from tieops.ir.names import PADDING_IDX
-from tieops.ir.operators.predicates import is_lookup
+from tieops.ir.operators.predicates import is_gather
 from tieops.ir.scopes import all_graphs, nested_graphs
 from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
 from tieops.ir.torch_kinds import is_said_in_state
@@ -94,7 +94,7 @@ def note_padding(model: onnx_ir.Model, exported: torch.export.ExportedProgram) -
         if node.target is torch.ops.aten.embedding.default and len(node.args) > 2
     }
     for node in model.graph.all_nodes():
-        row = rows.get(node.outputs[0].name or "") if is_lookup(node) else None
+        row = rows.get(node.outputs[0].name or "") if is_gather(node) else None
         if isinstance(row, int) and row >= 0:
             node.metadata_props[PADDING_IDX] = str(row)
 

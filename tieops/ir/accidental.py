@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from tieops.ir.contents import is_uniform
 from tieops.ir.names import aliases_of, evidence_of, is_made_up
-from tieops.ir.operators.traits import is_copy, vector_role
+from tieops.ir.operators.predicates import is_identity
+from tieops.ir.operators.traits import vector_role
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import Scope, scope_of
 
@@ -61,7 +62,7 @@ def title_of(slots: Sequence[Slot]) -> str:
         name = node.outputs[0].name or ""
         alone = all(slot.reads[0].nodes[:1] == (node,) for slot in slots)
         if (
-            is_copy(node)
+            is_identity(node)
             and alone
             and not is_made_up(name)
             and not node.outputs[0].is_graph_output()

@@ -25,22 +25,21 @@ import onnx_ir
 
 from tieops.ir.contents import is_mask, is_uniform
 from tieops.ir.names import aliases_of
+from tieops.ir.operators.predicates import is_concat, is_lookup
 from tieops.ir.operators.roles import kind_of, role_of
 from tieops.ir.operators.traits import (
     batch_axes,
-    counts_places,
+    counts_positions,
     is_elementwise,
-    is_lookup,
+    is_multiplication,
     is_product,
     is_quantizer,
     is_sinusoid,
     is_unknown,
     normalizes_alone,
-    passes_on,
-    scales,
     vector_role,
 )
-from tieops.ir.operators.views import is_concat
+from tieops.ir.operators.values import moves_values
 from tieops.ir.provenance import Provenance, Source
 from tieops.ir.torch_kinds import Kind, is_noted_learnable, is_said_in_state, word_of
 from tieops.ir.view import Shape, View
@@ -147,7 +146,7 @@ class Learnables:
         learnable layer do, and as the bias of one: a mask or the scale of a conversion makes no
         layer.
         """
-        if counts_places(use.node):
+        if counts_positions(use.node):
             return False
         kind = self.kind_of(value)
         if kind is Kind.PARAMETER or len(aliases_of(value)) > 1:
@@ -162,7 +161,7 @@ class Learnables:
         """Return whether a use is the bias of a layer, as BART's ``final_logits_bias`` is."""
         node = use.node
         sizes = use.view.shape or (1,)
-        if not vector_role(node) or scales(node) or math.prod(sizes) != sizes[-1] or sizes[-1] == 1:
+        if vector_role(node) != "bias" or math.prod(sizes) != sizes[-1] or sizes[-1] == 1:
             return False
         other = node.inputs[1 - use.index]
         product = other.producer() if other is not None else None
@@ -202,7 +201,7 @@ class Learnables:
     def _trains(self, use: Use, value: onnx_ir.Value) -> bool:
         if self._is_trained(use.node, use.index, use.view.shape, value):
             return True
-        is_operand = use.index > 0 and passes_on(use.node) and not is_concat(use.node)
+        is_operand = use.index > 0 and moves_values(use.node) and not is_concat(use.node)
         if is_operand or (use.index > 0 and is_quantizer(use.node)):
             return False  # a size, a filling or a scale
         # A single number in what is computed of weights is an epsilon or a count.
@@ -250,7 +249,7 @@ class Learnables:
                 if is_concat(at) and not is_uniform(value):
                     return True
                 continue
-            if source is Source.PLACES and not passes_on(at):
+            if source is Source.PLACES and not moves_values(at):
                 continue
             for output in at.outputs:
                 for reader, index in output.uses():
@@ -314,7 +313,7 @@ class Learnables:
         wide = [size for size in shape or () if size != 1]
         if not shape or len(wide) > 1 or not (wide or _is_of_one_output(other)):
             return False
-        if scales(node):
+        if is_multiplication(node):
             masked = is_mask(shape, value, keeps=1.0)
             return not masked and not self._provenance.rotates(node, mine)
         return not self._provenance.is_score(other) and not is_mask(shape, value, keeps=0.0)
@@ -333,7 +332,7 @@ class Learnables:
         return filled and is_uniform(value, 1.0 if role == "weight" else 0.0)
 
     def _is_scaled_after(self, value: onnx_ir.Value) -> bool:
-        after = [node for node in self._provenance.readers_of(value) if scales(node)]
+        after = [node for node in self._provenance.readers_of(value) if is_multiplication(node)]
         factors = [factor for node in after for factor in node.inputs]
         return any(self._provenance.source_of(factor) is Source.STORED for factor in factors)
 

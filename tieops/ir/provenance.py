@@ -13,16 +13,19 @@ import onnx_ir
 
 from tieops.ir.operators.roles import kind_of, role_of
 from tieops.ir.operators.traits import (
-    counts_places,
-    differs,
+    counts_positions,
+    factors_of,
     is_elementwise,
+    is_multiplication,
     is_negation,
     is_product,
+    is_pure,
+    is_quantizer,
     is_sinusoid,
+    is_subtraction,
     is_sum,
-    passes_on,
-    scales,
 )
+from tieops.ir.operators.values import moves_values
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = ["Provenance", "Source"]
@@ -75,9 +78,9 @@ class Provenance:
         return known[value]
 
     def _made(self, node: onnx_ir.Node) -> Source:
-        if counts_places(node):
+        if counts_positions(node):
             return Source.PLACES
-        if next(subgraphs_of(node), None) is not None or not _is_standard(node):
+        if next(subgraphs_of(node), None) is not None or not is_pure(node):
             return Source.DATA  # a body may read anything
         sources = [self._sources[v] for v in node.inputs if v is not None]
         strongest = max(sources, default=Source.DATA if node.inputs == () else Source.STORED)
@@ -108,7 +111,7 @@ class Provenance:
     def becomes_rotation(self, value: onnx_ir.Value) -> bool:
         """Return whether a value's numbers are the cosines or sines that rotate other values."""
         return any(
-            node is not None and scales(node) and self.rotates(node, at)
+            node is not None and is_multiplication(node) and self.rotates(node, at)
             for node, at in self._arrivals(value, scaling=False)
         )
 
@@ -120,17 +123,17 @@ class Provenance:
             value: Which of its inputs is taken for the cosines or sines.
         """
         other = _other(node, value)
-        if other is None or not scales(node):
+        if other is None or not is_multiplication(node):
             return False
         for total in self._sums(node.outputs[0]):
             terms = [_product_behind(v) for v in total.inputs if v is not None]
             partners = [term for term in terms if term is not None and term is not node]
             for partner in partners:
-                mine = _turned(other)
-                theirs = [_turned(v) for v in partner.inputs if v is not None]
+                mine = _is_partly_negated(other)
+                theirs = [_is_partly_negated(v) for v in partner.inputs if v is not None]
                 if mine or any(theirs):
                     return True
-                if differs(total) and _are_parts_of_one(other, partner):
+                if is_subtraction(total) and _are_parts_of_one(other, partner):
                     return True
         return False
 
@@ -141,10 +144,10 @@ class Provenance:
             node = at.producer() if at is not None else None
             if node is None:
                 return False
-            if is_product(node):
-                factors = node.inputs[:2]
+            factors = factors_of(node)
+            if factors:
                 return all(self.source_of(each) is Source.DATA for each in factors)
-            if not (passes_on(node) or is_elementwise(node)):
+            if not (moves_values(node) or is_elementwise(node) or is_quantizer(node)):
                 return False
             at = max(node.inputs, key=self.source_of)
         return False
@@ -178,11 +181,11 @@ class Provenance:
             if at.is_graph_output():
                 yield None, at
             for node, _ in at.uses():
-                if passes_on(node) or (scaling and is_elementwise(node)):
+                if moves_values(node) or (scaling and is_elementwise(node)):
                     fresh = [out for out in node.outputs if out not in seen]
                     seen.update(fresh)
                     stack += fresh
-                elif not counts_places(node):
+                elif not counts_positions(node):
                     yield node, at
 
 
@@ -198,10 +201,6 @@ def _begin(value: onnx_ir.Value) -> Source:
     return Source.PLACES
 
 
-def _is_standard(node: onnx_ir.Node) -> bool:
-    return node.domain in ("", "ai.onnx", "com.microsoft")
-
-
 def _other(node: onnx_ir.Node, value: onnx_ir.Value) -> onnx_ir.Value | None:
     return next((v for v in node.inputs if v is not None and v is not value), None)
 
@@ -214,20 +213,20 @@ def _backwards(value: onnx_ir.Value) -> Iterator[tuple[onnx_ir.Value, onnx_ir.No
         at = stack.pop()
         node = at.producer()
         yield at, node
-        if node is not None and passes_on(node):
+        if node is not None and moves_values(node):
             fresh = [v for v in node.inputs if v is not None and v not in seen]
             seen.update(fresh)
             stack += fresh
 
 
-def _turned(value: onnx_ir.Value) -> bool:
+def _is_partly_negated(value: onnx_ir.Value) -> bool:
     """Return whether a part of a value is another part of something with its sign changed."""
     return any(node is not None and is_negation(node) for _, node in _backwards(value))
 
 
 def _product_behind(value: onnx_ir.Value) -> onnx_ir.Node | None:
     for _, node in _backwards(value):
-        if node is not None and scales(node):
+        if node is not None and is_multiplication(node):
             return node
     return None
 

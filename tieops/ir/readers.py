@@ -23,6 +23,7 @@ import onnx_ir
 
 from tieops.ir.metadata import parsed, whole_texts
 from tieops.ir.names import aliases_of, is_made_up, packed_aliases
+from tieops.ir.operators.identity import operator_name
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import Scope, scope_of
 
@@ -265,9 +266,8 @@ def _title(party: _Party, parties: Sequence[_Party]) -> str:
         # The twin of a module whose name is known: MultiheadAttention reads its out_proj's weight.
         if other.scope is None or not other.names or not party.scope.fqn or not other.scope.fqn:
             continue
-        same = (
-            other.scope.cls == party.scope.cls and other.slots[0].node.op_type == first.node.op_type
-        )
+        operators = [operator_name(slot.node) for slot in (other.slots[0], first)]
+        same = other.scope.cls == party.scope.cls and operators[0] == operators[1]
         tail = other.names[0].removeprefix(f"{other.paths[0]}.")
         if same and tail != other.names[0]:
             return f"{party.paths[0]}.{tail}"

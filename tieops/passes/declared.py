@@ -14,6 +14,7 @@ from tieops.detect.content import same_range
 from tieops.errors import PreconditionError, TieMismatchError
 from tieops.ir.brief import brief, printable
 from tieops.ir.evidence import Evidence
+from tieops.ir.operators.operands import Missing, bool_attribute
 from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.view import Shape, permuted, relative
@@ -129,12 +130,12 @@ def _torch_order(slot: Slot) -> Shape | None:
     perm = slot.view.permutation
     if perm is None or len(perm) != 2:
         return None
-    flipped = slot.node.attributes.get("transB")
-    if is_matmul(slot.node) or (
-        is_gemm(slot.node) and not (flipped is not None and flipped.as_int())
-    ):
-        return (perm[1], perm[0]) if slot.index == 1 else perm
-    return perm
+    if not is_matmul(slot.node) and not is_gemm(slot.node):
+        return perm
+    flips = is_gemm(slot.node) and bool_attribute(slot.node, "transB", default=False)
+    if isinstance(flips, Missing):
+        return None
+    return (perm[1], perm[0]) if slot.index == 1 and not flips else perm
 
 
 def _difference(first: Parameter, other: Parameter, perm: Shape) -> str:

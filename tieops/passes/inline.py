@@ -21,12 +21,12 @@ _BECAUSE = "inlined, so that its size can change"
 
 
 def inliner_of(
-    tied: TiedModel, model: onnx_ir.Model, names: NameAuthority, *, stand_ins: bool = False
+    tied: TiedModel, model: onnx_ir.Model, names: NameAuthority, *, runtime_functions: bool = False
 ) -> Inliner:
     """Return what inlines calls of a model: parameters stay tied, and layers keep their names."""
     held = [parameter.value for parameter in tied.parameters]
     layers = {(slot.path, slot.node): slot.layer for slot in tied.slots}
-    return Inliner(model, names, held, layers, stand_ins=stand_ins)
+    return Inliner(model, names, held, layers, runtime_functions=runtime_functions)
 
 
 def inline_all(model: onnx_ir.Model) -> None:
@@ -35,7 +35,7 @@ def inline_all(model: onnx_ir.Model) -> None:
     Raises:
         UnsupportedModelError: If a function cannot be inlined.
     """
-    inliner = inliner_of(TiedModel(model), model, NameAuthority(model), stand_ins=True)
+    inliner = inliner_of(TiedModel(model), model, NameAuthority(model), runtime_functions=True)
     while calls := [
         node
         for graph in nested_graphs(model.graph)

@@ -32,8 +32,7 @@ from tieops.ir.names import (
     set_names,
     set_origin,
 )
-from tieops.ir.operators.predicates import is_cut, is_permutation, is_view, only_moves
-from tieops.ir.operators.traits import is_copy
+from tieops.ir.operators.predicates import is_cut, is_identity, is_permutation, is_view, only_moves
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
@@ -272,7 +271,7 @@ class Leaver:
         An exporter leaves an Identity in the place of what it merged, which goes with its readers.
         """
         title = title_of(slots)
-        begin = next((node for node in slots[0].reads[0].nodes[:1] if is_copy(node)), None)
+        begin = next((node for node in slots[0].reads[0].nodes[:1] if is_identity(node)), None)
         if begin is not None and begin.outputs[0].name == title:
             self._names.release(title)
             begin.outputs[0].name = self._names.take(f"{title}_merged")

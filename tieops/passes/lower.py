@@ -18,6 +18,7 @@ from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.edit import NameAuthority, add_initializer, replace_value
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import origin_of
+from tieops.ir.operators.identity import opset_version
 from tieops.ir.operators.predicates import is_gemm, is_matmul, is_permutation
 from tieops.ir.parameter import Slot
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
@@ -38,7 +39,7 @@ class LowerTiedReadsPass(SurgeryPass):
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Lower every tied read that has the form."""
-        opset = model.opset_imports.get("", 0)
+        opset = opset_version(model.opset_imports)
         tied = TiedModel(model)
         changes: list[Change] = []
         skips: list[Skip] = []

@@ -22,6 +22,7 @@ from tieops.ir.edit import NameAuthority, add_initializer, drop_unread, move_to_
 from tieops.ir.evidence import Evidence
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
+from tieops.ir.operators.identity import opset_version
 from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.operators.views import ViewTransfer
@@ -111,7 +112,7 @@ def _by_origin(model: onnx_ir.Model) -> dict[str, list[_Part]]:
     """Return the parts there are, by the name of what they were cut out of."""
     found: dict[str, list[_Part]] = {}
     for value in model.graph.initializers.values():
-        cut = part_of(value, model.opset_imports.get("", 0))
+        cut = part_of(value, opset_version(model.opset_imports))
         if cut is None or value.is_graph_output() or value.is_graph_input():
             continue
         view = _view_of(cut)

@@ -24,6 +24,7 @@ from tieops.ir.edit import (
 )
 from tieops.ir.layers import Layer
 from tieops.ir.names import is_made_up, set_lr_factor
+from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
 from tieops.ir.readers import Reader, Readers
 from tieops.ir.scopes import rename_scope
@@ -149,7 +150,7 @@ class ReplaceHeadPass(SurgeryPass):
         inlined: list[Change] = []
         if model.functions and layer.slots:
             slot = layer.slots[0]
-            inliner = inliner_of(tied, model, NameAuthority(model), stand_ins=True)
+            inliner = inliner_of(tied, model, NameAuthority(model), runtime_functions=True)
             node, inlined = inline_path(inliner, model, slot.path, slot.node)
             inlined += inline_behind(inliner, model, node)
             tied = TiedModel(model)
@@ -176,7 +177,7 @@ class ReplaceHeadPass(SurgeryPass):
 
 
 def _opset(model: onnx_ir.Model) -> int:
-    return model.opset_imports.get("") or model.opset_imports.get("ai.onnx") or 1
+    return opset_version(model.opset_imports) or 1
 
 
 def _values(head: Head, options: ReplaceHeadPass) -> tuple[Array, Array | None]:

@@ -15,6 +15,7 @@ from tieops.detect.repeats import module_of
 from tieops.ir.brief import brief
 from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.layers import Layer
+from tieops.ir.operators.identity import operator_name
 from tieops.ir.scopes import is_constant
 from tieops.tied_model import TiedModel
 
@@ -143,7 +144,7 @@ class _Walk:
         return items
 
     def _place(self, node: onnx_ir.Node, layer: Layer | None, path: Path, depth: int) -> list[Item]:
-        layer = layer or Layer(node.name or node.op_type, node.op_type, (node,), ())
+        layer = layer or Layer(node.name or node.op_type, operator_name(node), (node,), ())
         leaf = self._leaves.get((layer, path))
         fresh: list[Item] = []
         if leaf is None:

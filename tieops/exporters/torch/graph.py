@@ -21,9 +21,10 @@ from tieops.exporters.torch.store import Store
 from tieops.ir.brief import brief_dtype, printable
 from tieops.ir.metadata import number
 from tieops.ir.names import PADDING_IDX, is_made_up
+from tieops.ir.operators.identity import domain_of, operator_name, opset_version
 from tieops.ir.operators.predicates import (
     is_constant_operator,
-    is_lookup,
+    is_gather,
     is_range,
     is_recurrent,
     is_shape,
@@ -53,13 +54,12 @@ class Program:
         Raises:
             UnsupportedModelError: If there is none.
         """
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        version = node.version or self.opsets.get(domain) or 1
+        domain = domain_of(node.domain)
+        version = node.version or opset_version(self.opsets, domain) or 1
         found = find(domain, node.op_type, version)
         if found is None:
             raise UnsupportedModelError(
-                f"to_torch does not know the operator {domain + '.' if domain else ''}"
-                f"{printable(node.op_type)}",
+                f"to_torch does not know the operator {printable(operator_name(node))}",
                 {"node": printable(node.name or "without a name"), "opset": version},
                 f"add a function for it to a file of {TABLE}",
             )
@@ -262,7 +262,7 @@ class Translator:
         if "like" in entry.arguments:
             extras["like"] = self.like()
         row = number(node.metadata_props.get(PADDING_IDX))
-        if is_lookup(node) and row is not None:
+        if is_gather(node) and row is not None:
             extras["padding_idx"] = row
         if is_range(node) and (dtype := self._dtype_of(node.inputs[0])) is not None:
             extras["dtype"] = dtype

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.ir.operators.predicates import is_if, is_loop, is_scan, is_standard
+from tieops.ir.operators.identity import is_runtime_domain, is_standard
+from tieops.ir.operators.predicates import is_if, is_loop, is_scan
 from tieops.ir.scopes import subgraphs_of
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
     "Functions",
     "RegionArgument",
     "RegionInterface",
-    "stands_in",
 ]
 
 Functions = Mapping[onnx_ir.OperatorIdentifier, onnx_ir.Function]
@@ -27,9 +27,6 @@ SCAN_INPUT_ATTRIBUTES = ("scan_input_axes", "scan_input_directions")
 """Attributes of a Scan with one entry for each of its scanned inputs."""
 SCAN_OUTPUT_ATTRIBUTES = ("scan_output_axes", "scan_output_directions")
 """Attributes of a Scan with one entry for each of its stacked outputs."""
-
-_OPERATOR_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
-"""Prefixes of the domains that runtimes have operators of; functions in them stand in for these."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +129,6 @@ class RegionInterface:
         )
 
 
-def stands_in(domain: str) -> bool:
-    """Tell whether functions of a domain stand in for operators of a runtime.
-
-    A runtime that has the operator takes its own, and wants all that this is declared with and no
-    more: such a function keeps its inputs and outputs.
-
-    Example:
-        >>> stands_in("com.microsoft"), stands_in("pkg.transformers")
-        (True, False)
-    """
-    return not domain or domain.startswith(_OPERATOR_DOMAINS)
-
-
 def _at(values: Sequence[onnx_ir.Value | None], index: int | None) -> list[onnx_ir.Value]:
     value = None if index is None or index >= len(values) else values[index]
     return [] if value is None else [value]
@@ -156,7 +140,7 @@ def _call_arguments(
     inputs, outputs = len(function.inputs), len(function.outputs)
     if len(node.inputs) > inputs or len(node.outputs) > outputs:
         return None
-    fixed = stands_in(node.domain)
+    fixed = is_runtime_domain(node.domain)
     return tuple(
         RegionArgument(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)
     ) + tuple(RegionArgument(body_output=i, output=i, is_fixed=fixed) for i in range(outputs))

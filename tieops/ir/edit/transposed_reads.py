@@ -132,7 +132,11 @@ def merge_views(values: Iterable[onnx_ir.Value]) -> None:
         for node in dict.fromkeys(use.node for use in value.uses()):
             if not (is_concat(node) or is_view(node)):
                 continue
-            attributes = tuple(sorted((key, str(a.value)) for key, a in node.attributes.items()))
+            attributes = tuple(
+                sorted(
+                    (key, str(a.value), a.ref_attr_name or "") for key, a in node.attributes.items()
+                )
+            )
             key = (node.op_type, node.graph, tuple(node.inputs), attributes, len(node.outputs))
             first = seen.setdefault(key, node)
             if first is not node and not any(o.is_graph_output() for o in node.outputs):

@@ -14,9 +14,9 @@ import onnx_ir
 import onnx_ir.passes.common as common_passes
 
 from tieops.ir.brief import printable
-from tieops.ir.dataflow.regions import stands_in
 from tieops.ir.edit import NameAuthority, drop_unread, move_to_main_graph, substitute
 from tieops.ir.functions.calls import Path, call_paths, call_title, function_graphs
+from tieops.ir.operators.identity import domain_of, is_runtime_domain, opset_version
 from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_name
 
 __all__ = ["Inliner"]
@@ -39,8 +39,8 @@ class Inliner:
         held: Stored tensors that stay one for all of their readers. Operands (a shape, an axis)
             need not be among them: each copy of a body has its own.
         layers: What the layer of a node is called that is reached through some calls.
-        stand_ins: Whether functions that stand in for operators of a runtime are inlined too. It
-            runs its own operator in place of these, so outputs may differ in rounding afterwards.
+        runtime_functions: Whether functions of runtimes' own domains are inlined too. A runtime
+            runs its operators in their place, so outputs may differ in rounding afterwards.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Inliner:
         held: Iterable[onnx_ir.Value] = (),
         layers: Mapping[tuple[Path, onnx_ir.Node], str] | None = None,
         *,
-        stand_ins: bool = False,
+        runtime_functions: bool = False,
     ) -> None:
         self.moved: dict[onnx_ir.Value, onnx_ir.Value] = {}
         """Which tensor of the main graph each of ``held`` is now that was stored in a body."""
         self._model = model
         self._names = names
         self._layers = layers or {}
-        self._stand_ins = stand_ins
+        self._runtime_functions = runtime_functions
         self._copies: dict[tuple[Path, onnx_ir.Node], onnx_ir.Node] = {}
         self._origins: dict[onnx_ir.Node, Path] = {}
         self._opened: set[onnx_ir.OperatorIdentifier] = set()
@@ -153,15 +153,15 @@ class Inliner:
 
     def _closed_by(self, function: onnx_ir.Function) -> str:
         name = printable(function.name)
-        if stands_in(function.domain) and not self._stand_ins:
+        if is_runtime_domain(function.domain) and not self._runtime_functions:
             return f"function {name} stands in for an operator of the runtime"
         for domain, version in function.opset_imports.items():
-            known = self._opset(domain)
-            if known is None or known == version:
+            known = opset_version(self._model.opset_imports, domain)
+            if known in (0, version):
                 continue
             for graph in nested_graphs(function.graph):
                 for node in graph:
-                    if node.domain != _domain(domain) or node.op_identifier() in (
+                    if node.domain != domain_of(domain) or node.op_identifier() in (
                         self._model.functions
                     ):
                         continue
@@ -171,10 +171,6 @@ class Inliner:
                             f"the model {known}, and {node.op_type} may differ between them"
                         )
         return ""
-
-    def _opset(self, domain: str) -> int | None:
-        imports = {_domain(each): version for each, version in self._model.opset_imports.items()}
-        return imports.get(_domain(domain))
 
     def _inline(self, calls: Sequence[onnx_ir.Node]) -> None:
         """Put copies of bodies in the place of calls."""
@@ -230,7 +226,8 @@ class Inliner:
         self._return_own_values(body)
         for domain in list(body.opset_imports):
             version = body.opset_imports.pop(domain)
-            body.opset_imports[_domain(domain)] = self._opset(domain) or version
+            known = opset_version(self._model.opset_imports, domain)
+            body.opset_imports[domain_of(domain)] = known or version
         if "ai.onnx" in self._model.opset_imports:
             body.opset_imports.pop("", None)
         return body
@@ -324,10 +321,6 @@ class Inliner:
         for key in keys:
             if key not in called:
                 del self._model.functions[key]
-
-
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
 
 
 def _is_same(node: onnx_ir.Node, version: int, other: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir
 
+from tieops.ir.operators.identity import operator_name
 from tieops.ir.operators.operands import (
     ABSENT,
     Missing,
@@ -241,7 +242,7 @@ def _depth_to_space(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     if len(sizes) != 4 or block < 1 or any(isinstance(size, Resized) for size in sizes[1:]):
         raise NotKnownError("the new size cannot be followed through this operator")
     batch, depth, height, width = sizes
-    if node.op_type == "DepthToSpace":
+    if operator_name(node) == "DepthToSpace":
         return [[batch, _divided(depth, block**2), _scaled(height, block), _scaled(width, block)]]
     return [[batch, _scaled(depth, block**2), _divided(height, block), _divided(width, block)]]
 

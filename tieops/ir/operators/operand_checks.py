@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from tieops.ir.operators.predicates import is_standard
+from tieops.ir.operators.identity import operator_name
 
 __all__ = ["Contradiction", "ShapesByName", "check_for", "may_contradict"]
 
@@ -30,10 +30,7 @@ class Contradiction(Exception):  # noqa: N818 - no error of the library's: the i
 
 def may_contradict(node: onnx.NodeProto) -> bool:
     """Return whether there is a check for the operator of a node."""
-    is_blocks = node.domain == "com.microsoft"
-    return node.op_type in (_OF_MICROSOFT if is_blocks else _CHECKS) and (
-        is_blocks or is_standard(node)
-    )
+    return operator_name(node) in _CHECKS
 
 
 def check_for(node: onnx.NodeProto, sizes: ShapesByName) -> None:
@@ -42,7 +39,7 @@ def check_for(node: onnx.NodeProto, sizes: ShapesByName) -> None:
     Raises:
         Contradiction: If one of them contradicts the operator.
     """
-    {**_CHECKS, **_OF_MICROSOFT}[node.op_type](node, sizes)
+    _CHECKS[operator_name(node)](node, sizes)
 
 
 def _operand(
@@ -101,7 +98,5 @@ _CHECKS: Mapping[str, Callable[[onnx.NodeProto, ShapesByName], None]] = {
     "Gemm": _check_gemm,
     "Conv": _check_conv,
     "ConvTranspose": _check_conv,
-}
-_OF_MICROSOFT: Mapping[str, Callable[[onnx.NodeProto, ShapesByName], None]] = {
-    "MatMulNBits": _check_blocks,
+    "com.microsoft.MatMulNBits": _check_blocks,
 }

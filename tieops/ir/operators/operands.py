@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import onnx_ir
 
-from tieops.ir.operators.predicates import is_constant_operator, is_shape, is_standard
+from tieops.ir.operators.identity import is_standard, operator_name
+from tieops.ir.operators.predicates import is_constant_operator, is_shape
 
 __all__ = [
     "ABSENT",
@@ -177,7 +178,7 @@ def known_array(value: onnx_ir.Value | None) -> Array | None:
 def _folded(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
     """Return what a node computes, where that is exact; None if it is not, or would fail."""
     try:
-        logic = _LOGIC.get(node.op_type)
+        logic = _LOGIC.get(operator_name(node))
         if logic is not None:
             return None if node.attributes else np.asarray(logic(*arrays))
         return _moved(node, arrays)
@@ -202,7 +203,7 @@ def _moved(node: onnx_ir.Node, arrays: Sequence[Array]) -> Array | None:
     data, count = arrays[0], len(arrays)
     axis = int_attribute(node, "axis", 0)
     assert not isinstance(axis, Missing)
-    match node.op_type:
+    match operator_name(node):
         case "Identity" if count == 1:
             return data
         case "Cast" if count == 1:

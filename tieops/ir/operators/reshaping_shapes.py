@@ -12,6 +12,7 @@ from tieops.ir.operators.operands import (
     is_given,
     operand,
 )
+from tieops.ir.operators.predicates import is_reshape
 from tieops.ir.operators.sizes import (
     NotKnownError,
     Resized,
@@ -122,7 +123,7 @@ def resized_target(node: onnx_ir.Node, shapes: Shapes) -> tuple[int, ...] | None
     Raises:
         NotKnownError: If no operand would do, or it is an attribute.
     """
-    return _resized_reshape(node, shapes)[1] if node.op_type == "Reshape" else None
+    return _resized_reshape(node, shapes)[1] if is_reshape(node) else None
 
 
 def _resized_reshape(

@@ -11,41 +11,51 @@ import functools
 import onnx
 import onnx_ir
 
-from tieops.ir.operators.predicates import Operator
+from tieops.ir.operators.identity import Operator, operator_name
 
 __all__ = ["GATE_ORDERS", "is_learnable_role", "kind_of", "learnable_role", "role_of"]
 
 _NORM = {1: "weight", 2: "bias"}
 _RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}
+_QUANTIZED_CONV = {3: "weight", 4: "weight_scale", 5: "zero_point", 8: "bias"}
+_DEQUANTIZED = {0: "weight", 1: "scale", 2: "zero_point"}
 
 _KINDS: dict[str, tuple[str, dict[int, str]]] = {
     "Gemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
     "MatMul": ("Linear", {0: "weight", 1: "weight"}),
-    "FusedMatMul": ("Linear", {0: "weight", 1: "weight"}),
-    "FusedGemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
+    "com.microsoft.FusedMatMul": ("Linear", {0: "weight", 1: "weight"}),
+    "com.microsoft.FusedGemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
     "MatMulInteger": ("Linear", {0: "weight", 1: "weight", 2: "zero_point", 3: "zero_point"}),
     "QLinearMatMul": ("Linear", {0: "weight", 3: "weight", 4: "weight_scale"}),
-    "MatMulNBits": ("Linear", {1: "weight", 2: "weight_scale", 3: "zero_point", 5: "bias"}),
+    "com.microsoft.MatMulNBits": (
+        "Linear",
+        {1: "weight", 2: "weight_scale", 3: "zero_point", 5: "bias"},
+    ),
     "Gather": ("Embedding", {0: "weight"}),
-    "GatherBlockQuantized": ("Embedding", {0: "weight", 2: "weight_scale", 3: "zero_point"}),
+    "com.microsoft.GatherBlockQuantized": (
+        "Embedding",
+        {0: "weight", 2: "weight_scale", 3: "zero_point"},
+    ),
     "Conv": ("Conv", {0: "weight", 1: "weight", 2: "bias"}),
-    "FusedConv": ("Conv", {1: "weight", 2: "bias"}),
+    "com.microsoft.FusedConv": ("Conv", {1: "weight", 2: "bias"}),
     "ConvInteger": ("Conv", {1: "weight", 3: "zero_point"}),
-    "QLinearConv": ("Conv", {3: "weight", 4: "weight_scale", 5: "zero_point", 8: "bias"}),
+    "QLinearConv": ("Conv", _QUANTIZED_CONV),
+    "com.microsoft.QLinearConv": ("Conv", _QUANTIZED_CONV),
     "ConvTranspose": ("ConvTranspose", {1: "weight", 2: "bias"}),
     "LSTM": ("LSTM", {**_RECURRENT, 7: "peephole"}),
     "GRU": ("GRU", _RECURRENT),
     "RNN": ("RNN", _RECURRENT),
     "LayerNormalization": ("LayerNorm", _NORM),
-    "SkipLayerNormalization": ("LayerNorm", {2: "weight", 3: "bias", 4: "skip_bias"}),
+    "com.microsoft.SkipLayerNormalization": ("LayerNorm", {2: "weight", 3: "bias", 4: "skip_bias"}),
     "SimplifiedLayerNormalization": ("RMSNorm", {1: "weight"}),
-    "SkipSimplifiedLayerNormalization": ("RMSNorm", {2: "weight", 3: "bias"}),
+    "com.microsoft.SkipSimplifiedLayerNormalization": ("RMSNorm", {2: "weight", 3: "bias"}),
     "RMSNormalization": ("RMSNorm", {1: "weight"}),
     "GroupNormalization": ("GroupNorm", _NORM),
     "InstanceNormalization": ("InstanceNorm", _NORM),
     "BatchNormalization": ("BatchNorm", {**_NORM, 3: "running_mean", 4: "running_var"}),
     "PRelu": ("PRelu", {1: "weight"}),
-    "DequantizeLinear": ("DequantizeLinear", {0: "weight", 1: "scale", 2: "zero_point"}),
+    "DequantizeLinear": ("DequantizeLinear", _DEQUANTIZED),
+    "com.microsoft.DequantizeLinear": ("DequantizeLinear", _DEQUANTIZED),
 }
 """Operator to (kind of layer, input index to role)."""
 
@@ -55,7 +65,7 @@ GATE_ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 def kind_of(node: Operator) -> str | None:
     """Return the kind of learnable layer that this operator is the core of, or None."""
-    known = _KINDS.get(node.op_type)
+    known = _KINDS.get(operator_name(node))
     return known[0] if known else None
 
 
@@ -76,7 +86,7 @@ def role_of(node: onnx_ir.Node, index: int) -> str:
 
 def learnable_role(node: Operator, index: int) -> str | None:
     """Return the role that the operator reference gives an input; None if it is no learnable."""
-    known = _KINDS.get(node.op_type)
+    known = _KINDS.get(operator_name(node))
     return known[1].get(index) if known else None
 
 

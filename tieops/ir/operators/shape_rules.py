@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir
 
+from tieops.ir.operators.identity import is_standard, operator_name
 from tieops.ir.operators.moving_shapes import MOVING_RULES
 from tieops.ir.operators.operands import (
     ABSENT,
@@ -21,7 +22,7 @@ from tieops.ir.operators.operands import (
     known_ints,
     operand,
 )
-from tieops.ir.operators.predicates import is_shape, is_standard
+from tieops.ir.operators.predicates import is_gather, is_shape, is_slice
 from tieops.ir.operators.sizes import (
     NotKnownError,
     Resized,
@@ -60,7 +61,7 @@ def output_shapes(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
         >>> output_shapes(onnx_ir.node("Transpose", [x], {"perm": [1, 0]}), [(3, Resized(10, 15))])
         [[Resized(old=10, new=15), 3]]
     """
-    rule = _RULES.get(node.op_type) if is_standard(node) else None
+    rule = _RULES.get(operator_name(node))
     if rule is None:
         raise NotKnownError(
             "the new size cannot be followed through this operator"
@@ -229,13 +230,13 @@ def shows_size(node: onnx_ir.Node, sizes: Sizes) -> bool:
 
 def _takes(reader: onnx_ir.Node, index: int, picked: Sequence[int], axis: int) -> bool:
     """Return whether a reader of some sizes may take that of an axis."""
-    if index != 0 or not is_standard(reader) or not has_bound_attributes(reader):
+    if index != 0 or not has_bound_attributes(reader):
         return True
-    if reader.op_type == "Gather":
+    if is_gather(reader):
         ids = known_ints(reader.inputs[1])
         known = ids is not None and all(-len(picked) <= each < len(picked) for each in ids)
         return not known or ids is None or axis in [picked[each] for each in ids]
-    if reader.op_type == "Slice":
+    if is_slice(reader):
         starts, ends = operand(reader, 1, "starts"), operand(reader, 2, "ends")
         steps = operand(reader, 4, "steps")
         if isinstance(starts, Missing) or isinstance(ends, Missing) or steps not in (ABSENT, (1,)):
@@ -244,7 +245,7 @@ def _takes(reader: onnx_ir.Node, index: int, picked: Sequence[int], axis: int) -
     return True
 
 
-_ELEMENTWISE = (
+_UNARY = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike",
     "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
     "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg",
@@ -267,7 +268,7 @@ _REDUCING = (
 )  # fmt: skip
 _RULES: Mapping[str, Rule] = {
     **MOVING_RULES,
-    **dict.fromkeys((*_ELEMENTWISE, *_ALONG_AXES), _same),
+    **dict.fromkeys((*_UNARY, *_ALONG_AXES), _same),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _quantized),
     **dict.fromkeys(_BROADCASTING, _broadcast),
     **dict.fromkeys(_REDUCING, _reduced),

@@ -1,4 +1,4 @@
-"""What an operator makes of numbers: which pass them on, which add and scale, which count places.
+"""What an operator makes of numbers: which add, scale and multiply them, which count positions.
 
 Coarser than views: these say where a number may come from and go to, not which element is which.
 """
@@ -9,58 +9,67 @@ from collections.abc import Sequence
 
 import onnx_ir
 
-from tieops.ir.operators.predicates import is_standard
+from tieops.ir.operators.identity import is_of_runtime, is_standard, operator_name
 
 __all__ = [
     "batch_axes",
-    "counts_places",
-    "differs",
-    "is_copy",
+    "counts_positions",
+    "factors_of",
     "is_elementwise",
-    "is_lookup",
+    "is_multiplication",
     "is_negation",
     "is_product",
+    "is_pure",
     "is_quantizer",
     "is_sinusoid",
+    "is_subtraction",
     "is_sum",
     "is_unknown",
     "normalizes_alone",
-    "passes_on",
-    "scales",
     "vector_role",
 ]
 
-_PASSING = frozenset((
-    "Cast", "CastLike", "Concat", "Dropout", "Expand", "Flatten", "Identity", "Pad", "Reshape",
-    "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-))  # fmt: skip
 _ELEMENTWISE = frozenset(("Add", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Sum"))
-_PRODUCTS = frozenset(("Einsum", "FusedMatMul", "Gemm", "MatMul"))
-_PLACES = frozenset(("CumSum", "NonZero", "Shape", "Size"))
+_PRODUCTS = frozenset((
+    "Einsum", "Gemm", "MatMul", "com.microsoft.FusedGemm", "com.microsoft.FusedMatMul",
+))  # fmt: skip
+_FACTORS = {
+    **dict.fromkeys(_PRODUCTS, (0, 1)),
+    **dict.fromkeys(("MatMulInteger", "com.microsoft.MatMulNBits"), (0, 1)),
+    "QLinearMatMul": (0, 3),
+}
+_POSITIONS = frozenset(("CumSum", "NonZero", "Shape", "Size"))
 _WITH_CACHES = frozenset((
-    "GroupQueryAttention", "MultiHeadAttention", "QuickGelu", "RotaryEmbedding",
+    "com.microsoft.GroupQueryAttention", "com.microsoft.MultiHeadAttention",
+    "com.microsoft.QuickGelu", "com.microsoft.RotaryEmbedding",
+))  # fmt: skip
+_QUANTIZERS = frozenset((
+    "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "com.microsoft.DequantizeLinear",
+    "com.microsoft.QuantizeLinear",
 ))  # fmt: skip
 _VECTOR_ROLES = {"Add": "bias", "Mul": "weight"}
 
 
-def passes_on(node: onnx_ir.Node) -> bool:
-    """Return whether a node's result holds its input's numbers, moved, repeated or cast."""
-    return node.op_type in _PASSING
-
-
 def is_elementwise(node: onnx_ir.Node) -> bool:
     """Return whether a node adds, scales or compares its inputs element by element."""
-    return node.op_type in _ELEMENTWISE
+    return operator_name(node) in _ELEMENTWISE
 
 
 def is_product(node: onnx_ir.Node) -> bool:
-    """Return whether a node multiplies matrices."""
-    return node.op_type in _PRODUCTS
+    """Return whether a node multiplies matrices of floats."""
+    return operator_name(node) in _PRODUCTS
 
 
-def is_lookup(node: onnx_ir.Node) -> bool:
-    """Return whether a node reads rows of a table by number."""
-    return node.op_type in ("Gather", "GatherND")
+def factors_of(node: onnx_ir.Node) -> Sequence[onnx_ir.Value | None]:
+    """Return the two matrices that a node multiplies, quantized ones too; nothing if it does not.
+
+    Example:
+        >>> x, w = onnx_ir.Value(name="x"), onnx_ir.Value(name="w")
+        >>> [each.name for each in factors_of(onnx_ir.node("MatMulInteger", [x, w]))]
+        ['x', 'w']
+    """
+    places = _FACTORS.get(operator_name(node), ())
+    return [node.inputs[place] for place in places if place < len(node.inputs)]
 
 
 def batch_axes(node: onnx_ir.Node, index: int, shape: Sequence[int]) -> int:
@@ -90,42 +99,37 @@ def batch_axes(node: onnx_ir.Node, index: int, shape: Sequence[int]) -> int:
 
 def is_sum(node: onnx_ir.Node) -> bool:
     """Return whether a node adds or subtracts two values."""
-    return node.op_type in ("Add", "Sub")
+    return operator_name(node) in ("Add", "Sub")
 
 
-def differs(node: onnx_ir.Node) -> bool:
+def is_subtraction(node: onnx_ir.Node) -> bool:
     """Return whether a node subtracts one value from another."""
-    return node.op_type == "Sub"
+    return operator_name(node) == "Sub"
 
 
-def scales(node: onnx_ir.Node) -> bool:
+def is_multiplication(node: onnx_ir.Node) -> bool:
     """Return whether a node multiplies two values element by element."""
-    return node.op_type == "Mul"
+    return operator_name(node) == "Mul"
 
 
 def is_negation(node: onnx_ir.Node) -> bool:
     """Return whether a node changes the sign of its input."""
-    return node.op_type == "Neg"
+    return operator_name(node) == "Neg"
 
 
 def is_sinusoid(node: onnx_ir.Node) -> bool:
     """Return whether a node takes the sine or the cosine."""
-    return node.op_type in ("Cos", "Sin")
+    return operator_name(node) in ("Cos", "Sin")
 
 
-def counts_places(node: onnx_ir.Node) -> bool:
+def counts_positions(node: onnx_ir.Node) -> bool:
     """Return whether a node's result counts elements or says where they are."""
-    return node.op_type in _PLACES
-
-
-def is_copy(node: onnx_ir.Node) -> bool:
-    """Return whether a node only gives a value another name."""
-    return node.op_type == "Identity"
+    return operator_name(node) in _POSITIONS
 
 
 def is_quantizer(node: onnx_ir.Node) -> bool:
     """Return whether a node turns numbers into fewer bits, or back, by a scale."""
-    return node.op_type in ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
+    return operator_name(node) in _QUANTIZERS
 
 
 def is_unknown(node: onnx_ir.Node) -> bool:
@@ -133,12 +137,20 @@ def is_unknown(node: onnx_ir.Node) -> bool:
 
     Those of ONNX Runtime that take sines, cosines and scales beside weights are known.
     """
-    return not is_standard(node) and node.op_type not in _WITH_CACHES
+    return not is_standard(node) and operator_name(node) not in _WITH_CACHES
+
+
+def is_pure(node: onnx_ir.Node) -> bool:
+    """Return whether a node computes its outputs from its inputs alone, as far as is known.
+
+    Somebody's own operator may read anything.
+    """
+    return is_of_runtime(node)
 
 
 def normalizes_alone(node: onnx_ir.Node) -> bool:
     """Return whether exporters use a node to normalize groups, and scale its result after it."""
-    return node.op_type == "InstanceNormalization"
+    return operator_name(node) == "InstanceNormalization"
 
 
 def vector_role(node: onnx_ir.Node) -> str:
@@ -149,4 +161,4 @@ def vector_role(node: onnx_ir.Node) -> str:
         >>> vector_role(onnx_ir.node("Add", [x, b])), vector_role(onnx_ir.node("Div", [x, b]))
         ('bias', '')
     """
-    return _VECTOR_ROLES.get(node.op_type, "")
+    return _VECTOR_ROLES.get(operator_name(node), "")

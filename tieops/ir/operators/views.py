@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from tieops.ir.operators.identity import is_standard, operator_name
 from tieops.ir.operators.moving_shapes import clamped, slice_bounds
 from tieops.ir.operators.operands import (
     Missing,
     has_bound_attributes,
     int_attribute,
 )
-from tieops.ir.operators.predicates import is_concat, is_standard
+from tieops.ir.operators.predicates import is_concat, is_identity, is_split, is_transpose
 from tieops.ir.operators.shape_rules import output_shapes
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.view import Cast, Dequantize, Join, Reshape, Shape, Slice, Step, Transpose, View
@@ -39,7 +40,7 @@ MAX_JOINS = 3
 
 def transpose_order(node: onnx_ir.Node, rank: int) -> Shape | None:
     """Return the order of axes if the node is a Transpose of known order, else None."""
-    if node.op_type != "Transpose" or not is_standard(node):
+    if not is_transpose(node):
         return None
     attr = node.attributes.get("perm")
     if attr is None:
@@ -66,9 +67,9 @@ class ViewTransfer:
             return self._join(node, index, view)
         if index != 0:
             return None
-        if node.op_type == "Split":
+        if is_split(node):
             return _split(node, view)
-        if node.op_type == "Identity":
+        if is_identity(node):
             return [(node.outputs[0], view)]
         step = _step(node, view)
         if step is None:
@@ -192,7 +193,7 @@ def _axis(node: onnx_ir.Node, name: str, rank: int, default: int | None = None) 
 
 def _step(node: onnx_ir.Node, view: View) -> Step | None:
     shape = view.shape
-    match node.op_type:
+    match operator_name(node):
         case "Transpose":
             axes = transpose_order(node, len(shape))
             known = axes is not None and sorted(axes) == list(range(len(shape)))

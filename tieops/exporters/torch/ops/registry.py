@@ -75,7 +75,6 @@ def op(
 
 def find(domain: str, op_type: str, version: int) -> Operator | None:
     """Return the entry for an operator at a version of its domain's opset, or None."""
-    domain = "" if domain == "ai.onnx" else domain
     known = [entry for entry in _TABLE.get((domain, op_type), ()) if entry.since <= version]
     return max(known, key=lambda entry: entry.since, default=None)
 

@@ -16,7 +16,7 @@ import onnx_ir
 
 from tieops.exporters.torch.ops import host
 from tieops.exporters.torch.ops.shape import shape_of, size_of
-from tieops.ir.operators.predicates import is_standard
+from tieops.ir.operators.identity import is_standard
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["ON_INTEGERS", "SymbolicInts", "find_symbolic_ints", "literal_of"]
