@@ -95,7 +95,12 @@ def _without_weights(model: onnx_ir.Model) -> onnx.ModelProto:
         replace_tensors(model, _stub)
     graph = model.graph
     stored = list(graph.initializers.values())
-    small = [v for v in stored if v.const_value and v.const_value.nbytes <= MAX_OPERAND_BYTES]
+    # What is a graph input too, a caller may override: inference would compute with its values.
+    small = [
+        v
+        for v in stored
+        if v.const_value and v.const_value.nbytes <= MAX_OPERAND_BYTES and not v.is_graph_input()
+    ]
     # A large tensor is made an input: its shape is all that is said of it.
     given = dict.fromkeys([*graph.inputs, *(value for value in stored if value.shape is not None)])
     view = onnx_ir.GraphView(

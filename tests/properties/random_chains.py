@@ -1,0 +1,265 @@
+"""Random chains of operators that move elements, with operands in every form there is.
+
+A chain begins at a value of known shape. Each step has the operands that fit, given as a stored
+tensor, a Constant, computed from stored tensors, fed by the caller, overridable by the caller,
+computed from the shape of an input, left out, or by reference within a function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+FORMS = ("stored", "constant", "identity", "concat", "fed", "overridable", "sizes", "referenced")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator: what it is given beside its data, and the shape that comes out."""
+
+    op: str
+    shape: Shape
+    operands: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+class Program:
+    """A model while it is written.
+
+    Args:
+        seed: What is drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.stored: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.functions: list[onnx.FunctionProto] = []
+        self.feeds: dict[str, np.ndarray] = {}
+        self.operands: list[str] = []
+        """The inputs that are operands."""
+        self._count = 0
+
+    def name(self, what: str) -> str:
+        self._count += 1
+        return f"{what}{self._count}"
+
+    def store(self, name: str, array: np.ndarray) -> str:
+        self.stored.append(numpy_helper.from_array(array, name))
+        return name
+
+    def feed(self, name: str, array: np.ndarray, *, symbolic: bool = False) -> str:
+        sizes = [f"{name}_n", *array.shape[1:]] if symbolic else array.shape
+        dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, sizes))
+        self.feeds[name] = array
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], **attributes: object) -> str:
+        out = self.name("v")
+        self.nodes.append(helper.make_node(op, inputs, [out], name=f"{op}_{out}", **attributes))
+        return out
+
+    def returns(self, value: str) -> None:
+        self.outputs.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
+
+    def weight(self, shape: Shape) -> np.ndarray:
+        """Return whole numbers: ONNX Runtime adds products in another order if a weight is stored."""
+        return self.rng.integers(-99, 100, shape).astype(np.float32)
+
+    def chain(self, value: str, shape: Shape, steps: int) -> tuple[str, Shape]:
+        """Move a value a few times; return what comes out and its shape."""
+        for _ in range(steps):
+            step = self._draw(shape)
+            if math.prod(step.shape) == 0 or math.prod(step.shape) > 4096 or len(step.shape) > 5:
+                continue
+            value = self._apply(step, value)
+            shape = step.shape
+        return value, shape
+
+    def proto(self) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, self.stored)
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+        return helper.make_model(
+            graph, ir_version=8, opset_imports=opsets, functions=self.functions
+        )
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def _apply(self, step: Step, value: str) -> str:
+        form = str(self.rng.choice(FORMS))
+        if form == "referenced":
+            return self._call(step, value)
+        inputs = [value] + [""] * max(step.operands, default=0)
+        for index, values in step.operands.items():
+            inputs[index] = self._operand(values, str(self.rng.choice([form, *FORMS[:-1]])))
+        return self.node(step.op, inputs, **step.attributes)
+
+    def _call(self, step: Step, value: str) -> str:
+        """Put the step into a function that a call gives all that it is told."""
+        name, body = self.name("f"), list[onnx.NodeProto]()
+        given: dict[str, object] = dict(step.attributes)
+        inputs = ["x"] + [""] * max(step.operands, default=0)
+        for index, values in step.operands.items():
+            inputs[index] = f"operand{index}"
+            given[inputs[index]] = list(values)
+            constant = helper.make_node("Constant", [], [inputs[index]])
+            kind = onnx.AttributeProto.INTS
+            constant.attribute.add(name="value_ints", ref_attr_name=inputs[index], type=kind)
+            body.append(constant)
+        node = helper.make_node(step.op, inputs, ["y"], name=f"{step.op}_in_{name}")
+        for each, given_value in step.attributes.items():
+            kind = helper.make_attribute(each, given_value).type
+            node.attribute.add(name=each, ref_attr_name=each, type=kind)
+        body.append(node)
+        opsets = [helper.make_opsetid("", 18)]
+        self.functions.append(
+            helper.make_function("local", name, ["x"], ["y"], body, opsets, list(given))
+        )
+        out = self.name("v")
+        self.nodes.append(helper.make_node(name, [value], [out], f"call_{name}", domain="local"))
+        for each, given_value in given.items():
+            self.nodes[-1].attribute.append(helper.make_attribute(each, given_value))
+        return out
+
+    def _operand(self, values: Sequence[int], form: str) -> str:
+        name, array = self.name("o"), np.array(values, np.int64)
+        if form == "constant":
+            made = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+            self.nodes.append(made)
+            return name
+        if form == "identity":
+            return self.node("Identity", [self.store(name, array)])
+        if form == "concat" and array.size:
+            parts = [self.store(f"{name}_{at}", array[at : at + 1]) for at in range(array.size)]
+            return self.node("Concat", parts, axis=0)
+        if form == "sizes" and array.size and array.min() >= 0:
+            # The sizes of an input that may have any.
+            sized = np.zeros((*(int(each) for each in array), 0), np.float32)
+            sizes = [*(f"{name}_{at}" for at in range(array.size)), 0]
+            self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
+            self.feeds[name] = sized
+            return self.node("Shape", [name], end=array.size)
+        if form == "fed":
+            self.operands.append(name)
+            return self.feed(name, array)
+        if form == "overridable":
+            self.operands.append(name)
+            return self.feed(self.store(name, array), array)
+        return self.store(name, array)
+
+    def _draw(self, shape: Shape) -> Step:
+        rng, rank = self.rng, len(shape)
+        kinds = ["Identity", "Unsqueeze", "Reshape", "Flatten", "Squeeze"]
+        kinds += ["Transpose", "Slice", "Tile", "Gather", "Pad", "Expand"] if rank else []
+        kind = str(rng.choice(kinds))
+        if rank:
+            axis = int(rng.integers(rank))
+            negative = int(rng.choice([axis, axis - rank]))
+            size = shape[axis]
+        else:
+            axis = negative = size = 0
+        before, after = shape[:axis], shape[axis + 1 :]
+        if kind == "Unsqueeze":
+            at = int(rng.integers(rank + 1))
+            return Step(kind, (*shape[:at], 1, *shape[at:]), {1: [at]})
+        if kind == "Squeeze":
+            ones = [at for at, each in enumerate(shape) if each == 1]
+            if not ones or rng.random() < 0.3:
+                return Step(kind, tuple(each for each in shape if each != 1))
+            gone = int(rng.choice(ones))
+            return Step(kind, (*shape[:gone], *shape[gone + 1 :]), {1: [gone]})
+        if kind == "Flatten":
+            at = int(rng.integers(rank + 1))
+            sizes = (math.prod(shape[:at]), math.prod(shape[at:]))
+            return Step(kind, sizes, {}, {"axis": at})
+        if kind == "Reshape":
+            return self._reshape(shape)
+        if kind == "Transpose":
+            perm = [int(each) for each in rng.permutation(rank)]
+            if rng.random() < 0.2:
+                return Step(kind, tuple(reversed(shape)))
+            return Step(kind, tuple(shape[each] for each in perm), {}, {"perm": perm})
+        if kind == "Slice":
+            start = int(rng.integers(size))
+            stop = int(rng.choice([size, 2**31 - 1, min(start + 2, size)]))
+            step = int(rng.choice([1, 1, 2]))
+            left = len(range(size)[start:stop:step])
+            operands = {1: [start], 2: [stop]}
+            if axis or rng.random() < 0.5:
+                operands[3] = [negative]
+            if step != 1:
+                operands = {1: [start], 2: [stop], 3: [negative], 4: [step]}
+            return Step(kind, (*before, left, *after), operands)
+        if kind == "Tile":
+            times = [1] * rank
+            times[axis] = int(rng.integers(1, 3))
+            sizes = tuple(a * b for a, b in zip(shape, times, strict=True))
+            return Step(kind, sizes, {1: times})
+        if kind == "Gather":
+            ids = [int(each) for each in rng.integers(-size, size, 3)]
+            return Step(kind, (*before, 3, *after), {1: ids}, {"axis": negative})
+        if kind == "Pad":
+            amounts = [0] * (2 * rank)
+            amounts[axis] = int(rng.integers(2))
+            sizes = (*before, size + amounts[axis], *after)
+            return Step(kind, sizes, {1: amounts})
+        if kind == "Expand":
+            target = [each if rng.random() < 0.5 else 1 for each in shape]
+            return Step(kind, shape, {1: target})
+        return Step("Identity", shape)
+
+    def _reshape(self, shape: Shape) -> Step:
+        total = math.prod(shape)
+        sizes = list(shape)
+        if len(sizes) > 1 and self.rng.random() < 0.5:
+            at = int(self.rng.integers(len(sizes) - 1))
+            sizes[at : at + 2] = [sizes[at] * sizes[at + 1]]
+        elif sizes and self.rng.random() < 0.7:
+            at = int(self.rng.integers(len(sizes)))
+            two = sizes[at] // 2
+            sizes[at : at + 1] = [2, two] if sizes[at] == 2 * two and two else [1, sizes[at]]
+        target = list(sizes)
+        if target and self.rng.random() < 0.4:
+            target[int(self.rng.integers(len(target)))] = -1
+        for at, size in enumerate(target):
+            if at < len(shape) and shape[at] == size and self.rng.random() < 0.3:
+                target[at] = 0
+        assert math.prod(sizes) == total
+        return Step("Reshape", tuple(sizes), {1: target})
+
+
+def run(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
+    """Return what ONNX Runtime computes without optimization; None if it fails."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        taken = {each.name for each in session.get_inputs()}
+        taken |= {each.name for each in session.get_overridable_initializers()}
+        return session.run(None, {k: v for k, v in feeds.items() if k in taken})
+    except Exception:
+        return None
+
+
+def other_feeds(program: Program) -> list[dict[str, np.ndarray]]:
+    """Return the feeds, and some in which one operand has other values."""
+    found = [program.feeds]
+    for name in program.operands[:3]:
+        values = program.feeds[name]
+        if values.size:
+            other = program.rng.permutation(values)
+            other[program.rng.integers(values.size)] += program.rng.choice([-1, 1])
+            found.append({**program.feeds, name: other})
+    return found
