@@ -73,7 +73,7 @@ class Program:
         self.outputs.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
 
     def weight(self, shape: Shape) -> np.ndarray:
-        """Return whole numbers: ONNX Runtime adds products in another order if a weight is stored."""
+        """Return whole numbers: how ONNX Runtime rounds depends on which of them are stored."""
         return self.rng.integers(-99, 100, shape).astype(np.float32)
 
     def chain(self, value: str, shape: Shape, steps: int) -> tuple[str, Shape]:
