@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import tieops
 from fixtures.torch_models import build
 from tieops.detect.repeats import Repeat, find_repeats
-from tieops.render.picture import picture_of
+from tieops.rendering.picture import picture_of
 from tieops.tied_model import TiedModel
 
 

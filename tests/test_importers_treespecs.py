@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from tieops.importers.treespecs import is_safe_treespec
 from tieops.ir.torch_inputs import TorchInputs
-from tieops.verify.torch_side import run_module
+from tieops.verification.torch_side import run_module
 
 LEAF = {"type": None, "context": None, "children_spec": []}
 TRAPS = [

@@ -30,9 +30,9 @@ HEAVY = (
 
 # What each part may import of the others: those before it.
 ORDER = (
-    "_interrupt", "_version", "errors", "progress", "system", "ir", "detect", "analysis",
+    "_interrupt", "_lazy", "_version", "errors", "progress", "system", "ir", "detect", "analysis",
     "tied_model", "changes", "select", "passes", "pipeline", "importers", "fleet", "exporters",
-    "runtime", "verify", "torch", "render", "__init__", "examples", "cli", "__main__",
+    "runtime", "verification", "torch", "rendering", "__init__", "examples", "cli", "__main__",
 )  # fmt: skip
 # Side by side in the design: none of these reads the other one.
 APART = {("importers", "passes"), ("importers", "pipeline"), ("importers", "select")}
@@ -77,7 +77,7 @@ def python(code: str) -> str:
 @pytest.mark.parametrize(
     "statement",
     ["import tieops", "import tieops.cli", "import tieops; tieops.from_onnx, tieops.session",
-     "import tieops.verify, tieops.runtime, tieops.passes.tie, tieops.select",
+     "import tieops.verification, tieops.runtime, tieops.passes.tie, tieops.select",
      "import tieops.torch, tieops.examples; tieops.torch.__all__"],
 )  # fmt: skip
 def test_importing_tieops_loads_nothing_heavy(statement):
@@ -85,7 +85,8 @@ def test_importing_tieops_loads_nothing_heavy(statement):
     loaded = {name.partition(".")[0] for name in json.loads(python(code))}
     heavy = set(HEAVY) - ({"rich"} if "cli" in statement else set())  # typer prints help with it
     assert loaded & heavy == set()
-    assert {"tieops", "onnx_ir"} <= loaded
+    assert "tieops" in loaded
+    assert ("onnx_ir" in loaded) == (statement != "import tieops")
 
 
 def test_work_on_onnx_files_needs_neither_torch_nor_the_runtime():
@@ -153,7 +154,10 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("torch", {"importers", "exporters", "runtime", "verify", "torch", "examples", "cli"}),
+        (
+            "torch",
+            {"importers", "exporters", "runtime", "verification", "torch", "examples", "cli"},
+        ),
         ("onnxscript", {"importers"}),
         ("onnxruntime", {"runtime"}),
         ("transformers", set()),

@@ -12,9 +12,9 @@ from onnx import numpy_helper
 
 import tieops
 from fixtures.torch_models import build
-from tieops.render.flow import Leaf, flow_of, leaves_of
-from tieops.render.fold import fold
-from tieops.render.picture import Picture, picture_of
+from tieops.rendering.flow import Leaf, flow_of, leaves_of
+from tieops.rendering.fold import fold
+from tieops.rendering.picture import Picture, picture_of
 
 
 def load(text: str, **tensors: np.ndarray) -> tieops.TiedModel:

@@ -312,7 +312,7 @@ def test_environment():
 
 def test_importing_loads_neither_onnxruntime_nor_torch():
     code = (
-        "import sys, tieops.runtime, tieops.verify\n"
+        "import sys, tieops.runtime, tieops.verification\n"
         "print([name for name in ('torch', 'onnxruntime') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

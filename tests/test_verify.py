@@ -11,8 +11,8 @@ import tieops
 from tieops.errors import PreconditionError, UnsupportedModelError, VerificationError
 from tieops.runtime import session
 from tieops.tied_model import TiedModel
-from tieops.verify import verify
-from tieops.verify.randomness import random_nodes
+from tieops.verification import verify
+from tieops.verification.randomness import random_nodes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1]> '
 

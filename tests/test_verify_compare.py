@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tieops.errors import PreconditionError
-from tieops.verify import compare
+from tieops.verification import compare
 
 
 def test_bits_and_tolerances_are_told_apart():

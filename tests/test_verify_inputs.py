@@ -7,8 +7,8 @@ import onnx_ir
 import pytest
 
 from tieops.errors import PreconditionError, UnsupportedModelError
-from tieops.verify import make_inputs, plan
-from tieops.verify.bounds import table_sizes
+from tieops.verification import make_inputs, plan
+from tieops.verification.bounds import table_sizes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1, "com.microsoft": 1]> '
 

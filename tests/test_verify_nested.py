@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import VerificationError
-from tieops.verify import OutputComparison, Report
-from tieops.verify.nested import compare_values, put_together, take_apart
+from tieops.verification import OutputComparison, Report
+from tieops.verification.nested import compare_values, put_together, take_apart
 
 SEQ = "g (float[2] x) => (seq(float[2]) y) "
 ONE = SEQ + "{ h = Neg(x)  y = SequenceConstruct(x, h) }"

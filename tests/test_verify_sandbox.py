@@ -16,9 +16,9 @@ from onnx import parser
 
 import tieops
 from tieops.errors import PreconditionError, UntrustedFileError
-from tieops.verify import Sandbox
-from tieops.verify.sandbox import SandboxedModel
-from tieops.verify.sandboxed_sides import SandboxedOnnx
+from tieops.verification import Sandbox
+from tieops.verification.sandbox import SandboxedModel
+from tieops.verification.sandboxed_sides import SandboxedOnnx
 
 SMALL = Sandbox(memory_bytes=1_000_000_000, seconds=60)
 
@@ -117,8 +117,8 @@ def test_errors_come_through_as_they_are(negative, tmp_path):
 
 def test_the_child_ends_with_its_parent(negative):
     code = (
-        "import sys, time; from tieops.verify import Sandbox\n"
-        "from tieops.verify.sandboxed_sides import SandboxedOnnx\n"
+        "import sys, time; from tieops.verification import Sandbox\n"
+        "from tieops.verification.sandboxed_sides import SandboxedOnnx\n"
         "side = SandboxedOnnx(sys.argv[1], Sandbox())\n"
         "print(side._model._process.pid, flush=True); time.sleep(60)"
     )

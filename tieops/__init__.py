@@ -16,15 +16,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# The first of the package: the others take most of a second.
+# The first of the package: what the command line loads takes most of a second.
 from tieops import _interrupt as _interrupt
+from tieops._lazy import lazy
 from tieops._version import __version__ as __version__
 from tieops.errors import TieopsError
-
-# Not by name below: packages are called render and verify too, and the functions have to win.
-from tieops.render.render import render
-from tieops.tied_model import TiedModel, analyze
-from tieops.verify.verify import verify
 
 if TYPE_CHECKING:
     from tieops import torch as torch
@@ -41,10 +37,13 @@ if TYPE_CHECKING:
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
     from tieops.pipeline import Pipeline
+    from tieops.rendering.formats import render
     from tieops.runtime import resident_bytes, session
     from tieops.runtime.group import sessions
+    from tieops.tied_model import TiedModel, analyze
     from tieops.torch.groups import param_groups
-    from tieops.verify.sandbox import Sandbox
+    from tieops.verification.equivalence import verify
+    from tieops.verification.sandbox import Sandbox
 
 __all__ = [
     "Limits",
@@ -75,13 +74,16 @@ __all__ = [
 _HOMES = {
     "Limits": "tieops.importers.limits",
     "Pipeline": "tieops.pipeline",
-    "Sandbox": "tieops.verify.sandbox",
+    "Sandbox": "tieops.verification.sandbox",
+    "TiedModel": "tieops.tied_model",
+    "analyze": "tieops.tied_model",
     "diff": "tieops.changes.diff",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",
     "remove_dead_branches": "tieops.passes.dead_branches",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
+    "render": "tieops.rendering.formats",
     "replace_head": "tieops.passes.replace_head",
     "resident_bytes": "tieops.runtime",
     "scan": "tieops.fleet.scan",
@@ -91,15 +93,17 @@ _HOMES = {
     "to_onnx": "tieops.exporters.onnx",
     "to_torch": "tieops.exporters",
     "untie": "tieops.passes.untie",
+    "verify": "tieops.verification.equivalence",
 }
+
+
+_look_up = lazy(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name == "torch":  # not in __all__: a star import must not hide torch itself
         return importlib.import_module("tieops.torch")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tieops' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return _look_up(name)
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,7 @@ import tieops
 from tests.benchmarks.big_models import write_chain, write_readers
 from tests.benchmarks.timing import versions
 from tieops.errors import TieopsError
-from tieops.render.picture import picture_of
+from tieops.rendering.picture import picture_of
 
 LIMIT_S = 10
 GRAPHS: dict[str, Callable[[Path, int], None]] = {

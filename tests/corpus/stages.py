@@ -20,7 +20,7 @@ import tieops
 from fixtures.torch_models import Case, tie_groups
 from tieops.exporters.onnx import Written
 from tieops.runtime import Session
-from tieops.verify import make_inputs
+from tieops.verification import make_inputs
 
 __all__ = ["MODULE_STAGES", "STAGES", "Given", "Taken", "take_file", "take_module"]
 

@@ -15,7 +15,7 @@ from tieops.importers import TORCH_SUFFIXES
 from tieops.ir.brief import printable
 from tieops.runtime import Provider
 from tieops.tied_model import TiedModel
-from tieops.verify import Sandbox
+from tieops.verification import Sandbox
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -30,8 +30,8 @@ from tieops.cli.streams import check_file, source_of
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
 from tieops.ir.brief import printable
-from tieops.verify.inputs import make_inputs
-from tieops.verify.sandboxed_sides import SandboxedOnnx
+from tieops.verification.inputs import make_inputs
+from tieops.verification.sandboxed_sides import SandboxedOnnx
 
 __all__ = ["run"]
 

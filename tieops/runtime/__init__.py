@@ -1,14 +1,19 @@
 """Running models with ONNX Runtime; importing this loads no runtime."""
 
-# `sessions` stays in its module: here its name is the module of `session`.
-from tieops.runtime.group import Sessions
-from tieops.runtime.ledger import ledger_of, resident_bytes
-from tieops.runtime.ports import Port
-from tieops.runtime.providers import cuda_blocker, environment
-from tieops.runtime.recipe import Provider
-from tieops.runtime.resident import Held, ResidentBytes
-from tieops.runtime.sessions import Session, session
-from tieops.runtime.source import Runnable
+from typing import TYPE_CHECKING
+
+from tieops._lazy import lazy
+
+if TYPE_CHECKING:
+    # `sessions` stays in its module: here its name is the module of `session`.
+    from tieops.runtime.group import Sessions
+    from tieops.runtime.ledger import ledger_of, resident_bytes
+    from tieops.runtime.ports import Port
+    from tieops.runtime.providers import cuda_blocker, environment
+    from tieops.runtime.recipe import Provider
+    from tieops.runtime.resident import Held, ResidentBytes
+    from tieops.runtime.sessions import Session, session
+    from tieops.runtime.source import Runnable
 
 __all__ = [
     "Held",
@@ -24,3 +29,21 @@ __all__ = [
     "resident_bytes",
     "session",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Held": "tieops.runtime.resident",
+        "Port": "tieops.runtime.ports",
+        "Provider": "tieops.runtime.recipe",
+        "ResidentBytes": "tieops.runtime.resident",
+        "Runnable": "tieops.runtime.source",
+        "Session": "tieops.runtime.sessions",
+        "Sessions": "tieops.runtime.group",
+        "cuda_blocker": "tieops.runtime.providers",
+        "environment": "tieops.runtime.providers",
+        "ledger_of": "tieops.runtime.ledger",
+        "resident_bytes": "tieops.runtime.ledger",
+        "session": "tieops.runtime.sessions",
+    },
+)

@@ -16,14 +16,14 @@ from tieops.ir.torch_inputs import torch_inputs_of
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import check_feeds, fitted
-from tieops.verify import torch_side
-from tieops.verify.compare import OutputComparison, check_tolerances
-from tieops.verify.inputs import InputSet, check_plan, plan
-from tieops.verify.nested import Value, compare_values, leaves_of
-from tieops.verify.report import Report, RunComparison, Verdict
-from tieops.verify.sandbox import Sandbox
-from tieops.verify.sandboxed_sides import open_sandboxed
-from tieops.verify.sides import Comparable, OnnxSide, TorchSide, open_side
+from tieops.verification import torch_side
+from tieops.verification.inputs import InputSet, check_plan, plan
+from tieops.verification.nested import Value, compare_values, leaves_of
+from tieops.verification.outputs import OutputComparison, check_tolerances
+from tieops.verification.report import Report, RunComparison, Verdict
+from tieops.verification.sandbox import Sandbox
+from tieops.verification.sandboxed_sides import open_sandboxed
+from tieops.verification.sides import Comparable, OnnxSide, TorchSide, open_side
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -10,7 +10,7 @@ from tieops.detect.repeats import Repeat, common_module, find_repeats
 from tieops.ir.brief import counted
 from tieops.ir.layers import Layer
 from tieops.ir.operators.predicates import says_little
-from tieops.render.flow import Bundle, Item, Leaf, layers_of, leaves_of
+from tieops.rendering.flow import Bundle, Item, Leaf, layers_of, leaves_of
 
 __all__ = ["fold"]
 

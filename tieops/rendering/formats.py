@@ -9,8 +9,8 @@ from typing import Any
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
 from tieops.ir.targets import check_target
-from tieops.render.compare import compared
-from tieops.render.picture import picture_of
+from tieops.rendering.compare import compared
+from tieops.rendering.picture import picture_of
 from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["FORMATS", "render"]
@@ -90,9 +90,9 @@ def render(
 
 
 def _writers() -> dict[str, Callable[[dict[str, Any]], bytes]]:
-    from tieops.render.html import html_of
-    from tieops.render.svg import png_of, svg_of
-    from tieops.render.text import text_of
+    from tieops.rendering.html import html_of
+    from tieops.rendering.svg import png_of, svg_of
+    from tieops.rendering.text import text_of
 
     return {
         ".html": lambda data: html_of(data).encode(),

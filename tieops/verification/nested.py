@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 
-from tieops.verify.compare import OutputComparison, compare
+from tieops.verification.outputs import OutputComparison, compare
 
 __all__ = ["Value", "compare_values", "leaves_of", "put_together", "take_apart"]
 

@@ -13,10 +13,10 @@ from tieops.ir.torch_inputs import TorchInputs
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
 from tieops.system.processes import confine
-from tieops.verify.nested import take_apart
-from tieops.verify.sides import TorchSide
-from tieops.verify.torch_side import load_program
-from tieops.verify.wire import receive, send
+from tieops.verification.nested import take_apart
+from tieops.verification.sides import TorchSide
+from tieops.verification.torch_side import load_program
+from tieops.verification.wire import receive, send
 
 __all__ = ["main"]
 

@@ -13,7 +13,7 @@ import json
 from html import escape
 from typing import Any
 
-from tieops.render.svg import asset
+from tieops.rendering.svg import asset
 
 __all__ = ["html_of"]
 

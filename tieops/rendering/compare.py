@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tieops.ir.brief import counted
-from tieops.render.picture import Box, Group, Picture, Stored
+from tieops.rendering.picture import Box, Group, Picture, Stored
 
 __all__ = ["compared"]
 

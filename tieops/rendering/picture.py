@@ -14,8 +14,8 @@ from typing import Any
 from tieops.ir.brief import brief, brief_bytes, counted, printable
 from tieops.ir.collector import collector_paused
 from tieops.ir.parameter import Parameter, Slot
-from tieops.render.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
-from tieops.render.fold import fold
+from tieops.rendering.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
+from tieops.rendering.fold import fold
 from tieops.tied_model import TiedModel
 
 __all__ = ["Box", "Edge", "Group", "Picture", "Row", "Stored", "Use", "picture_of"]

@@ -19,9 +19,9 @@ from tieops.importers.onnx import from_onnx
 from tieops.ir.torch_inputs import TorchInputs
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
-from tieops.verify import torch_side
-from tieops.verify.nested import Value
-from tieops.verify.randomness import random_nodes
+from tieops.verification import torch_side
+from tieops.verification.nested import Value
+from tieops.verification.randomness import random_nodes
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from tieops.errors import VerificationError
 from tieops.ir.brief import counted, printable
-from tieops.verify.compare import OutputComparison
+from tieops.verification.outputs import OutputComparison
 
 __all__ = ["Report", "RunComparison", "Verdict"]
 
@@ -49,7 +49,7 @@ class Report:
 
     Example:
         >>> import numpy as np
-        >>> from tieops.verify import compare
+        >>> from tieops.verification import compare
         >>> found = compare(np.float32([1.0]), np.float32([2.0]), name="y")
         >>> report = Report(
         ...     verdict="different",

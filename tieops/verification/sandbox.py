@@ -22,14 +22,14 @@ from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.torch_inputs import TorchInputs
 from tieops.system.processes import cannot_limit_memory, ended_by_time
-from tieops.verify.nested import Value, put_together
-from tieops.verify.wire import receive, send
+from tieops.verification.nested import Value, put_together
+from tieops.verification.wire import receive, send
 
 __all__ = ["Sandbox", "SandboxedModel"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
-_CHILD = "from tieops.verify.sandbox_child import main; main()"
+_CHILD = "from tieops.verification.sandbox_child import main; main()"
 _NO_MEMORY = re.compile(r"bad.?alloc|allocate memory|out of memory|MemoryError|Cannot allocate|"
                         r"can't allocate|failed to allocate|array is too big|DefaultCPUAllocator",
                         re.IGNORECASE)  # fmt: skip

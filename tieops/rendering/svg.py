@@ -25,12 +25,12 @@ MAX_SIDE = 8000
 
 def asset(name: str) -> str:
     """Return the text of a file that ships with the package."""
-    return resources.files("tieops.render").joinpath("assets", name).read_text("utf-8")
+    return resources.files("tieops.rendering").joinpath("assets", name).read_text("utf-8")
 
 
 def asset_path(name: str) -> str:
     """Return the path of a file that ships with the package."""
-    return str(resources.files("tieops.render").joinpath("assets", name))
+    return str(resources.files("tieops.rendering").joinpath("assets", name))
 
 
 def svg_of(data: dict[str, Any]) -> str:

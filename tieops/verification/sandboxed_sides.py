@@ -18,10 +18,10 @@ from tieops.importers.onnx import from_onnx
 from tieops.runtime import Port, Provider
 from tieops.runtime.source import Folder, source
 from tieops.tied_model import TiedModel
-from tieops.verify.nested import Value
-from tieops.verify.randomness import random_nodes
-from tieops.verify.sandbox import Sandbox, SandboxedModel
-from tieops.verify.sides import Comparable, OnnxSide, TorchSide, label_of, open_side
+from tieops.verification.nested import Value
+from tieops.verification.randomness import random_nodes
+from tieops.verification.sandbox import Sandbox, SandboxedModel
+from tieops.verification.sides import Comparable, OnnxSide, TorchSide, label_of, open_side
 
 __all__ = ["SandboxedOnnx", "open_sandboxed"]
 
