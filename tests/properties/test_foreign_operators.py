@@ -18,9 +18,9 @@ import tieops
 from tieops import TiedModel
 from tieops.ir.operators import identity
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.render.picture import picture_of
-from tieops.verify.bounds import table_sizes
-from tieops.verify.randomness import random_nodes
+from tieops.rendering.picture import picture_of
+from tieops.verification.bounds import table_sizes
+from tieops.verification.randomness import random_nodes
 
 KNOWN = {schema.name for schema in onnx.defs.get_all_schemas()}
 OF_RUNTIME = r"com\.microsoft\.\w+"
