@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,25 @@ def test_nobody_else_decides_what_is_learnable():
         assert not words.search(text), f"{name} reads torch's word itself"
         may_ask = "exporters/torch/ops" in name or name in ASKS_FOR_ROLES
         assert may_ask or not roles.search(text), f"{name} judges roles"
+
+
+class _OwnTable(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(9, 4))
+        self.gate = torch.nn.Parameter(torch.randn(4, 4))
+        self.out = torch.nn.Linear(4, 9)
+
+    def forward(self, ids):
+        return self.out(torch.nn.functional.embedding(ids, self.table) @ self.gate)
+
+
+def test_a_lookup_of_a_tensor_with_a_name_makes_no_second_name(tmp_path):
+    """Only a reader that owns no name of a tensor has one made for it, after its module."""
+    net = torch.nn.Sequential(_OwnTable()).eval()
+    path = tmp_path / "old.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.tensor([1, 2]),), path, dynamo=False)
+    again = tieops.to_torch(tieops.from_onnx(path))
+    assert set(again.state_dict()) == set(net.state_dict())

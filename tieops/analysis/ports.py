@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir
@@ -11,7 +10,7 @@ from tieops.analysis.shapes import shaped
 from tieops.ir.brief import brief
 from tieops.ir.layers import Layer
 from tieops.ir.operators.predicates import is_constant_operator
-from tieops.ir.scopes import all_graphs, subgraphs_of
+from tieops.ir.scopes import all_graphs, nodes_within, subgraphs_of
 
 __all__ = ["Port", "Ports"]
 
@@ -49,7 +48,7 @@ class Ports:
         """Return what a layer reads that is neither stored nor made within it, in order."""
         stored = {node for slot in layer.slots for read in slot.reads for node in read.nodes}
         own = {*layer.nodes, *stored}
-        nodes = list(_within(layer.nodes))
+        nodes = list(nodes_within(layer.nodes))
         bodies = {graph for node in nodes for graph in subgraphs_of(node)}
         found: dict[onnx_ir.Value, None] = {}
         weights = {(slot.node, slot.index) for slot in layer.slots}
@@ -84,16 +83,6 @@ def _size(size: int | onnx_ir.SymbolicDim) -> Size:
     # ONNX's inference invents a name for each size that it cannot tell.
     named = size if isinstance(size, int) else size.value
     return None if isinstance(named, str) and named.startswith("unk__") else named
-
-
-def _within(nodes: Sequence[onnx_ir.Node]) -> Iterator[onnx_ir.Node]:
-    """Yield nodes, and those of their subgraphs: an If reads what its branches do."""
-    pending = list(reversed(nodes))
-    while pending:
-        node = pending.pop()
-        yield node
-        for graph in subgraphs_of(node):
-            pending += reversed(list(graph))
 
 
 def _is_stored(value: onnx_ir.Value) -> bool:

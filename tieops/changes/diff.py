@@ -12,7 +12,7 @@ from tieops.changes.layers import layer_changes, layer_pairs
 from tieops.changes.parameters import Pairs, matched, parameter_changes
 from tieops.ir.brief import brief, brief_bytes
 from tieops.ir.collector import collector_paused
-from tieops.ir.operators.identity import domain_of, opset_version
+from tieops.ir.operators.identity import domain_of, domain_title, opset_version
 from tieops.ir.parameter import Parameter
 from tieops.ir.ties import Tie
 from tieops.tied_model import TiedModel, check_model
@@ -105,7 +105,7 @@ def _signature(old: onnx_ir.Model, new: onnx_ir.Model) -> Iterator[Difference]:
         found = (opset_version(each.opset_imports, domain) for each in (old, new))
         versions = [str(each or "") for each in found]
         if versions[0] != versions[1]:
-            yield Difference("signature", f"opset {domain or 'ai.onnx'}", "version", *versions)
+            yield Difference("signature", f"opset {domain_title(domain)}", "version", *versions)
 
 
 def _ties(

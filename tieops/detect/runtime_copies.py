@@ -15,7 +15,7 @@ import onnx_ir
 
 from tieops.detect.mending import shown_slots
 from tieops.ir.brief import brief_bytes, printable
-from tieops.ir.operators.predicates import is_matrix_product
+from tieops.ir.operators.predicates import is_plain_product
 from tieops.ir.parameter import Slot
 from tieops.ir.problem import Problem
 from tieops.ir.ties import Tie
@@ -34,7 +34,7 @@ def is_transposed_product(slot: Slot) -> bool:
 
     ``to_onnx`` writes it as a ``Gemm`` that transposes by itself.
     """
-    plain = is_matrix_product(slot.node)
+    plain = is_plain_product(slot.node)
     return plain and slot.index == 1 and not slot.is_joined and slot.view.permutation == (1, 0)
 
 
@@ -77,6 +77,6 @@ def runtime_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
 
 
 def _is_packed(slot: Slot) -> bool:
-    is_product = is_matrix_product(slot.node) and slot.index == 1
+    is_product = is_plain_product(slot.node) and slot.index == 1
     reads_it_directly = slot.node.inputs[slot.index] is slot.parameter.value
     return is_product and reads_it_directly and slot.parameter.dtype.name in _PACKED_DTYPES

@@ -42,7 +42,7 @@ from tieops.ir.collector import collector_paused
 from tieops.ir.data_files import MAX_PROTO_BYTES, mentions
 from tieops.ir.living import keep_readable
 from tieops.ir.logs import silenced
-from tieops.ir.scopes import stored_values, subgraphs_of
+from tieops.ir.scopes import nesting_depth, stored_values
 from tieops.ir.storage import stored_bytes
 from tieops.ir.targets import check_target
 from tieops.system.folders import give_name, ignores_case, remove, sync_folder
@@ -140,11 +140,7 @@ def check_nesting(graph: onnx_ir.Model, path: Path) -> None:
     Raises:
         ExportError: If graphs are nested deeper than readers take.
     """
-    depth, level = -1, [graph.graph, *(function.graph for function in graph.functions.values())]
-    while level and depth <= MAX_NESTING:
-        depth += 1
-        level = [inner for each in level for node in each for inner in subgraphs_of(node)]
-    if depth > MAX_NESTING:
+    if nesting_depth(graph, MAX_NESTING) > MAX_NESTING:
         raise ExportError(
             f"cannot write {path}: its graphs nest too deep to be read again",
             {"limit": f"{MAX_NESTING} graphs within each other"},

@@ -15,7 +15,7 @@ from tieops.importers.limits import Limits, check_limit
 from tieops.importers.onnx_tensors import shown
 from tieops.ir.operators.identity import domain_of
 
-__all__ = ["Key", "check_calls", "function_key", "node_graphs"]
+__all__ = ["Key", "check_calls", "function_key", "node_graphs", "node_key"]
 
 Key = tuple[str, str, str]
 """Domain, name and overload of a function."""
@@ -24,6 +24,11 @@ Key = tuple[str, str, str]
 def function_key(function: onnx.FunctionProto) -> Key:
     """Return what nodes call a function by."""
     return domain_of(function.domain), function.name, function.overload
+
+
+def node_key(node: onnx.NodeProto) -> Key:
+    """Return what a node calls: the key of a function if there is one, else an operator's."""
+    return domain_of(node.domain), node.op_type, node.overload
 
 
 def node_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -64,7 +69,7 @@ def _count(
         count += len(nodes)
         for node in nodes:
             if known:
-                key = domain_of(node.domain), node.op_type, node.overload
+                key = node_key(node)
                 if key in known:
                     called[key] += 1
             stack.extend(graph.node for graph in node_graphs(node))

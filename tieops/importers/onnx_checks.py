@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -18,8 +18,9 @@ from tieops.importers.onnx_calls import check_calls, function_key
 from tieops.importers.onnx_graphs import GraphChecks, refuse_repeats
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.ir.brief import printable
-from tieops.ir.operators.identity import domain_of
-from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values, subgraphs_of
+from tieops.ir.dataflow.captures import branch_captures, is_in_order
+from tieops.ir.operators.identity import domain_of, domain_title
+from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values
 
 __all__ = ["check_branches", "check_graphs", "check_model", "check_stored", "put_in_order"]
 
@@ -82,14 +83,14 @@ def _check_version(proto: onnx.ModelProto) -> None:
 def _opsets(imports: Sequence[onnx.OperatorSetIdProto], what: str) -> dict[str, int]:
     refuse_repeats(
         "opset import" if what == "the model" else f"opset import of {what}",
-        (domain_of(each.domain) or "ai.onnx" for each in imports),
+        (domain_title(each.domain) for each in imports),
     )
     for each in imports:
         domain = domain_of(each.domain)
         newest = NEWEST_OPSET if not domain else 2**31 - 1
         if not 1 <= each.version <= newest:
             raise UnsupportedModelError(
-                f"{what} imports opset {each.version} of {shown(domain) or 'ai.onnx'}",
+                f"{what} imports opset {each.version} of {shown(domain_title(domain))}",
                 {"known": f"1 to {newest}"},
                 "upgrade onnx" if each.version > 0 else "export the model again",
             )
@@ -153,7 +154,7 @@ def check_branches(model: onnx_ir.Model) -> None:
     Raises:
         UnsupportedModelError: With the tensor and the branch.
     """
-    for branches, captured in _branches(model):
+    for branches, captured in branch_captures(model):
         for branch in branches:
             read = {name for other in branches if other is not branch for name in captured[other]}
             for name, value in branch.initializers.items():
@@ -166,32 +167,6 @@ def check_branches(model: onnx_ir.Model) -> None:
                     None,
                     "ONNX Runtime reads the outer value in both: rename the tensor",
                 )
-
-
-def _branches(
-    model: onnx_ir.Model,
-) -> Iterator[tuple[list[onnx_ir.Graph], dict[onnx_ir.Graph, set[str]]]]:
-    """Yield the graphs of each node that has several, and what each graph reads of outer ones."""
-    captured: dict[onnx_ir.Graph, set[str]] = {}
-    several: list[list[onnx_ir.Graph]] = []
-    stack: list[tuple[onnx_ir.Graph, ...]] = [
-        (graph,) for graph in (model.graph, *(each.graph for each in model.functions.values()))
-    ]
-    while stack:
-        within = stack.pop()
-        for node in within[-1]:
-            for value in node.inputs if len(within) > 1 else ():
-                for graph in reversed(within[1:]):
-                    if value is None or value.graph is graph:
-                        break
-                    captured[graph].add(value.name or "")
-            inner = list(subgraphs_of(node))
-            captured.update((graph, set()) for graph in inner)
-            stack += [(*within, graph) for graph in inner]
-            if len(inner) > 1:
-                several.append(inner)
-    for branches in several:
-        yield branches, captured
 
 
 def check_stored(model: onnx_ir.Model, limits: Limits) -> None:
@@ -213,31 +188,13 @@ def put_in_order(model: onnx_ir.Model) -> None:
         UnsupportedModelError: If nodes read each other in a circle.
     """
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        if _is_in_order(graph):
+        if is_in_order(graph):
             continue
         with suppress(ValueError):  # a circle that onnx_ir sees
             graph.sort()
-        if not _is_in_order(graph):
+        if not is_in_order(graph):
             raise UnsupportedModelError(
                 "nodes read each other in a circle",
                 {"graph": shown(graph.name or "")},
                 "export the model again",
             )
-
-
-def _is_in_order(graph: onnx_ir.Graph) -> bool:
-    """Tell whether each node comes after what it and the graphs within it read."""
-    done: set[onnx_ir.Node | None] = {None}
-    stack: list[tuple[onnx_ir.Node | None, Iterator[onnx_ir.Node]]] = [(None, iter(graph))]
-    while stack:
-        owner, nodes = stack[-1]
-        node = next(nodes, None)
-        if node is None:
-            stack.pop()
-            done.add(owner)
-            continue
-        if any(value is not None and value.producer() not in done for value in node.inputs):
-            return False
-        # What is within a node cannot read what the node gives.
-        stack.append((node, chain.from_iterable(subgraphs_of(node))))
-    return True

@@ -12,12 +12,12 @@ from onnx import AttributeProto
 from tieops.errors import UnsupportedModelError
 from tieops.importers.limits import Limits, check_limit
 from tieops.importers.onnx_attributes import check_attributes, check_metadata
-from tieops.importers.onnx_calls import Key, node_graphs
+from tieops.importers.onnx_calls import Key, node_graphs, node_key
 from tieops.importers.onnx_operands import check_operands, sizes_of
 from tieops.importers.onnx_operators import check_against, operator_of, result_types
 from tieops.importers.onnx_tensors import check_tensor, shown
 from tieops.importers.onnx_types import check_declared, element_type
-from tieops.ir.operators.identity import domain_of
+from tieops.ir.operators.identity import domain_of, domain_title
 
 __all__ = ["GraphChecks", "refuse_repeats"]
 
@@ -165,11 +165,11 @@ class GraphChecks:
         version = opsets.get(domain)
         if version is None:
             raise UnsupportedModelError(
-                f"no opset is imported of the domain {shown(domain) or 'ai.onnx'}",
+                f"no opset is imported of the domain {shown(domain_title(domain))}",
                 {"read by": f"{shown(node.op_type)} {shown(node.name)}".strip()},
                 "readers take a version of their own: add it to opset_import",
             )
-        called = self._functions.get((domain, node.op_type, node.overload))
+        called = self._functions.get(node_key(node))
         if called is not None:
             _check_call(node, called)
             return

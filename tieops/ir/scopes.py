@@ -22,6 +22,8 @@ __all__ = [
     "is_constant",
     "layer_name_of",
     "nested_graphs",
+    "nesting_depth",
+    "nodes_within",
     "rename_scope",
     "replace_tensors",
     "scope_of",
@@ -48,6 +50,34 @@ def nested_graphs(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Graph]:
         yield current
         inner = [sub for node in current if node.attributes.data for sub in subgraphs_of(node)]
         stack.extend(reversed(inner))
+
+
+def nodes_within(nodes: Sequence[onnx_ir.Node]) -> Iterator[onnx_ir.Node]:
+    """Yield nodes, and those of the graphs that they hold: an If reads what its branches do."""
+    pending = list(reversed(nodes))
+    while pending:
+        node = pending.pop()
+        yield node
+        for graph in subgraphs_of(node):
+            pending += reversed(list(graph))
+
+
+def nesting_depth(model: onnx_ir.Model, limit: int) -> int:
+    """Return how many graphs lie within each other at most, those of functions included.
+
+    Args:
+        model: The model.
+        limit: Where to stop: more than that is told as one more.
+
+    Example:
+        >>> nesting_depth(onnx_ir.Model(onnx_ir.Graph([], [], nodes=[]), ir_version=10), 9)
+        0
+    """
+    depth, level = -1, [model.graph, *(function.graph for function in model.functions.values())]
+    while level and depth <= limit:
+        depth += 1
+        level = [inner for each in level for node in each for inner in subgraphs_of(node)]
+    return depth
 
 
 def all_graphs(model: onnx_ir.Model) -> Iterator[onnx_ir.Graph]:

@@ -8,6 +8,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
+from tieops.ir.dataflow.backwards import nodes_before_outputs
 from tieops.ir.layers import Layer
 from tieops.ir.operators.moving_shapes import slice_bounds
 from tieops.ir.operators.operands import known_ints
@@ -18,14 +19,13 @@ from tieops.ir.operators.predicates import (
     is_convolution,
     is_gemm,
     is_matmul,
-    is_matrix_product,
+    is_plain_product,
     is_reshape,
     is_shape,
     is_slice,
 )
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.parameter import Slot
-from tieops.ir.scopes import subgraphs_of
 from tieops.select import one_layer, slots_of
 from tieops.tied_model import TiedModel
 
@@ -59,7 +59,7 @@ class Head:
     axis: int
 
     @property
-    def is_turned(self) -> bool:
+    def is_transposed(self) -> bool:
         """Whether it reads its input transposed."""
         return is_gemm(self.weight.node) and _flag(self.weight.node, "transA")
 
@@ -113,7 +113,7 @@ def _named(model: TiedModel, name: str | Layer) -> Layer:
 
 
 def _is_product(node: onnx_ir.Node) -> bool:
-    return is_matrix_product(node) or is_convolution(node)
+    return is_plain_product(node) or is_convolution(node)
 
 
 def _has_features(layer: Layer) -> bool:
@@ -128,30 +128,13 @@ def _last_layers(model: TiedModel) -> list[Layer]:
         if layer.is_learnable
         for node in layer.nodes
     }
-    functions = model.ir.functions
-    found: set[Layer] = set()
-    seen: set[tuple[Path, onnx_ir.Value]] = set()
-    pending: list[tuple[Path, onnx_ir.Value | None]] = [((), v) for v in model.ir.graph.outputs]
-    while pending:
-        path, value = pending.pop()
-        if value is None or (path, value) in seen:
-            continue
-        seen.add((path, value))
-        node = value.producer()
-        if node is None:
-            if path and value in functions[path[-1].op_identifier()].inputs:
-                place = functions[path[-1].op_identifier()].inputs.index(value)
-                pending += [(path[:-1], given) for given in path[-1].inputs[place : place + 1]]
-            continue
+
+    def is_layer(path: Path, node: onnx_ir.Node) -> bool:
         layer = home.get((path, node))
-        if layer is not None and not is_arithmetic(layer.kind):
-            found.add(layer)
-        elif node.op_identifier() in functions:
-            inside = functions[node.op_identifier()].outputs[node.outputs.index(value)]
-            pending.append(((*path, node), inside))
-        else:
-            pending += [(path, given) for given in node.inputs]
-            pending += [(path, out) for inner in subgraphs_of(node) for out in inner.outputs]
+        return layer is not None and not is_arithmetic(layer.kind)
+
+    before = nodes_before_outputs(model.ir, is_layer)
+    found = {home[at] for at in before if is_layer(*at)}
     return [layer for layer in model.layers if layer in found]
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import onnx_ir
 
-from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError
 from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority
-from tieops.ir.functions.calls import Path
+from tieops.ir.functions.calls import Path, call_behind, calls_of
 from tieops.ir.functions.inlining import Inliner
-from tieops.ir.scopes import nested_graphs
 from tieops.passes.base import Change
 from tieops.tied_model import TiedModel
 
@@ -36,19 +35,8 @@ def inline_all(model: onnx_ir.Model) -> None:
         UnsupportedModelError: If a function cannot be inlined.
     """
     inliner = inliner_of(TiedModel(model), model, NameAuthority(model), runtime_functions=True)
-    while calls := [
-        node
-        for graph in nested_graphs(model.graph)
-        for node in graph
-        if node.op_identifier() in model.functions
-    ]:
-        why = inliner.obstacle(calls)
-        if why:
-            raise UnsupportedModelError(
-                f"the function {printable(calls[0].op_type)} cannot be inlined",
-                {"why": why},
-                "export the model without functions",
-            )
+    while calls := calls_of(model, model.graph):
+        _check(inliner, calls, UnsupportedModelError, "export the model without functions")
         inliner.inline(calls)
 
 
@@ -83,7 +71,7 @@ def inline_path(
             graph = model.functions[inner.op_identifier()].graph
     changes: list[Change] = []
     left, now = path, node
-    _refuse(inliner, path)
+    _check(inliner, path)
     while left:
         changes += _inline(inliner, left[:1])
         left, now = inliner.now(path, node)
@@ -97,34 +85,24 @@ def inline_behind(inliner: Inliner, model: onnx_ir.Model, node: onnx_ir.Node) ->
         PreconditionError: If one of the functions cannot be inlined.
     """
     changes: list[Change] = []
-    while (call := _call_behind(model, node)) is not None:
-        _refuse(inliner, [call])
+    while (call := call_behind(model, node)) is not None:
+        _check(inliner, [call])
         changes += _inline(inliner, [call])
     return changes
 
 
-def _refuse(inliner: Inliner, calls: Sequence[onnx_ir.Node]) -> None:
+def _check(
+    inliner: Inliner,
+    calls: Sequence[onnx_ir.Node],
+    error: type[TieopsError] = PreconditionError,
+    fix: str = "name a head outside of it, or export the model without functions",
+) -> None:
+    """Refuse calls that cannot be inlined."""
     why = inliner.obstacle(calls)
     if why:
-        raise PreconditionError(
-            f"the function {printable(calls[0].op_type)} cannot be inlined",
-            {"why": why},
-            "name a head outside of it, or export the model without functions",
-        )
+        what = f"the function {printable(calls[0].op_type)} cannot be inlined"
+        raise error(what, {"why": why}, fix)
 
 
 def _inline(inliner: Inliner, calls: Sequence[onnx_ir.Node]) -> list[Change]:
     return [Change(f"call of {call.op_type}", _BECAUSE) for call in inliner.inline(calls)]
-
-
-def _call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | None:
-    seen, pending = {node}, [node]
-    while pending:
-        for reader in [use.node for out in pending.pop().outputs for use in out.uses()]:
-            if reader in seen or reader.graph is not model.graph:
-                continue
-            if reader.op_identifier() in model.functions:
-                return reader
-            seen.add(reader)
-            pending.append(reader)
-    return None

@@ -239,10 +239,10 @@ def _replace(
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
     elif head.axis == 1 and (offset is not None or _opset(model) >= GEMM_WITHOUT_BIAS):
-        flags = {"transA": 1, "transB": 1} if head.is_turned else {"transB": 1}
+        flags = {"transA": 1, "transB": 1} if head.is_transposed else {"transB": 1}
         out = build("Gemm", [head.x, stored, *([offset] if offset else [])], flags)
     else:
-        x = build("Transpose", [head.x], {"perm": [1, 0]}) if head.is_turned else head.x
+        x = build("Transpose", [head.x], {"perm": [1, 0]}) if head.is_transposed else head.x
         out = build("MatMul", [x, permute(stored, (1, 0), names)])
         out = out if offset is None else build("Add", [out, offset])
     last = head.out.producer()

@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 import onnx
 
+from tieops.ir.operators.identity import operator_name
+from tieops.ir.operators.predicates import is_constant_operator, is_matmul, is_reshape
 from tieops.runtime.stored import subgraphs
 
 __all__ = ["fuse_products"]
@@ -62,7 +64,7 @@ class _Known:
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, ...]]]:
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
-        if node.op_type == "Constant" and node.output:
+        if is_constant_operator(node) and node.output:
             tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
     for name, tensor in tensors:
         is_small = len(tensor.dims) == 1 and tensor.dims[0] <= MAX_SIZES
@@ -128,22 +130,21 @@ class _Products:
 
     def _producer(self, name: str, op_type: str) -> onnx.NodeProto | None:
         node = self._producers.get(name)
-        plain = node is not None and node.op_type == op_type and not node.domain
-        return node if plain else None
+        return node if node is not None and operator_name(node) == op_type else None
 
     def _of_matmul(self, node: onnx.NodeProto) -> tuple[str, str] | None:
         """Return what ``MatMul(x, Transpose(w))`` multiplies."""
-        if node.op_type != "MatMul" or node.domain:
+        if not is_matmul(node):
             return None
-        turned = self._producer(node.input[1], "Transpose")
-        if turned is None or turned.input[0] not in self._weights:
+        transpose = self._producer(node.input[1], "Transpose")
+        if transpose is None or transpose.input[0] not in self._weights:
             return None  # of a matrix, so that there is one order of axes that does anything
-        order = [list(each.ints) for each in turned.attribute if each.name == "perm"]
-        return (node.input[0], turned.input[0]) if order in ([], [[1, 0]]) else None
+        order = [list(each.ints) for each in transpose.attribute if each.name == "perm"]
+        return (node.input[0], transpose.input[0]) if order in ([], [[1, 0]]) else None
 
     def _of_gemm(self, node: onnx.NodeProto) -> tuple[str, str] | None:
         """Return what ``Reshape(Gemm(Reshape(x), w))`` multiplies, where it keeps x's axes."""
-        if node.op_type != "Reshape" or node.domain:
+        if not is_reshape(node):
             return None
         gemm = self._producer(node.input[0], "Gemm")
         if gemm is None or self._uses[node.input[0]] != 1 or not _is_plain(gemm):

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir
 
 from tieops.importers.external_data import DataFolder
+from tieops.importers.onnx_calls import Key, function_key, node_key
 from tieops.ir.operators.predicates import is_cast, is_permutation, is_reshaping, is_transpose
 from tieops.ir.operators.roles import learnable_role
 
@@ -66,7 +67,7 @@ def stored_weights(proto: onnx.ModelProto, folder: DataFolder) -> dict[str, Stor
     for tensor in _inner_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _external(tensor, folder)
-    functions = {(each.domain, each.name): each for each in proto.functions}
+    functions = {function_key(each): each for each in proto.functions}
     _count(proto.graph.node, {name: (name, False) for name in found}, found, functions)
     return found
 
@@ -106,7 +107,7 @@ def _count(
     nodes: Iterable[onnx.NodeProto],
     known: dict[str, tuple[str, bool]],
     weights: Mapping[str, StoredWeight],
-    functions: Mapping[tuple[str, str], onnx.FunctionProto],
+    functions: Mapping[Key, onnx.FunctionProto],
 ) -> None:
     """Note on each weight who reads it.
 
@@ -118,7 +119,7 @@ def _count(
         functions: The model's functions; what is handed to a call is read in the body.
     """
     for node in nodes:
-        called = functions.get((node.domain, node.op_type))
+        called = functions.get(node_key(node))
         handed: dict[str, tuple[str, bool]] = {}
         for index, name in enumerate(node.input):
             if name not in known:

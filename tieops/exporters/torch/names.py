@@ -17,6 +17,7 @@ from tieops.ir.metadata import parsed, whole_texts
 from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
 from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
+from tieops.ir.readers import readers_of
 from tieops.ir.scopes import scope_of
 from tieops.ir.torch_kinds import word_of
 
@@ -69,21 +70,24 @@ def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
 def _readers(
     value: onnx_ir.Value, slots: Sequence[Slot]
 ) -> Iterator[tuple[str, tuple[int, ...] | None]]:
-    """Yield the modules' names for a weight, and the order of axes in which the graph has it."""
+    """Yield what readers without a name call a weight, and the order of axes in the graph."""
     nameless = any(is_made_up(name) for name in aliases_of(value))
-    for slot in slots:
+    parameters = (read.parameter for slot in slots for read in slot.reads)
+    parameter = next((each for each in parameters if each.value is value), None)
+    for reader in readers_of(parameter, slots).all if parameter is not None else ():
+        slot = reader.slots[0]
         scope = scope_of(slot.node)
-        if scope is None or not scope.fqn or len(slot.reads) > 1:
+        module = reader.title.rpartition(".")[0]
+        if reader.names or slot.is_joined or scope is None or module not in scope.paths:
             continue
-        name = f"{scope.fqn}.weight"
         if is_lookup(slot.node) and slot.index == 0 and slot.view.is_identity:
-            yield name, None
+            yield reader.title, None
         elif is_matmul(slot.node) and slot.index == 1 and nameless:
             # A product reads (in, out); a Linear has (out, in).
             if slot.view.is_identity and len(slot.view.shape) == 2:
-                yield name, (1, 0)
+                yield reader.title, (1, 0)
             elif slot.view.permutation == (1, 0):
-                yield name, None
+                yield reader.title, None
 
 
 def _recurrent(value: onnx_ir.Value, slots: Sequence[Slot]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import onnx_ir
 from tieops.errors import UnsupportedModelError
 from tieops.ir.scopes import layer_name_of, nested_graphs
 
-__all__ = ["Path", "call_paths", "call_title", "function_graphs"]
+__all__ = ["Path", "call_behind", "call_paths", "call_title", "calls_of", "function_graphs"]
 
 Path = tuple[onnx_ir.Node, ...]
 """Calls that lead into a body, outermost first."""
@@ -37,7 +37,7 @@ def call_paths(model: onnx_ir.Model) -> Mapping[onnx_ir.OperatorIdentifier, list
     if not model.functions:
         return paths
     calls: dict[object, list[onnx_ir.Node]] = {
-        owner: [n for g in nested_graphs(graph) for n in g if n.op_identifier() in model.functions]
+        owner: calls_of(model, graph)
         for owner, graph in [(None, model.graph)]
         + [(key, function.graph) for key, function in model.functions.items()]
     }
@@ -62,6 +62,28 @@ def call_paths(model: onnx_ir.Model) -> Mapping[onnx_ir.OperatorIdentifier, list
         paths.setdefault(callee, []).append(path)
         stack.extend((*path, node) for node in reversed(calls[callee]))
     return paths
+
+
+def calls_of(model: onnx_ir.Model, graph: onnx_ir.Graph) -> list[onnx_ir.Node]:
+    """Return the calls of functions in a graph and in those nested in it."""
+    return [n for g in nested_graphs(graph) for n in g if n.op_identifier() in model.functions]
+
+
+def call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | None:
+    """Return a call of the same graph that reads what is made of a node's outputs, if there is one.
+
+    No other call is in between.
+    """
+    seen, pending = {node}, [node]
+    while pending:
+        for reader in [use.node for out in pending.pop().outputs for use in out.uses()]:
+            if reader in seen or reader.graph is not node.graph:
+                continue
+            if reader.op_identifier() in model.functions:
+                return reader
+            seen.add(reader)
+            pending.append(reader)
+    return None
 
 
 def call_title(call: onnx_ir.Node) -> str:

@@ -16,7 +16,7 @@ import onnx_ir.passes.common as common_passes
 from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority, drop_unread, move_to_main_graph, substitute
 from tieops.ir.functions.calls import Path, call_paths, call_title, function_graphs
-from tieops.ir.operators.identity import domain_of, is_runtime_domain, opset_version
+from tieops.ir.operators.identity import domain_of, domain_title, is_runtime_domain, opset_version
 from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_name
 
 __all__ = ["Inliner"]
@@ -161,13 +161,13 @@ class Inliner:
                 continue
             for graph in nested_graphs(function.graph):
                 for node in graph:
-                    if node.domain != domain_of(domain) or node.op_identifier() in (
+                    if domain_of(node.domain) != domain_of(domain) or node.op_identifier() in (
                         self._model.functions
                     ):
                         continue
                     if not _is_same(node, version, known):
                         return (
-                            f"function {name} imports opset {version} of {domain or 'ai.onnx'}, "
+                            f"function {name} imports opset {version} of {domain_title(domain)}, "
                             f"the model {known}, and {node.op_type} may differ between them"
                         )
         return ""
@@ -224,12 +224,11 @@ class Inliner:
                 if old.outputs and old.outputs[0] in held:
                     node.outputs[0].meta[_COPY_OF] = old.outputs[0]
         self._return_own_values(body)
+        imported = {domain_of(each): each for each in self._model.opset_imports}
         for domain in list(body.opset_imports):
             version = body.opset_imports.pop(domain)
-            known = opset_version(self._model.opset_imports, domain)
-            body.opset_imports[domain_of(domain)] = known or version
-        if "ai.onnx" in self._model.opset_imports:
-            body.opset_imports.pop("", None)
+            mine = imported.get(domain_of(domain), domain_of(domain))
+            body.opset_imports[mine] = self._model.opset_imports.get(mine, version)
         return body
 
     def _name(self, node: onnx_ir.Node, layer: str | None) -> None:

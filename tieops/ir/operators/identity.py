@@ -13,6 +13,7 @@ from typing import Protocol
 __all__ = [
     "Operator",
     "domain_of",
+    "domain_title",
     "is_of_runtime",
     "is_runtime_domain",
     "is_standard",
@@ -66,6 +67,11 @@ def is_of_runtime(node: Operator) -> bool:
 def domain_of(name: str) -> str:
     """Return a domain by the one of its names that is used here: "ai.onnx" is ""."""
     return "" if name in _STANDARD else name
+
+
+def domain_title(name: str) -> str:
+    """Return what a domain is called in a message: one that is not empty."""
+    return domain_of(name) or "ai.onnx"
 
 
 def opset_version(imports: Mapping[str, int], domain: str = "") -> int:

@@ -27,8 +27,8 @@ __all__ = [
     "is_lookup",
     "is_loop",
     "is_matmul",
-    "is_matrix_product",
     "is_permutation",
+    "is_plain_product",
     "is_random",
     "is_range",
     "is_recurrent",
@@ -157,7 +157,7 @@ def is_gemm(node: Operator) -> bool:
     return operator_name(node) == "Gemm"
 
 
-def is_matrix_product(node: Operator) -> bool:
+def is_plain_product(node: Operator) -> bool:
     """Return whether a node multiplies matrices of floats: MatMul or Gemm."""
     return is_matmul(node) or is_gemm(node)
 
