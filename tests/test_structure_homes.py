@@ -22,7 +22,7 @@ WALKS = {
     # A weight's way from what stores it to one slot, on which untie copies nodes.
     "passes/leave.py": {"handles_of", "_returned"},
     # Where numbers go that a caller feeds, by what each operator makes of values.
-    "verify/bounds.py": {"tables", "_shape"},
+    "verification/bounds.py": {"tables", "_shape"},
     # Chains of movements that an exporter writes before packed weights.
     "importers/_rnn_chain.py": {"chain_of"},
     "importers/_rnn_pack.py": {"_end", "_remove_unread"},

@@ -101,6 +101,28 @@ def test_function_calls_are_kept_apart():
     assert table_sizes(model) == {"x": (3,), "p": (4,)}
 
 
+@pytest.mark.parametrize(
+    ("call", "declared", "size"),
+    [
+        ("", "<axis: int = 1>", 3),  # the function's own default
+        ("<axis = 0>", "<axis: int = 1>", 9),
+        ("<axis = 1>", "<axis>", 3),
+        ("", "<axis>", 9),  # the operator's default
+    ],
+)
+def test_an_axis_is_what_the_call_or_the_function_binds(call, declared, size):
+    zeros = ", ".join("0" * 27)
+    model = graph(
+        f"""g (int64[n] ids) => (float[?] y) <float[9, 3] t = {{{zeros}}}>
+        {{ y = local.outer {call} (t, ids) }}
+        <domain: "local", opset_import: ["": 20, "local": 1]>
+        outer {declared} (t, ids) => (y) {{ y = local.look <axis: int = @axis> (t, ids) }}
+        <domain: "local", opset_import: ["": 20]>
+        look <axis> (t, ids) => (y) {{ y = Gather <axis: int = @axis> (t, ids) }}"""
+    )
+    assert table_sizes(model) == {"ids": (size,)}
+
+
 def test_contrib_embedding_layers_bound_their_ids():
     model = graph(
         "f (int64[b, s] ids, int64[b, s] types) => (float[?] y, int32[?] m)"

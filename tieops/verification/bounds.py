@@ -12,6 +12,7 @@ from typing import TypeAlias
 import onnx_ir
 
 from tieops.ir.dataflow.regions import RegionInterface
+from tieops.ir.functions.calls import bound_attribute
 from tieops.ir.operators.shape_rules import output_shapes
 from tieops.ir.operators.sizes import NotKnownError, Resized
 from tieops.ir.operators.values import keeps_sizes, passes_values_on, table_of
@@ -114,7 +115,8 @@ class _Flow:
                 yield int(depth.numpy().reshape(()))
             return
         sizes = self._shape(node.inputs[table.input], calls) or []
-        first = self._number(node, table.axis, 0, calls) if table.axis else 0
+        given = bound_attribute(node, table.axis, calls, self.functions) if table.axis else None
+        first = given.as_int() if given is not None else 0
         if not table.is_nested:
             if -len(sizes) <= first < len(sizes) and (size := sizes[first]) is not None:
                 yield size
@@ -147,14 +149,6 @@ class _Flow:
         for node in reversed(steps):
             known = None if known is None else _through(known, node)
         return known
-
-    def _number(self, node: onnx_ir.Node, name: str, default: int, calls: _Calls) -> int:
-        attribute = node.attributes.get(name)
-        if attribute is not None and attribute.is_ref():
-            # Inside a function an attribute may be the caller's.
-            outer = calls[-1].attributes.get(attribute.ref_attr_name or "") if calls else None
-            attribute = outer
-        return default if attribute is None or attribute.is_ref() else attribute.as_int()
 
 
 def _sizes(shape: onnx_ir.Shape) -> _Sizes:

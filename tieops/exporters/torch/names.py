@@ -17,7 +17,7 @@ from tieops.ir.metadata import parsed, whole_texts
 from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
 from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
-from tieops.ir.readers import readers_of
+from tieops.ir.readers import Reader
 from tieops.ir.scopes import scope_of
 from tieops.ir.torch_kinds import word_of
 
@@ -39,7 +39,7 @@ class Naming:
     """For packed recurrent weights ``op``, ``slot``, ``parts`` and ``names``, as in the file."""
 
 
-def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
+def naming_of(value: onnx_ir.Value, readers: Sequence[Reader]) -> Naming:
     """Return what a stored tensor is called in the module.
 
     Names that the file knows come first. PyTorch's older exporter writes a Linear's weight as a
@@ -48,8 +48,9 @@ def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
 
     Args:
         value: What is stored.
-        slots: What reads it.
+        readers: Who reads it.
     """
+    slots = [slot for reader in readers for slot in reader.slots]
     known = [name for name in aliases_of(value) if not is_made_up(name)]
     stored = (value.name or "constant",)
     if (packed := _recorded(value)) is not None:
@@ -59,7 +60,7 @@ def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
         return Naming(tuple(known) or stored, perm)
     if not known and (packed := _recurrent(value, slots)) is not None:
         return Naming((), None, packed)
-    for name, order in _readers(value, slots):
+    for name, order in _titles(value, readers):
         if not known:
             perm = order
         if order == perm and name not in known:
@@ -67,14 +68,12 @@ def naming_of(value: onnx_ir.Value, slots: Sequence[Slot]) -> Naming:
     return Naming(tuple(known) or stored, perm)
 
 
-def _readers(
-    value: onnx_ir.Value, slots: Sequence[Slot]
+def _titles(
+    value: onnx_ir.Value, readers: Sequence[Reader]
 ) -> Iterator[tuple[str, tuple[int, ...] | None]]:
     """Yield what readers without a name call a weight, and the order of axes in the graph."""
     nameless = any(is_made_up(name) for name in aliases_of(value))
-    parameters = (read.parameter for slot in slots for read in slot.reads)
-    parameter = next((each for each in parameters if each.value is value), None)
-    for reader in readers_of(parameter, slots).all if parameter is not None else ():
+    for reader in readers:
         slot = reader.slots[0]
         scope = scope_of(slot.node)
         module = reader.title.rpartition(".")[0]

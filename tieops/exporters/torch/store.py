@@ -18,7 +18,6 @@ from tieops.exporters.torch.names import identifier, naming_of
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
 from tieops.ir.names import is_made_up, lr_factor_of
-from tieops.ir.parameter import Slot
 from tieops.ir.torch_kinds import is_frozen
 from tieops.tied_model import TiedModel
 
@@ -59,10 +58,8 @@ class Store:
         self._stored: dict[onnx_ir.Value, Stored] = {}
         self._constants: dict[int, Stored] = {}
         self._counts: dict[str, int] = {}
-        self._slots: dict[onnx_ir.Value, list[Slot]] = {}
-        for slot in model.slots:
-            for read in slot.reads:
-                self._slots.setdefault(read.parameter.value, []).append(slot)
+        read = dict.fromkeys(each.parameter for slot in model.slots for each in slot.reads)
+        self._readers = {each.value: model.readers(each).all for each in read}
         learnables = model.trace.learnables
         # Tied ones first, so that the first of their names comes first in the module too.
         for parameter in sorted(model.parameters, key=lambda each: len(each.names) == 1):
@@ -97,7 +94,7 @@ class Store:
         if in_node and id(tensor) in self._constants:  # of a function that is called twice
             self._stored[value] = self._constants[id(tensor)]
             return
-        naming = naming_of(value, self._slots.get(value, ()))
+        naming = naming_of(value, self._readers.get(value, ()))
         if naming.packed is not None:
             stored = self._store_parts(value, naming.packed, learnable)
         else:

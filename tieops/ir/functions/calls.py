@@ -9,10 +9,19 @@ import onnx_ir
 from tieops.errors import UnsupportedModelError
 from tieops.ir.scopes import layer_name_of, nested_graphs
 
-__all__ = ["Path", "call_behind", "call_paths", "call_title", "calls_of", "function_graphs"]
+__all__ = [
+    "Path",
+    "bound_attribute",
+    "call_behind",
+    "call_paths",
+    "call_title",
+    "calls_of",
+    "function_graphs",
+]
 
 Path = tuple[onnx_ir.Node, ...]
 """Calls that lead into a body, outermost first."""
+Functions = Mapping[onnx_ir.OperatorIdentifier, onnx_ir.Function]
 MAX_CALLS = 100_000
 """How many function calls a model may make once all are written out."""
 
@@ -84,6 +93,35 @@ def call_behind(model: onnx_ir.Model, node: onnx_ir.Node) -> onnx_ir.Node | None
             seen.add(reader)
             pending.append(reader)
     return None
+
+
+def bound_attribute(
+    node: onnx_ir.Node, name: str, path: Path, functions: Functions
+) -> onnx_ir.Attr | None:
+    """Return an attribute of a node as the calls that lead to it bind it.
+
+    A reference takes what the call gives, else the default of the function, else it is left out.
+
+    Args:
+        node: The node.
+        name: The attribute's name.
+        path: The calls that lead to the node.
+        functions: The model's.
+
+    Returns:
+        None where the attribute is not given, also by a reference that no call on the path binds.
+    """
+    found = node.attributes.get(name)
+    for call in reversed(path):
+        if found is None or not found.is_ref():
+            break
+        outer = found.ref_attr_name or ""
+        found = call.attributes.get(outer)
+        if found is None:
+            found = functions[call.op_identifier()].attributes.get(outer)
+        if found is not None and found.type == onnx_ir.AttributeType.UNDEFINED:
+            return None  # declared without a default
+    return None if found is None or found.is_ref() else found
 
 
 def call_title(call: onnx_ir.Node) -> str:
