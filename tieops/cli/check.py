@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +14,14 @@ from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
-from tieops.importers.remote import is_url, shown
+from tieops.importers.urls import is_url, shown
 from tieops.ir.brief import brief_bytes, counted, printable
-from tieops.ir.readers import Reader, Readers
-from tieops.runtime import Held, ledger_of
-from tieops.runtime.recipe import Recipe
-from tieops.runtime.weights import MIN_BYTES, Memory
-from tieops.select import slots_of
-from tieops.tied_model import TiedModel
+from tieops.runtime.choices import Memory
+
+if TYPE_CHECKING:
+    from tieops.ir.readers import Reader, Readers
+    from tieops.runtime import Held
+    from tieops.tied_model import TiedModel
 
 __all__ = ["check"]
 
@@ -123,6 +123,8 @@ def _untied(model: TiedModel, text: str, path: str) -> Iterator[Finding]:
 
 def _readers(model: TiedModel, name: str) -> set[tuple[str, str]]:
     """Return the readers that own a name of a tensor; else those that are called so."""
+    from tieops.select import slots_of
+
     slots = slots_of(model, name)
     if any(name in (slot.layer, slot.name) for slot in slots):
         return {slot.reader for slot in slots}
@@ -150,6 +152,10 @@ def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:
 
 
 def _undone(path: str, memory: Memory, limits: Limits) -> Iterator[Finding]:
+    from tieops.runtime import ledger_of
+    from tieops.runtime.recipe import Recipe
+    from tieops.runtime.weights import MIN_BYTES
+
     for held in ledger_of(Recipe(path, "cpu", memory, limits=limits)).undone:
         if held.nbytes < MIN_BYTES:
             continue  # nothing is arranged for these, and little is lost

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import tieops
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.ir.brief import printable
-from tieops.runtime import Provider
-from tieops.tied_model import TiedModel
-from tieops.verification import Sandbox
+from tieops.runtime.choices import Provider
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from tieops.tied_model import TiedModel
 
 __all__ = [
     "Json",
@@ -123,13 +124,13 @@ def sizes_of(texts: Sequence[str] | None) -> dict[str, int] | None:
     return sizes or None
 
 
-def sandbox_of(wanted: bool, memory_limit: float, seconds: float) -> Sandbox | None:
+def sandbox_of(wanted: bool, memory_limit: float, seconds: float) -> tieops.Sandbox | None:
     """Return the sandbox that the options ask for, or None.
 
     Raises:
         PreconditionError: If a limit is no limit.
     """
-    return Sandbox(memory_bytes=int(memory_limit * 1e9), seconds=seconds) if wanted else None
+    return tieops.Sandbox(memory_bytes=int(memory_limit * 1e9), seconds=seconds) if wanted else None
 
 
 def as_record(model: TiedModel) -> dict[str, Any]:

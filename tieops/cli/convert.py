@@ -10,8 +10,6 @@ from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, write_model
 from tieops.ir.brief import brief_bytes, counted
-from tieops.passes.base import run
-from tieops.passes.tie import TiePass
 
 __all__ = ["convert"]
 
@@ -42,6 +40,9 @@ def convert(
     tieops convert model.pt2 tied.onnx
     tieops convert exported.onnx tied.onnx
     """
+    from tieops.passes.base import run
+    from tieops.passes.tie import TiePass
+
     check_out(out, as_json=as_json)
     source = reading.model(model)
     tied, result = run(TiePass(), source) if join else (source, None)

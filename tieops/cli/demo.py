@@ -13,10 +13,11 @@ from tieops.cli.streams import check_file
 from tieops.errors import MissingDependencyError
 from tieops.ir.brief import brief_bytes
 from tieops.system.folders import temporary_folder
-from tieops.tied_model import TiedModel
 
 if TYPE_CHECKING:
     import torch
+
+    from tieops.tied_model import TiedModel
 
 __all__ = ["demo"]
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from tieops.analysis.text import print_to
 from tieops.cli.common import Json, print_json, terminal
 from tieops.cli.reading import ModelPath, Reading, reads_models
 
@@ -35,5 +34,7 @@ def inspect(
     found = reading.model(model).analysis
     if as_json:
         print_json(found.to_dict())
-    else:
-        print_to(terminal(), found, path=model, everything=everything)
+        return
+    from tieops.analysis.text import print_to
+
+    print_to(terminal(), found, path=model, everything=everything)

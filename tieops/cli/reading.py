@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -17,10 +17,12 @@ from tieops.cli.streams import is_stdin, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.limits import Limits
-from tieops.importers.remote import is_url, shown
+from tieops.importers.urls import is_url, shown
 from tieops.ir.brief import printable
 from tieops.progress import progress
-from tieops.tied_model import TiedModel
+
+if TYPE_CHECKING:
+    from tieops.tied_model import TiedModel
 
 __all__ = ["Limit", "ModelPath", "Reading", "Trust", "limits_of", "reads_models"]
 

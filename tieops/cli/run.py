@@ -28,10 +28,7 @@ from tieops.cli.common import (
 from tieops.cli.reading import Limit, limits_of
 from tieops.cli.streams import check_file, source_of
 from tieops.errors import PreconditionError
-from tieops.exporters.files import new_file
 from tieops.ir.brief import printable
-from tieops.verification.inputs import make_inputs
-from tieops.verification.sandboxed_sides import SandboxedOnnx
 
 __all__ = ["run"]
 
@@ -63,6 +60,9 @@ def run(
     tieops run tied.onnx --size batch=4 --size sequence=16
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
+    from tieops.verification.inputs import make_inputs
+    from tieops.verification.sandboxed_sides import SandboxedOnnx
+
     refuse_torch(model)
     check_file(None if out is None else _npz(out), "arrays")
     if given:
@@ -146,6 +146,8 @@ def _write_npz(out: Path, outputs: dict[str, Any]) -> None:
 
     numpy's own takes each name for an argument, and one of its arguments is called ``file``.
     """
+    from tieops.exporters.files import new_file
+
     with new_file(_npz(out)) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, value in outputs.items():
             for key, array in _parts(name, value):

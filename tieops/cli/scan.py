@@ -12,7 +12,6 @@ import tieops
 from tieops.cli.common import Json
 from tieops.cli.reading import Limit, limits_of
 from tieops.cli.streams import check_file
-from tieops.fleet.summary import Summary
 
 __all__ = ["scan"]
 
@@ -56,6 +55,8 @@ def scan(
         tieops scan models/ -o found.jsonl
         tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60
     """
+    from tieops.fleet.summary import Summary
+
     check_file(out, "a scan that can go on")
     summary = Summary()
     for record in tieops.scan(

@@ -7,16 +7,18 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 import tieops
 from tieops.errors import ExportError, PreconditionError
-from tieops.exporters.onnx import Written
 from tieops.ir.targets import check_target
 from tieops.system.folders import temporary_folder
-from tieops.tied_model import TiedModel
+
+if TYPE_CHECKING:
+    from tieops.exporters.onnx import Written
+    from tieops.tied_model import TiedModel
 
 __all__ = [
     "check_file",
@@ -179,6 +181,8 @@ def write_model(model: TiedModel, out: Path, **options: Any) -> Written:
     Raises:
         ExportError: If it cannot be written.
     """
+    from tieops.exporters.onnx import Written
+
     if not is_stdout(out):
         return tieops.to_onnx(model, out, **options)
     with temporary_folder() as folder:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import tieops
 from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, is_stdout, write_model
 from tieops.ir.brief import brief_bytes
-from tieops.passes.base import SurgeryPass
-from tieops.passes.dead_branches import RemoveDeadBranchesPass
-from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
-from tieops.passes.replace_head import ReplaceHeadPass
-from tieops.passes.tie import TiePass
-from tieops.passes.untie import UntiePass
-from tieops.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from tieops.passes.base import SurgeryPass
 
 __all__ = ["remove_branches", "remove_outputs", "replace_head", "tie", "untie"]
 
@@ -43,7 +40,7 @@ def _apply(
 ) -> None:
     if not dry_run:
         check_out(out, as_json=as_json, reuse=reuse)
-    report = Pipeline([surgery])(reading.model(model))
+    report = tieops.Pipeline([surgery])(reading.model(model))
     external_data = "reuse" if reuse else None
     written = None if dry_run else write_model(report.model, out, external_data=external_data)
     _, result = report.results[0]
@@ -100,6 +97,8 @@ def tie(
     tieops tie exported.onnx tied.onnx
     tieops tie model.onnx tied.onnx -t emb -t fc
     """
+    from tieops.passes.tie import TiePass
+
     surgery = TiePass(targets=tuple(target or ()), keep=keep or False, include_small=include_small)
     _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
@@ -133,6 +132,8 @@ def untie(
     tieops untie tied.onnx free.onnx -t fc
     tieops untie exported.onnx trainable.onnx --accidental
     """
+    from tieops.passes.untie import UntiePass
+
     surgery = UntiePass(targets=tuple(target or ()), together=together, accidental=accidental)
     _apply(surgery, model, out, reuse=reuse, dry_run=dry_run, reading=reading, as_json=as_json)
 
@@ -167,6 +168,8 @@ def replace_head(
 
     tieops replace-head tied.onnx transfer.onnx --out-features 15 --lr-factor 10
     """
+    from tieops.passes.replace_head import ReplaceHeadPass
+
     surgery = ReplaceHeadPass(
         head=head,
         out_features=out_features,
@@ -205,6 +208,8 @@ def remove_outputs(
     tieops remove-outputs model.onnx smaller.onnx
     tieops remove-outputs model.onnx smaller.onnx --keep logits
     """
+    from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
+
     surgery = RemoveDisconnectedOutputsPass(
         outputs=tuple(output or ()), keep=tuple(keep or ()), unused_inputs=unused_inputs
     )
@@ -225,6 +230,8 @@ def remove_branches(
 
     tieops remove-branches model.onnx smaller.onnx
     """
+    from tieops.passes.dead_branches import RemoveDeadBranchesPass
+
     _apply(
         RemoveDeadBranchesPass(),
         model,

@@ -10,7 +10,7 @@ import typer
 import tieops
 from tieops.cli.common import as_record, print_json, say_nothing
 from tieops.errors import ExportError
-from tieops.runtime import Provider
+from tieops.runtime.choices import Provider
 from tieops.system.folders import temporary_folder
 
 __all__ = ["train_autoencoder"]

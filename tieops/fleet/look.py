@@ -17,7 +17,8 @@ from tieops.fleet.record import Failure, FileMark, FoundDuplicate, FoundTie, Sca
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
-from tieops.importers.remote import SOURCE, RemoteFile, is_url, open_remote
+from tieops.importers.remote import SOURCE, RemoteFile, open_remote
+from tieops.importers.urls import is_url
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import stored_values

@@ -16,7 +16,8 @@ from tieops.fleet.look import look
 from tieops.fleet.record import Failure, ScanRecord
 from tieops.fleet.workers import WorkerPool
 from tieops.importers.limits import Limits
-from tieops.importers.remote import is_url, list_remote, local_path
+from tieops.importers.remote import list_remote
+from tieops.importers.urls import is_url, local_path
 from tieops.progress import advance, progress
 from tieops.system.processes import processors
 

@@ -31,7 +31,8 @@ from tieops.importers.onnx_file import MAPPED_FROM, check_size, read_file, refus
 from tieops.importers.onnx_tensors import shown
 from tieops.importers.onnx_types import settle_declarations
 from tieops.importers.onnx_wire import check_wire, damaged
-from tieops.importers.remote import is_url, local_path, open_remote, settle_remote
+from tieops.importers.remote import open_remote, settle_remote
+from tieops.importers.urls import is_url, local_path
 from tieops.ir.collector import collector_paused
 from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import onnx_ir
+from typing import TYPE_CHECKING
 
 from tieops.errors import printable
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 __all__ = ["brief", "brief_bytes", "brief_dtype", "counted", "printable"]
 
@@ -22,6 +24,7 @@ def brief_dtype(dtype: onnx_ir.DataType | None) -> str:
     """Return the short name of an ONNX data type.
 
     Example:
+        >>> import onnx_ir
         >>> brief_dtype(onnx_ir.DataType.BFLOAT16), brief_dtype(onnx_ir.DataType.INT4)
         ('bf16', 'int4')
     """
@@ -32,6 +35,7 @@ def brief(dtype: onnx_ir.DataType | None, shape: Iterable[object] | None) -> str
     """Return dtype and shape as one word; an unknown rank is ``[...]``, an unknown size ``?``.
 
     Example:
+        >>> import onnx_ir
         >>> brief(onnx_ir.DataType.FLOAT, (50257, 768))
         'f32[50257,768]'
     """

@@ -6,11 +6,11 @@ from tieops._lazy import lazy
 
 if TYPE_CHECKING:
     # `sessions` stays in its module: here its name is the module of `session`.
+    from tieops.runtime.choices import Provider
     from tieops.runtime.group import Sessions
     from tieops.runtime.ledger import ledger_of, resident_bytes
     from tieops.runtime.ports import Port
     from tieops.runtime.providers import cuda_blocker, environment
-    from tieops.runtime.recipe import Provider
     from tieops.runtime.resident import Held, ResidentBytes
     from tieops.runtime.sessions import Session, session
     from tieops.runtime.source import Runnable
@@ -35,7 +35,7 @@ __getattr__ = lazy(
     {
         "Held": "tieops.runtime.resident",
         "Port": "tieops.runtime.ports",
-        "Provider": "tieops.runtime.recipe",
+        "Provider": "tieops.runtime.choices",
         "ResidentBytes": "tieops.runtime.resident",
         "Runnable": "tieops.runtime.source",
         "Session": "tieops.runtime.sessions",

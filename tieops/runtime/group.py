@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.mapped import map_tensor
 from tieops.runtime.opening import blocker_of, create
 from tieops.runtime.providers import (
@@ -17,11 +18,11 @@ from tieops.runtime.providers import (
     onnxruntime_errors,
     onnxruntime_module,
 )
-from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
+from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.sessions import Session
 from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
-from tieops.runtime.weights import Arranged, Memory, hand_over
+from tieops.runtime.weights import Arranged, hand_over
 
 __all__ = ["Sessions", "sessions"]
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
+from tieops.runtime.choices import Memory, Provider
 from tieops.runtime.providers import onnxruntime_module
-from tieops.runtime.weights import Memory, check_memory
 
-__all__ = ["Provider", "Recipe", "check_choices", "settings_of"]
-
-Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
-"""What is asked to run a model."""
+__all__ = ["Recipe", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -38,34 +34,6 @@ class Recipe:
     optimize: bool = True
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
-
-
-def check_choices(provider: object, memory: object, options: object, threads: object) -> None:
-    """Refuse what no session can be opened with, before anything is done.
-
-    Raises:
-        PreconditionError: If it is none of the providers or memory modes, no mapping of entries, or
-            no number of threads.
-    """
-    if provider not in ("auto", "cuda", "cpu"):
-        raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
-    check_memory(memory)
-    if options is not None and not (
-        isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
-    ):
-        raise PreconditionError(
-            "options are no configuration entries by name",
-            {"given": repr(options)},
-            'pass names and values: {"session.disable_prepacking": "1"}',
-        )
-    if threads is not None and (
-        isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 2**15
-    ):
-        raise PreconditionError(
-            f"threads={threads!r} is no number of threads",
-            None,
-            "give an int of 1 or more; None or 0 leaves it to ONNX Runtime",
-        )
 
 
 def settings_of(recipe: Recipe) -> Any:

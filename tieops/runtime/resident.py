@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.runtime.choices import Memory, Provider
 from tieops.runtime.probe import Measured
-from tieops.runtime.recipe import Provider
-from tieops.runtime.weights import Memory
 
 __all__ = ["Copy", "Held", "Place", "ResidentBytes", "Verdict"]
 

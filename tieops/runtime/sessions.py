@@ -12,17 +12,18 @@ import numpy as np
 from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import printable
+from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.opening import open_recipe
 from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, check_feeds, fitted
 from tieops.runtime.providers import (
     onnxruntime_module,
 )
-from tieops.runtime.recipe import Provider, Recipe, check_choices, settings_of
+from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.running import run_arrays, run_bound
 from tieops.runtime.source import Folder, Runnable, limits_for, mark_of, source
 from tieops.runtime.tensors import tensors_of, to_host, torch_module
-from tieops.runtime.weights import Arranged, Memory
+from tieops.runtime.weights import Arranged
 
 if TYPE_CHECKING:
     import torch

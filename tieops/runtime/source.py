@@ -14,7 +14,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.limits import UNLIMITED, Limits
-from tieops.importers.remote import is_url, shown
+from tieops.importers.urls import is_url, shown
 from tieops.ir.brief import printable
 from tieops.ir.edit import copy_model
 from tieops.ir.scopes import all_graphs

@@ -20,25 +20,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 
-from tieops.errors import PreconditionError, UnsupportedModelError
+from tieops.errors import UnsupportedModelError
 from tieops.importers.external_data import DataFolder
 from tieops.importers.limits import Limits
 from tieops.importers.onnx import read_proto
+from tieops.runtime.choices import Memory
 from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.stored import StoredWeight, stored_weights
 from tieops.system.memory import trim_heap
 
-__all__ = ["Arranged", "Memory", "arrange", "check_memory", "hand_over"]
+__all__ = ["Arranged", "arrange", "hand_over"]
 
-Memory: TypeAlias = Literal["packed", "mapped", "default"]
-"""What the CPU holds of tied weights."""
 MIN_BYTES = 1_000_000
 """Smaller weights are not worth a mapping of their own."""
 MAX_GRAPH_BYTES = 64_000_000
@@ -76,18 +75,6 @@ class Arranged:
         """Tell that the session has run: what it looked up in the originals may go again."""
         if self.packed:
             give_back_again(self.packed)
-
-
-def check_memory(memory: object) -> None:
-    """Refuse what is no memory mode.
-
-    Raises:
-        PreconditionError: If the mode is none of the three.
-    """
-    if memory not in ("packed", "mapped", "default"):
-        raise PreconditionError(
-            f"unknown memory mode {memory!r}", {}, "use 'packed', 'mapped' or 'default'"
-        )
 
 
 def arrange(

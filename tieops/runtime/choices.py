@@ -1,0 +1,55 @@
+"""What a session can be asked for by name, and what is refused; this loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from tieops.errors import PreconditionError
+
+__all__ = ["Memory", "Provider", "check_choices"]
+
+Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
+"""What is asked to run a model."""
+Memory: TypeAlias = Literal["packed", "mapped", "default"]
+"""What the CPU holds of tied weights."""
+
+
+def check_choices(provider: object, memory: object, options: object, threads: object) -> None:
+    """Refuse what no session can be opened with, before anything is done.
+
+    Raises:
+        PreconditionError: If it is none of the providers or memory modes, no mapping of entries, or
+            no number of threads.
+    """
+    if provider not in ("auto", "cuda", "cpu"):
+        raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
+    _check_memory(memory)
+    if options is not None and not (
+        isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+    ):
+        raise PreconditionError(
+            "options are no configuration entries by name",
+            {"given": repr(options)},
+            'pass names and values: {"session.disable_prepacking": "1"}',
+        )
+    if threads is not None and (
+        isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 2**15
+    ):
+        raise PreconditionError(
+            f"threads={threads!r} is no number of threads",
+            None,
+            "give an int of 1 or more; None or 0 leaves it to ONNX Runtime",
+        )
+
+
+def _check_memory(memory: object) -> None:
+    """Refuse what is no memory mode.
+
+    Raises:
+        PreconditionError: If the mode is none of the three.
+    """
+    if memory not in ("packed", "mapped", "default"):
+        raise PreconditionError(
+            f"unknown memory mode {memory!r}", {}, "use 'packed', 'mapped' or 'default'"
+        )
