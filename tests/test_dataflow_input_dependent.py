@@ -31,6 +31,16 @@ def test_what_depends_on_the_inputs(body: str, want: set[str]) -> None:
     assert reached(graph(f"g (float[3,4] x) => (float[3,4] y) {{ {body} }}", **W)) == want
 
 
+@pytest.mark.parametrize(("domain", "want"), [("my", {"a", "y"}), ("com.microsoft", set())])
+def test_somebodys_own_operator_may_be_random(domain: str, want: set[str]) -> None:
+    model = onnx_ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["": 20, "{domain}": 1]>
+        g (float[4] x) => (float[4] y) <float[4] w = {{1, 2, 3, 4}}>
+        {{ a = {domain}.Gelu(w)  y = Neg(a) }}"""
+    )
+    assert reached(model) == want
+
+
 @pytest.mark.parametrize(
     ("condition", "then", "want"),
     [

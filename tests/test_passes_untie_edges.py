@@ -125,41 +125,28 @@ def test_together_of_joined_slots():
 # -- functions ------------------------------------------------------------------------------------
 
 
-def test_constant_that_one_function_reads_twice_and_is_called_twice():
-    model = made(
-        "g (float[2,8] x) => (float[2,8] y) { h = f.lin(x)  y = f.lin(h) }",
-        ["lin (a) => (o) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"],
-    )
-    and_back(model, {"x": X})
+LINEAR = "lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }"
+TWO_PRODUCTS = "lin (a) => (o) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"
 
 
-def test_constant_that_one_function_reads_twice():
-    model = made(
-        "g (float[2,8] x) => (float[2,8] y) { y = f.lin(x) }",
-        ["lin (a) => (o) { " + CONSTANT + "b = MatMul(a, w)  o = MatMul(b, w) }"],
-    )
-    and_back(model, {"x": X})
-
-
-def test_constant_in_a_function_that_another_calls_three_times():
-    model = made(
-        "g (float[2,8] x) => (float[2,8] y) { y = f.outer(x) }",
-        [
-            "lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }",
-            "outer (a) => (o) { b = f.lin(a)  c = f.lin(b)  o = f.lin(c) }",
-        ],
-    )
-    and_back(model, {"x": X})
-
-
-def test_constant_in_nested_calls_of_both_functions():
-    model = made(
-        "g (float[2,8] x) => (float[2,8] y) { h = f.outer(x)  y = f.outer(h) }",
-        [
-            "lin (a) => (o) { " + CONSTANT + "o = MatMul(a, w) }",
-            "outer (a) => (o) { b = f.lin(a)  o = f.lin(b) }",
-        ],
-    )
+@pytest.mark.parametrize(
+    ("calls", "functions"),
+    [
+        ("h = f.lin(x)  y = f.lin(h)", [TWO_PRODUCTS]),
+        ("y = f.lin(x)", [TWO_PRODUCTS]),
+        (
+            "y = f.outer(x)",
+            [LINEAR, "outer (a) => (o) { b = f.lin(a)  c = f.lin(b)  o = f.lin(c) }"],
+        ),
+        (
+            "h = f.outer(x)  y = f.outer(h)",
+            [LINEAR, "outer (a) => (o) { b = f.lin(a)  o = f.lin(b) }"],
+        ),
+    ],
+    ids=["read and called twice", "read twice", "called three times", "nested calls"],
+)
+def test_constant_of_a_function(calls, functions):
+    model = made(f"g (float[2,8] x) => (float[2,8] y) {{ {calls} }}", functions)
     and_back(model, {"x": X})
 
 

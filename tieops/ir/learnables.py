@@ -249,7 +249,7 @@ class Learnables:
                 if is_concat(at) and not is_uniform(value):
                     return True
                 continue
-            if source is Source.PLACES and not moves_values(at):
+            if source is Source.POSITIONS and not moves_values(at):
                 continue
             for output in at.outputs:
                 for reader, index in output.uses():

@@ -40,8 +40,8 @@ class Source(enum.IntEnum):
 
     STORED = 0
     """Stored tensors alone: the same on every run."""
-    PLACES = 1
-    """Sizes and numbers of places too: integers that were never looked up or multiplied."""
+    POSITIONS = 1
+    """Sizes and positions too: integers that were never looked up or multiplied."""
     DATA = 2
     """What a caller computes with: float inputs, looked-up rows, what layers made."""
 
@@ -79,13 +79,13 @@ class Provenance:
 
     def _made(self, node: onnx_ir.Node) -> Source:
         if counts_positions(node):
-            return Source.PLACES
+            return Source.POSITIONS
         if next(subgraphs_of(node), None) is not None or not is_pure(node):
             return Source.DATA  # a body may read anything
         sources = [self._sources[v] for v in node.inputs if v is not None]
         strongest = max(sources, default=Source.DATA if node.inputs == () else Source.STORED)
-        if strongest is Source.PLACES and self._is_layer(node):
-            return Source.PLACES if self.becomes_sinusoid(node.outputs[0]) else Source.DATA
+        if strongest is Source.POSITIONS and self._is_layer(node):
+            return Source.POSITIONS if self.becomes_sinusoid(node.outputs[0]) else Source.DATA
         return strongest
 
     def _is_layer(self, node: onnx_ir.Node) -> bool:
@@ -198,7 +198,7 @@ def _begin(value: onnx_ir.Value) -> Source:
     dtype = value.dtype
     if dtype is None or dtype.is_floating_point():
         return Source.DATA
-    return Source.PLACES
+    return Source.POSITIONS
 
 
 def _other(node: onnx_ir.Node, value: onnx_ir.Value) -> onnx_ir.Value | None:

@@ -9,6 +9,7 @@ import onnx_ir
 
 from tieops.ir.dataflow.regions import Flow, Functions, RegionInterface
 from tieops.ir.operators.predicates import is_random
+from tieops.ir.operators.traits import is_pure
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["input_dependent_values"]
@@ -26,7 +27,8 @@ def input_dependent_values(model: onnx_ir.Model) -> set[onnx_ir.Value]:
 
     Each output of an If, a Loop, a Scan or a function call depends on what it is made from there,
     and on what decides whether or how often it is made. Inputs that merely override a stored tensor
-    do not count; random operators do, for what they compute is no constant either.
+    do not count; random operators do, for what they compute is no constant either, and so does
+    somebody's own operator, which may be one.
     """
     summaries = _summaries(model.functions)
     fed = {value: _CHANCE for value in model.graph.inputs if not value.is_initializer()}
@@ -91,7 +93,7 @@ def _propagated(
             )
             continue
         flows += interface.flows()
-        if is_call or is_random(node):
+        if is_call or is_random(node) or not is_pure(node):
             found.update((output, _CHANCE) for output in node.outputs)
     readers: dict[onnx_ir.Value, list[int]] = {}
     for index, (sources, _) in enumerate(flows):

@@ -17,6 +17,7 @@ import onnx_ir
 from tieops.exporters.torch.ops import host
 from tieops.exporters.torch.ops.shape import shape_of, size_of
 from tieops.ir.operators.identity import is_standard
+from tieops.ir.operators.predicates import is_shape
 from tieops.ir.scopes import nested_graphs
 
 __all__ = ["ON_INTEGERS", "SymbolicInts", "find_symbolic_ints", "literal_of"]
@@ -174,7 +175,7 @@ def _host(node: onnx_ir.Node, found: Mapping[onnx_ir.Value, SymbolicInts]) -> Sy
     if node.op_type == "ConstantOfShape":
         # As many numbers as a shape has sizes; as many as a size says would be data.
         maker = operands[0].producer()
-        computed = maker is None or (maker.op_type == "Shape" and maker.inputs[0] in found)
+        computed = maker is None or (is_shape(maker) and maker.inputs[0] in found)
     if len(inputs) < len(known) or not inputs or not computed:
         return None
     rank = rule(node, inputs)
