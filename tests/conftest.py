@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,16 @@ settings.load_profile("tieops")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 DRIVER = shutil.which("chromedriver")
 FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
+
+
+_IN_TEST_ALL = {"test_render_browser.py": "selenium", "test_site.py": "mkdocs"}
+collect_ignore = [file for file, package in _IN_TEST_ALL.items() if not find_spec(package)]
+
+
+def pytest_report_header() -> str | None:
+    """Say which files need packages that are not here."""
+    files = ", ".join(collect_ignore)
+    return f'without {files}: pip install -e ".[test-all]"' if files else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import onnx
 import onnx_ir
@@ -106,7 +105,10 @@ def test_an_executor_of_the_standard_library(models: Path) -> None:
     assert [record.error is None for record in records] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_cluster_of_dask(models: Path) -> None:
+    import distributed
+
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
