@@ -10,8 +10,8 @@ import pytest
 import tieops
 from tests.properties.random_chains import Program, other_feeds, run
 
-BLOCKS = range(12)
-PER_BLOCK = 15
+BLOCKS = range(8)
+PER_BLOCK = 25
 
 
 def shared_weight(seed: int) -> Program:
@@ -55,15 +55,19 @@ def test_untie_and_tie_again_compute_what_the_model_computed(block: int) -> None
 
 
 def before_output(seed: int) -> Program:
-    """Return a program with a head whose classes go through a chain to the output."""
+    """Return a program with a head between two chains: of its weight, and to the output."""
     program = Program(seed)
     rng = program.rng
-    data = program.feed("x", program.weight((3, 4)), symbolic=rng.random() < 0.3)
     weight = program.store("fc.weight", program.weight((4, 6)))
-    classes = program.node("MatMul", [data, weight])
+    moved, shape = program.chain(weight, (4, 6), int(rng.integers(3)))
+    if len(shape) != 2:
+        moved, shape = weight, (4, 6)
+    rows, count = shape
+    data = program.feed("x", program.weight((3, rows)), symbolic=rng.random() < 0.3)
+    classes = program.node("MatMul", [data, moved])
     if rng.random() < 0.5:
-        classes = program.node("Add", [classes, program.store("fc.bias", program.weight((6,)))])
-    value, _ = program.chain(classes, (3, 6), int(rng.integers(1, 5)))
+        classes = program.node("Add", [classes, program.store("fc.bias", program.weight((count,)))])
+    value, _ = program.chain(classes, (3, count), int(rng.integers(1, 5)))
     program.returns(program.node("Relu", [value]))
     return program
 
@@ -84,7 +88,9 @@ def test_replace_head_refuses_or_declares_what_the_runtime_gives(block: int, fea
         program = before_output(seed)
         proto = program.proto()
         model = tieops.from_onnx(proto)
-        names = [each.name for each in (*proto.graph.node, *(f.node[-1] for f in proto.functions))]
+        nodes = (*proto.graph.node, *(function.node[-1] for function in proto.functions))
+        names = [*(each.name for each in nodes), *(layer.name for layer in model.layers)]
+        names += [output.name for output in proto.graph.output]
         try:
             small = tieops.replace_head(model, out_features=features)
         except tieops.TieopsError as error:

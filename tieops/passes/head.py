@@ -26,6 +26,7 @@ from tieops.ir.operators.predicates import (
 )
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.parameter import Slot
+from tieops.ir.view import Shape
 from tieops.select import one_layer, slots_of
 from tieops.tied_model import TiedModel
 
@@ -162,7 +163,13 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
         )
     bias = next((slot for slot in layer.slots if _is_bias(slot, weight)), None)
     seen = node.inputs[weight.index]
-    shape = weight.view.shape
+    shape = _arriving_shape(weight, seen)
+    if shape is None:
+        raise PreconditionError(
+            f"the weight of {printable(layer.name)} is computed, and its shape is not known",
+            {"weight": seen, "node": f"{node.op_type} {printable(node.name or '')}".strip()},
+            "name a layer that reads its weight as it is stored",
+        )
     ranks = (3, 4, 5) if is_convolution(node) else (2,)
     if weight.index != 1 or len(shape) not in ranks or seen is None:
         raise PreconditionError(
@@ -201,6 +208,15 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
             "run shape inference on the model first",
         )
     return Head(layer, weight, bias, x, out, (ins,), outs, rank - 1)
+
+
+def _arriving_shape(weight: Slot, seen: onnx_ir.Value | None) -> Shape | None:
+    """Return the shape of what a layer reads; None where a computation of it does not tell."""
+    if not weight.view.computed:
+        return weight.view.shape
+    if seen is None or seen.shape is None or not seen.shape.is_static():
+        return None
+    return tuple(int(size) for size in seen.shape.numpy())
 
 
 def _has_computed_bias(node: onnx_ir.Node, bias: Slot | None) -> bool:
