@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir
 import pytest
+import torch
 
 import tieops
 from tests.properties.random_chains import Program, other_feeds, run
@@ -52,6 +53,21 @@ def test_untie_and_tie_again_compute_what_the_model_computed(block: int) -> None
                     assert one.shape == two.shape, seed
                     assert np.array_equal(one, two), seed
     assert untied_some
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_to_torch_computes_what_the_runtime_computes(block: int) -> None:
+    for seed in range(block * PER_BLOCK, (block + 1) * PER_BLOCK):
+        program = shared_weight(seed)
+        proto = program.proto()
+        model = tieops.from_onnx(proto)
+        given = [each.name for each in model.ir.graph.inputs if not each.is_initializer()]
+        feeds = {name: program.feeds[name] for name in given}
+        found = tieops.to_torch(model)(*(torch.tensor(array) for array in feeds.values()))
+        ran = run(proto, feeds)
+        assert ran is not None, seed
+        for one, two in zip(found if isinstance(found, tuple) else (found,), ran, strict=True):
+            assert np.array_equal(one.detach().numpy(), two), seed
 
 
 def before_output(seed: int) -> Program:
