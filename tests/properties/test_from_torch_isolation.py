@@ -161,6 +161,7 @@ def _of_process() -> dict[str, Any]:
         "dynamo": torch._dynamo.config.fake_tensor_cache_enabled,  # pyright: ignore
         "exporting": (torch.compiler.is_exporting(), torch.onnx.is_in_onnx_export()),
         "forwards": [each.forward for each in (nn.LSTM, nn.GRU, nn.RNN, nn.Linear)],
+        "decompositions": torch.export.ExportedProgram.run_decompositions,
         "calls": (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__setattr__),
         "warnings": ([*warnings.filters], warnings.showwarning),
         "loggers": loggers,

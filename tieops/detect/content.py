@@ -22,11 +22,12 @@ import onnx_ir
 from tieops.detect.bits import Bits, bit_equal, blocks
 from tieops.detect.stored import StoredBits
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import AXES, is_made_up, origin_of
+from tieops.ir.names import AXES, origin_of
 from tieops.ir.parameter import Parameter
 from tieops.ir.ranged import RangedTensor, elements_at, prefetch
 from tieops.ir.storage import storage_key
 from tieops.ir.ties import Duplicate
+from tieops.ir.torch_kinds import has_generated_name
 from tieops.ir.view import Shape, relative
 from tieops.progress import advance, progress
 
@@ -187,7 +188,7 @@ def _rank(parameter: Parameter) -> int:
     """
     if origin_of(parameter.value) == parameter.name and AXES not in parameter.value.metadata_props:
         return 0
-    return 2 if is_made_up(parameter.name) else 1
+    return 2 if has_generated_name(parameter.value, parameter.name) else 1
 
 
 class _Bucket:

@@ -23,6 +23,7 @@ from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gra
 from tieops.importers.limits import UNLIMITED
 from tieops.importers.lr_factors import lr_factors, note_lr_factors
 from tieops.importers.onnx import from_onnx
+from tieops.importers.program_names import ProgramNames, exporting_names
 from tieops.importers.quiet import quiet
 from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations
 from tieops.importers.sharing import share
@@ -40,7 +41,7 @@ from tieops.importers.torch_isolation import isolated
 from tieops.importers.torch_ports import check_port_names, name_ports
 from tieops.importers.torch_record import note_learnables
 from tieops.ir.brief import printable
-from tieops.ir.edit import copy_model, release_removed
+from tieops.ir.edit import NameAuthority, copy_model, release_removed, rename_initializer
 from tieops.ir.operators.identity import opset_version
 from tieops.progress import progress
 from tieops.tied_model import TiedModel
@@ -151,19 +152,21 @@ def from_torch(
     factors = lr_factors(source) if isinstance(source, torch.nn.Module) else {}
     with progress(f"exporting {type(source).__name__}"):
         own_args, own_kwargs = _own((tuple(args), dict(kwargs or {})))
-        program, gaps = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
+        program, names, gaps = _export(source, own_args, own_kwargs, dynamic_shapes, opset)
     model = program.model
-    record_calls(model, program.exported_program)
+    assert program.exported_program is not None
+    exported = names.original(program.exported_program)
+    if _SIGNATURE in model.graph.metadata_props:
+        model.graph.metadata_props[_SIGNATURE] = str(exported.graph_signature)
+    record_calls(model, exported)
     if opset is not None and opset_version(model.opset_imports) != opset:
         raise ExportError(
             f"torch cannot export {type(source).__name__} to opset {opset}",
             {"asked for": opset, "came out": opset_version(model.opset_imports)},
             "leave opset= out, or convert the file with onnx.version_converter",
         )
-    exported = program.exported_program
-    assert exported is not None
     tensors = _named_tensors(source if is_module else exported)
-    stored = _stored_by_fqn(model, exported)
+    stored = _named_by_fqn(model, names)
     if not model.graph.outputs:
         raise ExportError(
             f"expected a forward that returns a tensor, got none from {type(source).__name__}",
@@ -210,7 +213,7 @@ def _export(
     kwargs: dict[str, Any],
     dynamic_shapes: Any,
     opset: int | None,
-) -> tuple[torch.onnx.ONNXProgram, GradientGaps]:
+) -> tuple[torch.onnx.ONNXProgram, ProgramNames, GradientGaps]:
     module = source if isinstance(source, torch.nn.Module) else None
     with ExitStack() as stack:
         stack.enter_context(isolated(module))
@@ -222,6 +225,7 @@ def _export(
         else:
             assert isinstance(source, torch.export.ExportedProgram)
             gaps = gaps_in_graph(source)
+        names = stack.enter_context(exporting_names())
         try:
             program = torch.onnx.export(
                 source,  # pyright: ignore[reportArgumentType] - its stub forgets ExportedProgram
@@ -235,7 +239,7 @@ def _export(
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, IndexError) as error:
-            gist = _gist(error)
+            gist = _gist(names.text(str(error)))
             # An IndexError is of an axis that an input lacks; torch wraps those of a forward.
             about_sizes = dynamic_shapes is not None and (
                 "dynamic_shapes" in gist or isinstance(error, IndexError)
@@ -249,16 +253,17 @@ def _export(
             ) from error
     if program is None:
         raise ExportError(f"torch exported nothing for {type(source).__name__}")
-    return program, gaps
+    return program, names, gaps
 
 
+_SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MAX_GIST_LINES = 4
 
 
-def _gist(error: BaseException) -> str:
+def _gist(message: str) -> str:
     """Return what torch's exporter says went wrong, without its advice, colours and traces."""
-    text = _ANSI.sub("", str(error))
+    text = _ANSI.sub("", message)
     _, found, summary = text.partition("## Exception summary")
     lines = [line.strip() for line in (summary if found else text).splitlines() if line.strip()]
     return printable(" ".join(lines[:MAX_GIST_LINES]))
@@ -306,18 +311,18 @@ def _named_tensors(
     return plain_tensors(tensors)
 
 
-def _stored_by_fqn(
-    model: onnx_ir.Model, exported: torch.export.ExportedProgram
-) -> dict[str, onnx_ir.Value]:
-    """Return the initializer of each parameter and buffer.
+def _named_by_fqn(model: onnx_ir.Model, names: ProgramNames) -> dict[str, onnx_ir.Value]:
+    """Give each parameter and buffer its FQN; return the initializer of each.
 
-    The exporter calls it by its FQN, unless an input or another value has that name already.
+    Where an input or another value has that name already, it gets the next one that is free.
     """
-    targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs}
     found: dict[str, onnx_ir.Value] = {}
-    for value in model.graph.initializers.values():
-        placeholder = value.metadata_props.get("pkg.torch.onnx.original_node_name", "")
-        found[targets.get(placeholder) or value.name or ""] = value
+    authority = NameAuthority(model)
+    for value in list(model.graph.initializers.values()):
+        fqn = names.fqn(value.name or "")
+        found[fqn] = value
+        if fqn != value.name:
+            rename_initializer(value, fqn, authority)
     return found
 
 
@@ -359,7 +364,7 @@ def _from_torchscript(
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(
                 "torch cannot export this TorchScript program",
-                {"torch says": _gist(error)},
+                {"torch says": _gist(str(error))},
                 "export the original module with torch.export.save and pass the .pt2",
             ) from error
     return from_onnx(onnx.load_from_string(buffer.getvalue()), limits=UNLIMITED).ir, apart

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 import onnx_ir
 
 from tieops.ir.metadata import parsed, whole_texts
-from tieops.ir.names import FROZEN, LEARNABLE, TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.names import FROZEN, LEARNABLE, TORCH_KIND, TORCH_PERSISTENT, is_made_up
 
 __all__ = [
     "Kind",
     "copy_kind",
+    "has_generated_name",
     "is_frozen",
     "is_noted_learnable",
     "is_said_in_state",
@@ -52,6 +53,15 @@ def is_said_in_state(value: onnx_ir.Value) -> bool:
     if word is Kind.BUFFER:
         return value.metadata_props.get(TORCH_PERSISTENT) != "False"
     return word is Kind.PARAMETER
+
+
+def has_generated_name(value: onnx_ir.Value, name: str) -> bool:
+    """Return whether an exporter invented this name of a stored tensor.
+
+    A module may call its own what an exporter would: the parameters of a ParameterList are numbers.
+    What torch names as a parameter or a buffer has the module's name.
+    """
+    return is_made_up(name) and word_of(value) not in (Kind.PARAMETER, Kind.BUFFER)
 
 
 def note_kind(

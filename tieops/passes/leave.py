@@ -21,7 +21,6 @@ from tieops.ir.names import (
     PACKED,
     aliases_of,
     forget_evidence,
-    is_made_up,
     keep_packed_names,
     lr_factor_of,
     origin_of,
@@ -37,7 +36,7 @@ from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
 from tieops.ir.readers import Reader, Readers
-from tieops.ir.torch_kinds import copy_kind
+from tieops.ir.torch_kinds import copy_kind, has_generated_name
 from tieops.ir.view import Shape, View
 from tieops.passes.base import Change
 
@@ -280,7 +279,7 @@ class Leaver:
     def name_module(self, parameter: Parameter, slots: Sequence[Slot]) -> None:
         """Call what a module keeps as the module does, where its name was the exporter's."""
         value, graph = parameter.value, parameter.value.graph
-        if not is_made_up(parameter.name) or not isinstance(graph, onnx_ir.Graph):
+        if not has_generated_name(value, parameter.name) or not isinstance(graph, onnx_ir.Graph):
             return
         if not value.is_initializer() or value.is_graph_input():
             return

@@ -23,7 +23,6 @@ from tieops.ir.evidence import Evidence
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import (
     add_names,
-    is_made_up,
     join_packed_names,
     origin_of,
     recorded_names,
@@ -31,7 +30,7 @@ from tieops.ir.names import (
 )
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import scope_of, stored_values
-from tieops.ir.torch_kinds import join_kinds, word_of
+from tieops.ir.torch_kinds import has_generated_name, join_kinds, word_of
 from tieops.ir.view import relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
@@ -221,7 +220,7 @@ class _Joiner:
     def _is_made_up(self, parameter: Parameter, name: str) -> bool:
         """Tell whether an exporter made a name up: torch's says what came from the module."""
         folded = self._kinds_are_known and word_of(parameter.value) is None
-        return is_made_up(name) or (folded and "." not in name)
+        return has_generated_name(parameter.value, name) or (folded and "." not in name)
 
     def _names(self, parameter: Parameter) -> list[str]:
         """Return the names a tensor is known by; if an exporter made them up, its slots' names."""

@@ -116,7 +116,7 @@ class TorchSide:
 
         if isinstance(self.model, torch.nn.Module):
             return [*torch_side.run_module(self.model, feeds, self.layout)]
-        self._program = self._program or self.model.module()
+        self._program = self._program or torch_side.module_of(self.model)
         return [*torch_side.run_program(self.model, self._program, feeds)]
 
     def close(self) -> None:

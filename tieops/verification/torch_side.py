@@ -155,6 +155,13 @@ def _nested(
     return (args, kwargs) if isinstance(args, tuple) and isinstance(kwargs, dict) else None
 
 
+def module_of(program: torch.export.ExportedProgram) -> torch.nn.Module:
+    """Return the module that runs an exported program, whatever its tensors are called."""
+    from tieops.importers.program_names import ProgramNames
+
+    return ProgramNames().neutral(program).module()
+
+
 def run_program(
     program: torch.export.ExportedProgram, module: torch.nn.Module, feeds: Mapping[str, _Array]
 ) -> list[_Array]:
@@ -162,7 +169,7 @@ def run_program(
 
     Args:
         program: The program, which knows its inputs.
-        module: ``program.module()``, which is slow to make.
+        module: What ``module_of`` made of it, which takes time.
         feeds: Arrays by the names of its user inputs; if those are other names, in its order.
 
     Returns:
@@ -219,8 +226,8 @@ def _same_buffers(module: torch.nn.Module) -> Generator[None]:
         for owner, name, buffer, values in before:
             if not _equal(buffer, values):
                 buffer.copy_(values)
-            if getattr(owner, name, None) is not buffer:
-                setattr(owner, name, buffer)
+            # In the table itself: an attribute of that name may be the class's own.
+            owner._buffers[name] = buffer  # pyright: ignore[reportPrivateUsage]
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.graph import Program, Translator
-from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.module import converted
 from tieops.exporters.torch.ops.symbolic_ints import find_symbolic_ints
 from tieops.exporters.torch.store import Store
 from tieops.importers.lr_factors import set_lr_factor
@@ -41,7 +43,9 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
         A module in ``eval()`` mode. Its forward takes the graph's inputs in order, under their
         names, and returns the only output or a tuple of all. ``module.code`` is the program as
         Python; ``module.meta`` has ``input_names`` and ``output_names``. Learn-rate factors lie
-        with the layers, where ``tieops.param_groups`` reads them.
+        with the layers, where ``tieops.param_groups`` reads them. Where the model itself has a
+        layer or a parameter of a name that a GraphModule needs (``graph``, ``code``, ``meta``, …),
+        it is a plain ``nn.Module``, and that name is the layer's.
 
     Raises:
         UnsupportedModelError: If an operator, an attribute or a dtype of the model is not known;
@@ -69,15 +73,20 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     _note_constants(ir)
     untie_in_place(ir, accidental=True)
     prepared = TiedModel(ir)
-    module = ConvertedModule(nn.Module(), fx.Graph())
-    store = Store(prepared, module)
+    content = nn.Module()
+    store = Store(prepared, content)
     program = Program(ir, store, find_symbolic_ints(ir.graph))
-    module.graph = Translator(program, ir.graph, module, None).run(prepared.inputs)
-    module.meta["input_names"] = tuple(value.name for value in prepared.inputs)
-    module.meta["output_names"] = tuple(value.name for value in ir.graph.outputs)
+    graph = Translator(program, ir.graph, content, None).run(prepared.inputs)
+    if not hasattr(content, "meta"):
+        vars(content)["meta"] = {
+            "input_names": tuple(value.name for value in prepared.inputs),
+            "output_names": tuple(value.name for value in ir.graph.outputs),
+        }
+    owners = dict(content.named_modules(remove_duplicate=False))
     for name, factor in store.lr_factors.items():
         owner, _, key = name.rpartition(".")
-        set_lr_factor(module.get_submodule(owner), key, factor)
+        set_lr_factor(owners[owner], key, factor)
+    module: Any = converted(content, graph)
     return module.eval()
 
 

@@ -12,7 +12,8 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch.module import ConvertedModule
+from tieops.exporters.torch.attributes import read
+from tieops.exporters.torch.module import converted, is_of_graph_module
 from tieops.exporters.torch.names import identifier
 from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
@@ -147,7 +148,7 @@ class Translator:
 
     def _read(self, value: onnx_ir.Value, form: str) -> Any:
         stored = self._program.store.place(value)
-        nodes = tuple(self.graph.get_attr(target) for target in stored.targets)
+        nodes = tuple(read(self.graph, self._module, target) for target in stored.targets)
         if stored.packed is None:
             if stored.perm is None:
                 return nodes[0]
@@ -283,15 +284,14 @@ class Translator:
         handed: dict[str, Any] = {}
         for name, attribute in node.attributes.items():
             if attribute.type == onnx_ir.AttributeType.GRAPH:
-                inner = ConvertedModule(nn.Module(), fx.Graph())
+                inner = nn.Module()
                 translator = Translator(self._program, attribute.as_graph(), inner, self)
                 graph = translator.run(attribute.as_graph().inputs)
-                kwargs[name] = inner
-                inner.graph = graph
+                kwargs[name] = converted(inner, graph)
                 if translator.captured:
                     handed[name] = tuple(translator.captured)
         name = identifier(node.name or f"{node.op_type}_{len(self.graph.nodes)}")
-        while hasattr(self._module, name):
+        while hasattr(self._module, name) or is_of_graph_module(name):
             name += "_"
         self._module.add_module(name, entry.target(**kwargs))
         return self.graph.create_node("call_module", name, tuple(args), handed)

@@ -14,12 +14,12 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import unpack
 from tieops.ir.metadata import parsed, whole_texts
-from tieops.ir.names import AXES, PACKED, aliases_of, is_made_up
+from tieops.ir.names import AXES, PACKED, aliases_of
 from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
 from tieops.ir.readers import Reader
 from tieops.ir.scopes import scope_of
-from tieops.ir.torch_kinds import word_of
+from tieops.ir.torch_kinds import has_generated_name, word_of
 
 __all__ = ["Naming", "identifier", "naming_of"]
 
@@ -51,7 +51,7 @@ def naming_of(value: onnx_ir.Value, readers: Sequence[Reader]) -> Naming:
         readers: Who reads it.
     """
     slots = [slot for reader in readers for slot in reader.slots]
-    known = [name for name in aliases_of(value) if not is_made_up(name)]
+    known = [name for name in aliases_of(value) if not has_generated_name(value, name)]
     stored = (value.name or "constant",)
     if (packed := _recorded(value)) is not None:
         return Naming((), None, packed)
@@ -72,7 +72,7 @@ def _titles(
     value: onnx_ir.Value, readers: Sequence[Reader]
 ) -> Iterator[tuple[str, tuple[int, ...] | None]]:
     """Yield what readers without a name call a weight, and the order of axes in the graph."""
-    nameless = any(is_made_up(name) for name in aliases_of(value))
+    nameless = any(has_generated_name(value, name) for name in aliases_of(value))
     for reader in readers:
         slot = reader.slots[0]
         scope = scope_of(slot.node)

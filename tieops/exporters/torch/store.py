@@ -14,11 +14,13 @@ from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import Tensor, nn
 
 from tieops.errors import UnsupportedModelError
+from tieops.exporters.torch.attributes import attach
+from tieops.exporters.torch.module import is_of_graph_module
 from tieops.exporters.torch.names import identifier, naming_of
 from tieops.importers.rnn import unpack
 from tieops.ir.brief import brief, printable
-from tieops.ir.names import is_made_up, lr_factor_of
-from tieops.ir.torch_kinds import is_frozen
+from tieops.ir.names import lr_factor_of
+from tieops.ir.torch_kinds import has_generated_name, is_frozen
 from tieops.tied_model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
@@ -82,7 +84,7 @@ class Store:
         """Return a name at the top of the module that nothing has."""
         stem = identifier(wanted)
         name = stem
-        while hasattr(self.module, name):
+        while hasattr(self.module, name) or is_of_graph_module(name):
             self._counts[stem] = self._counts.get(stem, 0) + 1
             name = f"{stem}_{self._counts[stem]}"
         return name
@@ -102,7 +104,7 @@ class Store:
             if naming.perm is not None:
                 data = data.permute(_inverse(naming.perm)).contiguous()
             held = _parameter(data, is_frozen(value)) if learnable else data
-            targets = [self._attach(name, held, persistent) for name in naming.names]
+            targets = [self._attach(value, name, held, persistent) for name in naming.names]
             stored = Stored((targets[0],), naming.perm)
             self._note_factor(value, targets)
         self._stored[value] = stored
@@ -120,7 +122,9 @@ class Store:
         for name, part in parts.items():
             data = _from_numpy(np.array(part, order="C"), tensor)  # memory of its own
             held = _parameter(data, is_frozen(value, name)) if learnable else data
-            names = [self._attach(each, held, True) for each in (name, *aliases.get(name, ()))]
+            names = [
+                self._attach(value, each, held, True) for each in (name, *aliases.get(name, ()))
+            ]
             targets.append(names[0])
             self._note_factor(value, names)
         return Stored(tuple(targets), None, (about["op"], about["slot"]))
@@ -129,34 +133,16 @@ class Store:
         if (factor := lr_factor_of(value)) != 1.0:
             self.lr_factors |= dict.fromkeys(targets, factor)
 
-    def _attach(self, name: str, held: Tensor, persistent: bool) -> str:
-        """Register a tensor under its name, or one beside it where that cannot be an attribute."""
-        if is_made_up(name) and not isinstance(held, nn.Parameter):
+    def _attach(self, value: onnx_ir.Value, name: str, held: Tensor, persistent: bool) -> str:
+        """Register a tensor under its name, or one beside it where no module can have that."""
+        if has_generated_name(value, name) and not isinstance(held, nn.Parameter):
             # A name of its own, which the exporter will not make up for something else.
-            return self._attach_at(self.module, self.free_name("constant"), held, persistent)
-        if not name.isprintable() or '"' in name or "\\" in name:
-            # The module's code has the name between quotes, and a file may hold anything.
-            return self._attach_at(self.module, self.free_name(name), held, persistent)
-        *path, leaf = name.split(".")
-        at = self.module
-        for part in path:
-            child = at._modules.get(part)  # pyright: ignore[reportPrivateUsage]
-            if child is None:
-                if not part or hasattr(at, part):
-                    return self._attach_at(self.module, self.free_name(name), held, persistent)
-                at.add_module(part, child := nn.Module())
-            at = child
-        if not leaf or hasattr(at, leaf):
-            return self._attach_at(self.module, self.free_name(name), held, persistent)
-        self._attach_at(at, leaf, held, persistent)
-        return ".".join((*path, leaf))
-
-    @staticmethod
-    def _attach_at(module: nn.Module, name: str, held: Tensor, persistent: bool) -> str:
-        if isinstance(held, nn.Parameter):
-            module.register_parameter(name, held)
+            name = self.free_name("constant")
+        elif attach(self.module, name, held, persistent=persistent):
+            return name
         else:
-            module.register_buffer(name, held, persistent=persistent)
+            name = self.free_name(name)
+        attach(self.module, name, held, persistent=persistent)
         return name
 
 
