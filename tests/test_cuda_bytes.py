@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,98 @@ def test_every_model_of_the_benchmarks_takes_its_unique_bytes(
     took, left = cuda.run(OPENED, path, warm, "{}")
     assert 0.99 * unique <= took <= 1.05 * unique
     assert left == 0
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_tie_through_a_transpose_is_not_folded_into_a_second_copy(
+    inside: bool, cuda: FakeCuda, warm: Path, tmp_path: Path
+):
+    model, path = head(20_000, 64), tmp_path / "tied.onnx"
+    tieops.to_onnx(model, path, external_data=not inside, tie_form="portable")
+    took, _ = cuda.run(OPENED, path, warm, "{}")
+    assert took <= 1.05 * model.ledger.stored_bytes
+
+
+def test_without_optimizations_a_tie_through_a_transpose_is_one_copy_too(
+    cuda: FakeCuda, warm: Path, tmp_path: Path
+):
+    model, path = head(20_000, 64), tmp_path / "tied.onnx"
+    tieops.to_onnx(model, path, external_data=True, tie_form="portable")
+    code = OPENED.replace("options=options", "optimize=False")
+    took, _ = cuda.run(code, path, warm, "{}")
+    assert took <= 1.05 * model.ledger.stored_bytes
+
+
+SHARED = """
+import gc, tieops
+paths, warm = json.loads(sys.argv[1]), sys.argv[2]
+empty = tieops.sessions({"a": warm, "b": warm}, "cuda")
+before = used()
+group = tieops.sessions(paths, "cuda")
+after = used()
+shared = [each.nbytes for each in group.shared]
+names = list(group)
+group[names[0]].close()
+gc.collect()
+one = used()
+group[names[1]].run({"ids": [[1, 2]]})
+group.close()
+del group
+gc.collect()
+print(json.dumps([after - before, one - before, used() - before, shared]))
+"""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_sessions_hold_what_they_share_once_and_give_it_back(
+    dtype: str, cuda: FakeCuda, warm: Path, tmp_path: Path
+):
+    paths = {name: str(tmp_path / f"{name}.onnx") for name in "ab"}
+    for seed, path in enumerate(paths.values()):
+        _, unique = written(head(20_000, 64, dtype, seed=seed), Path(path))
+    took, one, left, shared = cuda.run(SHARED, json.dumps(paths), warm)
+    table = 20_000 * 64 * (4 if dtype == "float" else 2)
+    assert shared == [table]
+    assert 0.99 * unique <= took <= 1.1 * unique
+    assert one >= table  # the other session still reads it
+    assert left == 0
+
+
+HELD = """
+import tieops
+session = tieops.session(sys.argv[1], "cuda", provider_options=json.loads(sys.argv[2]))
+found = tieops.resident_bytes(session)
+tie = found.ties[0]
+print(json.dumps([found.provider, found.undone == (), tie.verdict,
+    [[copy.kind, copy.place, copy.nbytes] for copy in tie.copies],
+    found.measured.device_bytes, found.counted_bytes("device"), found.unmeasured]))
+"""
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_what_is_counted_is_what_a_child_process_measures(
+    device: int, cuda: FakeCuda, tmp_path: Path
+):
+    path, unique = written(head(20_000, 64), tmp_path / "tied.onnx")
+    found = cuda.run(HELD, path, json.dumps({"device_id": device}), devices=2)
+    assert found[:4] == ["cuda", True, "kept", [["original", "device", 20_000 * 64 * 4]]]
+    assert 0.99 * unique <= found[4] <= 1.05 * unique
+    assert found[5] == pytest.approx(found[4], rel=0.05)
+    assert found[6] == ""
+
+
+COPIED = """
+import tieops
+found = tieops.resident_bytes(tieops.session(sys.argv[1], "cuda"))
+print(json.dumps([[each.names[0], each.verdict, len(each.copies)] for each in found.parameters]
+    + [found.counted_bytes("device"), found.measured.device_bytes]))
+"""
+
+
+def test_cudnns_copy_of_a_recurrent_layer_is_counted(cuda: FakeCuda, tmp_path: Path):
+    path, unique = written(recurrent(8000, 256), tmp_path / "tied.onnx")
+    *held, counted, measured = cuda.run(COPIED, path)
+    assert sorted(held) == [["r", "prepacked", 2], ["table", "kept", 1], ["w", "prepacked", 2]]
+    weights = 2 * 4 * 256 * 256 * 4
+    assert counted == pytest.approx(unique + weights, rel=0.01)
+    assert measured >= counted  # the stand-in's cuDNN wants more

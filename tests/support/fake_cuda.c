@@ -3,6 +3,7 @@
    definition here is generated as a function that returns success (see fake_cuda.py).
 
    FAKE_CUDA_DEVICES: how many devices there are, 1 if unset.
+   FAKE_CUDA_BYTES: what each of them has.
    FAKE_CUDA_CALLS: a file that gets a line for each call that matters, in order. */
 #define _GNU_SOURCE
 #include <stdarg.h>
@@ -25,7 +26,10 @@ void fake_memory(size_t *free_bytes, size_t *total);
 
 #ifdef DRIVER
 #include <pthread.h>
-static const u64 TOTAL = 100000000000ull;
+static u64 total_bytes(void) {
+  const char *text = getenv("FAKE_CUDA_BYTES");
+  return text ? strtoull(text, NULL, 10) : 100000000000ull;
+}
 static struct { char *start; size_t size; int device; } held[1 << 16];
 static int count;
 static u64 used[DEVICES];
@@ -44,6 +48,7 @@ void fake_say(const char *format, ...) {
   fclose(file);
 }
 void *fake_take(size_t size) {
+  if (size > total_bytes() - used[current]) return NULL;
   char *start = aligned_alloc(256, (size + 256) / 256 * 256);
   if (!start) return NULL;
   pthread_mutex_lock(&lock);
@@ -82,7 +87,7 @@ int fake_devices(void) {
 int fake_current(void) { return current; }
 void fake_use(int device) { current = device; }
 void fake_memory(size_t *free_bytes, size_t *total) {
-  *total = TOTAL, *free_bytes = TOTAL - used[current];
+  *total = total_bytes(), *free_bytes = *total - used[current];
 }
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
@@ -91,6 +96,22 @@ int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal >=
 int cuDevicePrimaryCtxRetain(void **context, int device) {
   *context = (void *)(size_t)(device + 1);
   return device >= fake_devices() ? 101 : 0;
+}
+static __thread int stack[16], depth;
+int cuCtxPushCurrent_v2(void *context) {
+  stack[depth++] = current, current = (int)(size_t)context - 1;
+  return 0;
+}
+int cuCtxPopCurrent_v2(void **context) { current = stack[--depth]; return 0; }
+int cuMemAlloc_v2(u64 *address, size_t n) {
+  *address = (u64)fake_take(n);
+  return *address ? 0 : 2;
+}
+int cuMemFree_v2(u64 address) { return fake_give((void *)address); }
+int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) {
+  fake_say("copy %zu to device", n);
+  memcpy((void *)to, from, n);
+  return 0;
 }
 int cuCtxSetCurrent(void *context) { current = (int)(size_t)context - 1; return 0; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) { fake_memory(free_bytes, total); return 0; }
@@ -113,7 +134,7 @@ struct properties {
 struct attributes { int type, device; void *on_device, *on_host; };
 static int last;
 
-int cudaMalloc(void **p, size_t n) { *p = fake_take(n); return *p ? 0 : 2; }
+int cudaMalloc(void **p, size_t n) { *p = fake_take(n); return *p ? 0 : (last = 2); }
 int cudaMallocAsync(void **p, size_t n, void *stream) { return cudaMalloc(p, n); }
 int cudaMallocFromPoolAsync(void **p, size_t n, void *pool, void *stream) { return cudaMalloc(p, n); }
 int cudaFree(void *p) { return p ? fake_give(p) : 0; }
@@ -188,8 +209,12 @@ int cudaStreamEndCapture(void *s, void **graph) { *graph = malloc(8); return 0; 
 int cudaStreamIsCapturing(void *s, int *status) { *status = 0; return 0; }
 int cudaGraphInstantiate(void **exec, void *graph, u64 flags) { *exec = malloc(8); return 0; }
 int cudaGraphLaunch(void *exec, void *s) { fake_say("launch graph"); return 0; }
-const char *cudaGetErrorString(int e) { return e == 101 ? "invalid device ordinal" : "an error"; }
-const char *cudaGetErrorName(int e) { return e == 101 ? "cudaErrorInvalidDevice" : "cudaError"; }
+const char *cudaGetErrorString(int e) {
+  return e == 101 ? "invalid device ordinal" : e == 2 ? "out of memory" : "an error";
+}
+const char *cudaGetErrorName(int e) {
+  return e == 101 ? "cudaErrorInvalidDevice" : e == 2 ? "cudaErrorMemoryAllocation" : "cudaError";
+}
 void **__cudaRegisterFatBinary(void *binary) { return malloc(8); }
 int cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n) { *n = 4; return 0; }
 int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *n) { *n = 4; return 0; }

@@ -76,13 +76,20 @@ class FakeCuda:
         """The folders of the wheels' libraries: CUDA's, then cuDNN's."""
         return sorted(self.packages.glob("nvidia/*/lib"))
 
-    def environment(self, *, path: tuple[Path, ...] | None = None, devices: int = 1,
-                    calls: Path | None = None) -> dict[str, str]:  # fmt: skip
+    def environment(
+        self,
+        *,
+        path: tuple[Path, ...] | None = None,
+        devices: int = 1,
+        memory: int = 100_000_000_000,
+        calls: Path | None = None,
+    ) -> dict[str, str]:
         """Return the variables of a process that has the device.
 
         Args:
             path: Folders that lie before ``sys.path``; None for those of the wheels.
             devices: How many there are.
+            memory: The bytes that each of them has.
             calls: A file that gets the calls.
         """
         search = (self.packages,) if path is None else path
@@ -91,6 +98,7 @@ class FakeCuda:
             "LD_LIBRARY_PATH": str(self.driver),
             "PYTHONPATH": os.pathsep.join(map(str, (*search, ROOT))),
             "FAKE_CUDA_DEVICES": str(devices),
+            "FAKE_CUDA_BYTES": str(memory),
             "OMP_NUM_THREADS": "1",
             **({"FAKE_CUDA_CALLS": str(calls)} if calls else {}),
         }

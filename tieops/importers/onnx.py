@@ -41,7 +41,7 @@ from tieops.ir.scopes import all_graphs
 from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM
 from tieops.tied_model import TiedModel
 
-__all__ = ["from_onnx", "innermost", "read_proto"]
+__all__ = ["from_onnx", "innermost", "read_proto", "read_structure"]
 
 MOST_ELEMENTS = 1 << 24
 """Of a ModelProto in memory that is written out to look at its wire format."""
@@ -174,6 +174,28 @@ def read_proto(path: Path, limits: Limits) -> tuple[onnx.ModelProto, DataFolder]
         proto = _parse(file.data, shown(path.name), limits)
         check_model(proto, limits, operators=False)
     return proto, DataFolder(path.parent, file, limits)
+
+
+def read_structure(source: Path | bytes, limits: Limits) -> onnx.ModelProto:
+    """Read and check a message without its large tensors, which are neither read nor copied.
+
+    Args:
+        source: A file, or the bytes of a model.
+        limits: What it may ask for.
+
+    Returns:
+        The message; each large tensor that is inside says that it lies in a file that is not there.
+
+    Raises:
+        UntrustedFileError: As `from_onnx`.
+        UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
+    """
+    name = "the bytes" if isinstance(source, bytes) else shown(source.name)
+    with _told_by_name(name):
+        data = source if isinstance(source, bytes) else read_file(source, limits).data
+        proto, _ = _parse_file(data, name, limits)
+        check_model(proto, limits, operators=False)
+    return proto
 
 
 @contextmanager

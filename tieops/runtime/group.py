@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.choices import Memory, Provider, check_choices
+from tieops.runtime.device import DeviceTensor
 from tieops.runtime.mapped import map_tensor
-from tieops.runtime.opening import blocker_of, create
+from tieops.runtime.opening import blocker_of, create, open_on_cuda
+from tieops.runtime.provider_options import checked_options, device_of
 from tieops.runtime.providers import (
     find_blocker,
     first_line,
+    no_room,
     not_on_cuda,
     onnxruntime_errors,
     onnxruntime_module,
+    out_of_memory,
 )
 from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.sessions import Session
@@ -39,6 +44,7 @@ def sessions(
     optimize: bool = True,
     threads: int | None = None,
     limits: Limits | None = None,
+    provider_options: Mapping[str, object] | None = None,
 ) -> Sessions:
     """Load several models into ONNX Runtime; weights that they have in common are held once.
 
@@ -59,6 +65,7 @@ def sessions(
         optimize: False turns every graph optimization of ONNX Runtime off.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
         limits: As for `session`, for each model; one that asks for more shares nothing.
+        provider_options: As for `session`; all sessions run on one GPU.
 
     Returns:
         The sessions, by name. Each can be closed alone; the others go on.
@@ -82,6 +89,8 @@ def sessions(
         [2.0, 2.0]
     """
     check_choices(provider, memory, options, threads)
+    on_provider = checked_options(provider_options, provider)
+    device = device_of(on_provider)
     if not isinstance(models, Mapping) or not models:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
             "there are no models to make sessions of",
@@ -91,24 +100,31 @@ def sessions(
     if bad := [name for name in models if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(f"{bad[0]!r} is no name", None, "use text for every name")
     on_gpu = provider != "cpu"
-    blocker = find_blocker() if on_gpu else None
+    blocker = find_blocker(device) if on_gpu else None
     if provider == "cuda" and blocker is not None:
         raise not_on_cuda(blocker.what, blocker.fix)
 
     def made(on: Literal["cuda", "cpu"], note: str, prepare: Prepare) -> dict[str, Session]:
+        asked = provider if on == "cuda" else on
         members: dict[str, Session] = {}
         arranged: dict[str, Arranged] = {}
         for name, model in models.items():
             file = opened[name]
-            recipe = Recipe(file.path, on, memory, given, optimize, threads, file.limits)
+            recipe = Recipe(
+                file.path, asked, memory, given, optimize, threads, file.limits, on_provider
+            )
             own = settings_of(recipe)
             arranged[name] = prepare(name, own)
             try:
-                inner = create(arranged[name].opened, own, on, given)
+                if on == "cuda":
+                    inner, said = open_on_cuda(recipe, arranged[name].opened, own)
+                else:
+                    inner, said = create(arranged[name].opened, own, on), note
             except UnsupportedModelError as error:
                 error.facts = {"session": printable(name), **error.facts}
                 raise
-            members[name] = Session(inner, model, note, folder, arranged[name], recipe)
+            ran = replace(recipe, provider=on)
+            members[name] = Session(inner, model, said, folder, arranged[name], ran)
         # Not before: what one gives back is what the next one is about to pack.
         for each in arranged.values():
             each.created()
@@ -123,9 +139,7 @@ def sessions(
         if on_gpu:
             try:
                 shared = find_shared(opened, "cuda")
-                on_cuda = _on_cuda(opened, shared)
-                note = "" if provider == "cuda" else "running on the GPU"
-                return Sessions(made("cuda", note, on_cuda), shared)
+                return Sessions(made("cuda", "", _on_cuda(opened, shared, device)), shared)
             except ProviderError as error:
                 if provider == "cuda":
                     raise
@@ -206,24 +220,27 @@ def _on_cpu(
     return prepare
 
 
-def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared]) -> Prepare:
-    uploads = [(each, _uploaded(each)) for each in shared]
+def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared], device: int) -> Prepare:
+    uploads = [(each, _uploaded(each, device)) for each in shared]
 
     def prepare(name: str, settings: Any) -> Arranged:
-        mine = {own: value for each, value in uploads for own in each.names_in(name)}
-        for own, value in mine.items():
+        mine = {own: pair for each, pair in uploads for own in each.names_in(name)}
+        for own, (_, value) in mine.items():
             settings.add_initializer(own, value)
         return Arranged(opened[name].path, alive=tuple(mine.values()))
 
     return prepare
 
 
-def _uploaded(shared: Shared) -> Any:
-    """Return a weight as a value on the GPU; sessions read it there and make no copy."""
-    value_of = onnxruntime_module().OrtValue
+def _uploaded(shared: Shared, device: int) -> tuple[DeviceTensor, Any]:
+    """Return a weight on the GPU, and its value: sessions read it there and make no copy."""
+    mapped = map_tensor(shared.tensor, "upload")
     try:
-        owner = value_of.ortvalue_from_numpy(map_tensor(shared.tensor, "upload").array, "cuda", 0)
-        # add_initializer refuses a value that owns its memory; this one refers to it, and keeps it.
-        return value_of.from_dlpack(owner)
-    except onnxruntime_errors() as error:
-        raise not_on_cuda(first_line(error)) from error
+        there = DeviceTensor(mapped.array, shared.tensor.dtype, device)
+        # add_initializer refuses a value that owns its memory; this one refers to it.
+        return there, onnxruntime_module().OrtValue.from_dlpack(there)
+    except (OSError, *onnxruntime_errors()) as error:
+        says = out_of_memory(str(error))
+        raise (no_room(says) if says else not_on_cuda(first_line(error))) from error
+    finally:
+        mapped.give_back()

@@ -9,6 +9,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.onnx import from_onnx
+from tieops.ir.operators.on_cuda import is_copied_by_cudnn
 from tieops.ir.parameter import Parameter, Slot
 from tieops.progress import progress
 from tieops.runtime.optimized import Packed, initializers, packed_of, read_optimized, reading_of
@@ -197,8 +198,18 @@ def _copies(
         nbytes = 0 if value.const_value is None else int(value.const_value.nbytes)
         kind = "original" if is_original else "folded"
         yield Copy(kind, place, value.name or "", reading, nbytes)
+        for op_type in _held_by_cudnn(value, found):
+            yield Copy("prepacked", made, f"{op_type}+cuDNN {value.name}", "", nbytes)
     for packed in dict.fromkeys(each for group in buffers.values() for each in group):
         yield Copy("prepacked", made, packed.key, "", packed.nbytes)
+
+
+def _held_by_cudnn(value: onnx_ir.Value, found: Probe) -> Iterator[str]:
+    """Yield the operator of each node that has cuDNN read an initializer in a copy of its own."""
+    for usage in value.uses():
+        node = usage.node
+        if usage.idx and is_copied_by_cudnn(node) and (node.name or "") in found.recurrent:
+            yield node.op_type
 
 
 def _place_of_original(

@@ -18,11 +18,11 @@ from tieops.system.memory import resident_file_bytes
 
 __all__ = ["Mapped", "can_be_mapped", "give_back_again", "map_tensor"]
 
-# What a provider's kernels read as it is stored, and numpy has a type for. On the CPU float16 is
+# What a provider's kernels read as it is stored, and what can be handed over. On the CPU float16 is
 # converted into a copy of its own, so handing it over saves nothing.
 _TYPES = {
     "cpu": ("FLOAT", "DOUBLE", "INT8", "UINT8"),
-    "cuda": ("FLOAT", "DOUBLE", "INT8", "UINT8", "FLOAT16"),
+    "cuda": ("FLOAT", "DOUBLE", "INT8", "UINT8", "FLOAT16", "BFLOAT16"),
 }
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tieops.errors import ProviderError, UnsupportedModelError
+from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.ir.brief import printable
+from tieops.runtime.cuda_nodes import check_nodes, missing_cudnn
+from tieops.runtime.provider_options import wants_graph
 from tieops.runtime.providers import (
     CUDA,
     Blocker,
     find_blocker,
     first_line,
     library_error,
+    no_room,
     not_on_cuda,
     onnxruntime_errors,
     onnxruntime_module,
+    out_of_memory,
 )
 from tieops.runtime.recipe import Recipe
-from tieops.runtime.weights import Arranged, arrange
+from tieops.runtime.weights import Arranged, arrange, keep_from_folding
 
-__all__ = ["blocker_of", "create", "open_recipe"]
+__all__ = ["blocker_of", "create", "open_on_cuda", "open_recipe"]
 
 _EXACT_WEIGHTS = "session.use_device_allocator_for_initializers"
 """Without it weights come out of an arena that grows in powers of two: up to twice their bytes."""
+_ABOUT_OPTION = re.compile(r'(?:Unknown provider option:|Failed to parse provider option) "(.*?)"')
 
 
 def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
@@ -40,11 +47,10 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
     """
     if recipe.provider == "cpu":
         return _open_on_cpu(recipe, settings, "")
-    blocker = find_blocker()
+    blocker = find_blocker(recipe.device)
     if blocker is None:
         try:
-            inner = create(recipe.opened, settings, "cuda", recipe.options)
-            note = "" if recipe.provider == "cuda" else "running on the GPU"
+            inner, note = open_on_cuda(recipe, recipe.opened, settings)
             return inner, "cuda", note, Arranged(recipe.opened)
         except ProviderError as error:
             if recipe.provider == "cuda":
@@ -53,6 +59,34 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
     if recipe.provider == "cuda":
         raise not_on_cuda(blocker.what, blocker.fix)
     return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker.what}")
+
+
+def open_on_cuda(recipe: Recipe, opened: str | bytes, settings: Any) -> tuple[Any, str]:
+    """Open a session of ONNX Runtime on CUDA, where nothing is known to keep it from that.
+
+    Args:
+        recipe: What to open, and how.
+        opened: The path or the bytes to open.
+        settings: The session's options.
+
+    Returns:
+        ONNX Runtime's session; and a note that it runs there if "auto" was asked for, and of nodes
+        with weights that do not.
+
+    Raises:
+        ProviderError: If it would not run on CUDA.
+    """
+    options = dict(recipe.provider_options)
+    if _EXACT_WEIGHTS not in recipe.options:
+        if "gpu_mem_limit" in options:  # a limit of the arena: weights have to come out of it
+            options.setdefault("arena_extend_strategy", "kSameAsRequested")
+        else:
+            settings.add_session_config_entry(_EXACT_WEIGHTS, "1")
+    if recipe.optimize:
+        keep_from_folding(opened, settings, recipe.options, recipe.limits)
+    inner = create(opened, settings, "cuda", options)
+    on_gpu = "" if recipe.provider == "cuda" else "running on the GPU"
+    return inner, "; ".join(filter(None, (on_gpu, check_nodes(inner))))
 
 
 def blocker_of(error: ProviderError) -> Blocker:
@@ -71,7 +105,7 @@ def _open_on_cpu(
         optimize=recipe.optimize,
         limits=recipe.limits,
     )
-    inner = create(arranged.opened, settings, "cpu", recipe.options)
+    inner = create(arranged.opened, settings, "cpu")
     arranged.created()
     return inner, "cpu", note, arranged
 
@@ -80,29 +114,35 @@ def create(
     opened: str | bytes,
     settings: Any,
     provider: Literal["cuda", "cpu"],
-    options: Mapping[str, str],
+    provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """Return ONNX Runtime's own session, on the provider that was asked for.
 
     Args:
         opened: The path, or the bytes of the model.
-        settings: The session's options; on CUDA, weights are told to take their own size.
+        settings: The session's options.
         provider: What runs it.
-        options: Configuration entries that the user gave, which are left as they are.
+        provider_options: Options of the CUDA provider.
 
     Raises:
         ProviderError: If CUDA was asked for and is not what runs.
+        PreconditionError: If the provider refuses one of its options.
         UnsupportedModelError: If ONNX Runtime refuses the model.
     """
     ort = onnxruntime_module()
-    if provider == "cuda" and _EXACT_WEIGHTS not in options:
-        settings.add_session_config_entry(_EXACT_WEIGHTS, "1")
-    asked = [CUDA] * (provider == "cuda") + ["CPUExecutionProvider"]
+    on_cuda: list[Any] = [(CUDA, dict(provider_options or {}))] if provider == "cuda" else []
+    asked = [*on_cuda, "CPUExecutionProvider"]
     try:
         # Without enable_fallback=False it would print, and try again on the CPU.
         inner = ort.InferenceSession(opened, settings, providers=asked, enable_fallback=False)
     except onnxruntime_errors() as error:
         text = first_line(error)
+        _refuse_options(str(error), provider_options or {}, error)
+        says = out_of_memory(str(error))
+        if provider == "cuda" and says:
+            raise no_room(says) from error
+        if provider == "cuda" and (why := missing_cudnn(error)):
+            raise not_on_cuda(why) from error
         if provider == "cuda" and any(word in text.lower() for word in ("cuda", "cublas", "cudnn")):
             raise not_on_cuda(text) from error
         raise _refused(text, provider) from error
@@ -110,6 +150,23 @@ def create(
         # ONNX Runtime logs why it could not load CUDA, but goes on without raising.
         raise not_on_cuda(library_error() or "ONNX Runtime fell back to the CPU without a reason")
     return inner
+
+
+def _refuse_options(text: str, options: Mapping[str, str], error: Exception) -> None:
+    """Raise if an error is about an option of the provider, and not about CUDA or the model."""
+    if about := _ABOUT_OPTION.search(text):
+        name = about[1]
+        raise PreconditionError(
+            f"the CUDA provider does not take the option {printable(name)}",
+            {"given": printable(f"{name}={options.get(name, '')}"), "it says": about[0]},
+            "see ONNX Runtime's page on its CUDA provider for names and values",
+        ) from error
+    if wants_graph(options) and "graph" in text.lower() and "CUDA" in text:
+        raise PreconditionError(
+            "the model cannot be captured into a CUDA graph",
+            {"it says": first_line(error)},
+            "leave enable_cuda_graph out",
+        ) from error
 
 
 def _refused(text: str, provider: str) -> UnsupportedModelError:

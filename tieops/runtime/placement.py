@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import counted, printable
+from tieops.ir.operators.on_cuda import computes_shapes
+from tieops.ir.operators.roles import kind_of
 from tieops.runtime.providers import CUDA, first_line, onnxruntime_errors, onnxruntime_module
 
-__all__ = ["PlacedNode", "Placement", "placement_of"]
+__all__ = ["PlacedNode", "Placement", "placement_of", "recorded_placement"]
 
 MAX_SHOWN = 40
 
@@ -31,6 +33,16 @@ class PlacedNode:
     domain: str
     provider: str
 
+    @property
+    def computes_shapes(self) -> bool:
+        """Whether this is arithmetic of shapes, if it runs on the CPU beside CUDA."""
+        return computes_shapes(self)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the operator has learnable weights, and is not one of those of shapes."""
+        return kind_of(self) is not None and not self.computes_shapes
+
     def __str__(self) -> str:
         kind = f"{self.domain}.{self.op_type}" if self.domain else self.op_type
         return printable(f"{kind} {self.name}".rstrip())
@@ -45,12 +57,14 @@ class Placement:
         nodes: All nodes, those of subgraphs included.
 
     Example:
-        >>> nodes = (PlacedNode("fc", "Gemm", "", CUDA), PlacedNode("n", "NonZero", "", "CPU"))
-        >>> print(Placement("cuda", nodes))
+        >>> nodes = (PlacedNode("fc", "Gemm", "", CUDA), PlacedNode("g", "GRU", "", "CPU"))
+        >>> print(Placement("cuda", (*nodes, PlacedNode("n", "Slice", "", "CPU"))))
+        CPU: 2 nodes
         CUDAExecutionProvider: 1 node
-        CPU: 1 node
         not on CUDA:
-          NonZero n
+          GRU g
+        on the CPU on purpose, for they compute shapes:
+          Slice n
     """
 
     asked: Literal["cuda", "cpu"]
@@ -65,7 +79,8 @@ class Placement:
     def fell(self) -> tuple[PlacedNode, ...]:
         """The nodes that do not run on CUDA though the session does; some are there on purpose.
 
-        ONNX Runtime itself puts operators that compute shapes on the CPU, where they are faster.
+        ONNX Runtime itself puts operators that compute shapes on the CPU, where they are faster:
+        those whose ``computes_shapes`` is true.
         """
         if self.asked != "cuda":
             return ()
@@ -76,16 +91,21 @@ class Placement:
         return {
             "asked": self.asked,
             "counts": self.counts,
-            "fell": [vars(node) for node in self.fell],
+            "fell": [{**vars(node), "computes_shapes": node.computes_shapes} for node in self.fell],
             "nodes": [vars(node) for node in self.nodes],
         }
 
     def __str__(self) -> str:
         lines = [f"{name}: {counted(count, 'node')}" for name, count in self.counts.items()]
-        if fell := self.fell:
-            lines += ["not on CUDA:", *(f"  {node}" for node in fell[:MAX_SHOWN])]
-        if len(fell) > MAX_SHOWN:
-            lines.append(f"  … and {len(fell) - MAX_SHOWN} more")
+        for heading, of_shapes in (
+            ("not on CUDA:", False),
+            ("on the CPU on purpose, for they compute shapes:", True),
+        ):
+            nodes = [node for node in self.fell if node.computes_shapes == of_shapes]
+            if nodes:
+                lines += [heading, *(f"  {node}" for node in nodes[:MAX_SHOWN])]
+            if len(nodes) > MAX_SHOWN:
+                lines.append(f"  … and {len(nodes) - MAX_SHOWN} more")
         return "\n".join(lines) or "no nodes"
 
 
@@ -106,13 +126,24 @@ def placement_of(inner: Any, asked: Literal["cuda", "cpu"]) -> Placement:
             f"onnxruntime {version} does not tell which node runs where", {}, "use 1.24 or newer"
         )
     try:
-        parts = ask()
+        return _placement(ask(), asked)
     except onnxruntime_errors() as error:
         raise PreconditionError(
             "which node runs where was not recorded",
             {"it says": first_line(error)},
             "leave session.record_ep_graph_assignment_info out of options=",
         ) from error
+
+
+def recorded_placement(inner: Any, asked: Literal["cuda", "cpu"]) -> Placement | None:
+    """Return what `placement_of` does, or None where it was not recorded."""
+    try:
+        return placement_of(inner, asked)
+    except PreconditionError:
+        return None
+
+
+def _placement(parts: Any, asked: Literal["cuda", "cpu"]) -> Placement:
     nodes = tuple(
         PlacedNode(node.name, node.op_type, node.domain, part.ep_name)
         for part in parts

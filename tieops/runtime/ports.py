@@ -11,7 +11,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
-from tieops.runtime.tensors import as_array, dtype_of, is_on_device
+from tieops.runtime.tensors import as_array, dtype_of, is_on_device, is_ort_value, shape_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -136,12 +136,13 @@ def _fit(value: Any, port: Port) -> Any:
     if is_on_device(value):
         if dtype_of(value) != port.dtype:
             raise TypeError(f"is {dtype_of(value)}, not {port.dtype}, and is not converted there")
-        _check_shape(tuple(value.shape), port)
+        _check_shape(shape_of(value), port)
         return value
     array = as_array(value)
     want = np.dtype(object) if dtype == onnx_ir.DataType.STRING else dtype.numpy()
     fits = array.dtype == want
-    result = array if fits else _converted(array, dtype, want, plain=not hasattr(value, "dtype"))
+    plain = not hasattr(value, "dtype") and not is_ort_value(value)
+    result = array if fits else _converted(array, dtype, want, plain=plain)
     if result is None:
         raise TypeError(f"is {array.dtype}, not {port.dtype}")
     _check_shape(result.shape, port)

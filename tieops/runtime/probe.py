@@ -7,7 +7,6 @@ the calling process holds plays no part in either.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -23,7 +22,12 @@ import onnx.defs
 
 from tieops.errors import PreconditionError, TieopsError
 from tieops.importers.limits import Limits
+from tieops.ir.operators.on_cuda import is_copied_by_cudnn
+from tieops.runtime.device import used_bytes
 from tieops.runtime.opening import open_recipe
+from tieops.runtime.placement import recorded_placement
+from tieops.runtime.provider_options import elsewhere
+from tieops.runtime.providers import CUDA
 from tieops.runtime.recipe import Recipe, settings_of
 from tieops.system.memory import process_memory, trim_heap
 
@@ -62,11 +66,13 @@ class Probe:
         measured: The memory, where the system tells.
         unmeasured: Why a figure is missing; empty where none is.
         arranged: The weights that ``memory=`` took care of.
+        recurrent: The name of each node whose weights cuDNN has a copy of.
     """
 
     measured: Measured
     unmeasured: str
     arranged: tuple[str, ...]
+    recurrent: tuple[str, ...] = ()
 
 
 def probe(recipe: Recipe, folder: Path) -> Probe:
@@ -79,7 +85,9 @@ def probe(recipe: Recipe, folder: Path) -> Probe:
     Raises:
         PreconditionError: If the process cannot be started, or fails.
     """
-    request = asdict(replace(recipe, opened=str(_as_path(recipe.opened, folder))))
+    opened = str(_as_path(recipe.opened, folder))
+    options = elsewhere(recipe.provider_options)
+    request = asdict(replace(recipe, opened=opened, provider_options=options))
     request["bytes"] = isinstance(recipe.opened, bytes)
     (folder / _REQUEST).write_text(json.dumps(request), "utf-8")
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -104,7 +112,12 @@ def probe(recipe: Recipe, folder: Path) -> Probe:
         raise PreconditionError(
             "the session could not be opened again", {"it says": found["error"]}, found["fix"]
         )
-    return Probe(Measured(**found["measured"]), found["unmeasured"], tuple(found["arranged"]))
+    return Probe(
+        Measured(**found["measured"]),
+        found["unmeasured"],
+        tuple(found["arranged"]),
+        tuple(found["recurrent"]),
+    )
 
 
 def _as_path(opened: str | bytes, folder: Path) -> Path:
@@ -134,12 +147,13 @@ def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, An
     warm = replace(recipe, opened=_nothing(), options={})
     empty = open_recipe(warm, settings_of(warm))
     onnx.defs.has("Identity")  # onnx loads its operators once a process: 8 MB, no session's
-    before, unmeasured = _memory(recipe.provider)
+    before, unmeasured = _memory(recipe.provider, recipe.device)
     opened = Path(path).read_bytes() if held else path
     recipe = replace(recipe, opened=opened)
     session = open_recipe(recipe, settings_of(recipe))
-    after, _ = _memory(recipe.provider)
+    after, _ = _memory(recipe.provider, recipe.device)
     arranged = session[3].names
+    recurrent = _recurrent(session[0]) if recipe.provider == "cuda" else []
     del session, empty
     saving = settings_of(recipe)
     saving.optimized_model_filepath = str(folder / GRAPH)
@@ -151,7 +165,19 @@ def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, An
         saving.add_session_config_entry(key, value)
     open_recipe(recipe, saving)
     measured = {key: max(0, after[key] - before[key]) for key in before}
-    return {"measured": measured, "unmeasured": unmeasured, "arranged": arranged}
+    return {
+        "measured": measured,
+        "unmeasured": unmeasured,
+        "arranged": arranged,
+        "recurrent": recurrent,
+    }
+
+
+def _recurrent(inner: Any) -> list[str]:
+    """Return the recurrent layers that run on CUDA: cuDNN reads their weights in its own layout."""
+    placed = recorded_placement(inner, "cuda")
+    nodes = () if placed is None else placed.nodes
+    return [node.name for node in nodes if node.provider == CUDA and is_copied_by_cudnn(node)]
 
 
 def _nothing() -> bytes:
@@ -160,32 +186,16 @@ def _nothing() -> bytes:
     return onnx.parser.parse_model(text).SerializeToString()
 
 
-def _memory(provider: str) -> tuple[dict[str, int], str]:
+def _memory(provider: str, device: int) -> tuple[dict[str, int], str]:
     """Return the bytes that this process holds now, and why some are not known."""
     found: dict[str, int] = {}
     missing: list[str] = []
     if provider == "cuda":
         try:
-            found["device_bytes"] = _device_bytes()
+            found["device_bytes"] = used_bytes(device)
         except OSError as error:
             missing.append(f"the GPU's memory: {error}")
     gc.collect()  # what was read of the model has cycles, and is nobody's copy
     trim_heap()  # what glibc keeps for later is nobody's copy
     own, why_not = process_memory()
     return found | own, "; ".join(filter(None, (*missing, why_not)))
-
-
-def _device_bytes() -> int:
-    """Return the bytes in use on the GPU, as the driver counts them."""
-    driver = ctypes.CDLL("libcuda.so.1")
-    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-    # The primary context is the one that ONNX Runtime uses too.
-    code = (
-        driver.cuInit(0)
-        or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
-        or driver.cuCtxSetCurrent(context)
-        or driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    )
-    if code:
-        raise OSError(f"the driver says error {code}")
-    return total.value - free.value

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,20 @@ __all__ = [
     "find_blocker",
     "first_line",
     "library_error",
+    "no_room",
     "not_on_cuda",
     "onnxruntime_errors",
     "onnxruntime_module",
+    "out_of_memory",
 ]
 
 CUDA = "CUDAExecutionProvider"
 _INSTALL = "pip install 'tieops[gpu]' (NVIDIA) or 'tieops[cpu]'"
 _LIBRARIES = "pip install 'tieops[cuda]', which brings CUDA's libraries and cuDNN"
+_NO_ROOM = re.compile(
+    r"Failed to allocate memory for requested buffer of size \d+"
+    r"|Available memory of \d+ is smaller than requested bytes of \d+|out of memory"
+)
 _PCI = Path("/sys/bus/pci/devices")
 _NVIDIA = "0x10de"
 """NVIDIA's number among the vendors of PCI devices."""
@@ -153,6 +160,25 @@ def not_on_cuda(blocker: str, fix: str = "") -> ProviderError:
         "the model would not run on CUDA",
         {"missing": blocker},
         f"{fix or _LIBRARIES}; or ask for 'cpu'",
+    )
+
+
+def out_of_memory(text: str) -> str | None:
+    """Return the part of an error that says that a GPU has no room left, or None."""
+    found = _NO_ROOM.search(text)
+    return None if found is None else found[0]
+
+
+def no_room(says: str) -> ProviderError:
+    """Return the error for a model that does not fit into the memory of the GPU.
+
+    Args:
+        says: What `out_of_memory` found.
+    """
+    return ProviderError(
+        "the model does not fit into the memory of the GPU",
+        {"it says": says},
+        "close other sessions, raise gpu_mem_limit if it is given, or ask for 'cpu'",
     )
 
 

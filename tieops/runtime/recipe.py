@@ -8,6 +8,7 @@ from typing import Any
 
 from tieops.importers.limits import Limits
 from tieops.runtime.choices import Memory, Provider
+from tieops.runtime.provider_options import device_of
 from tieops.runtime.providers import onnxruntime_module
 
 __all__ = ["Recipe", "settings_of"]
@@ -25,6 +26,7 @@ class Recipe:
         optimize: Whether graph optimizations are on.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
         limits: What the file may ask of tieops, which reads it to arrange its weights.
+        provider_options: Options of the CUDA provider, as ONNX Runtime takes them.
     """
 
     opened: str | bytes = field(repr=False)
@@ -34,6 +36,12 @@ class Recipe:
     optimize: bool = True
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
+    provider_options: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def device(self) -> int:
+        """The number of the GPU that runs it, where one does."""
+        return device_of(self.provider_options)
 
 
 def settings_of(recipe: Recipe) -> Any:

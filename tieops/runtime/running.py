@@ -10,16 +10,21 @@ import numpy as np
 
 from tieops.errors import PreconditionError
 from tieops.ir.brief import printable
+from tieops.runtime.cuda_nodes import missing_cudnn
 from tieops.runtime.ports import Port
-from tieops.runtime.providers import first_line, onnxruntime_errors
+from tieops.runtime.providers import first_line, not_on_cuda, onnxruntime_errors, out_of_memory
 from tieops.runtime.tensors import bind_device_input, is_on_device
 from tieops.runtime.values import RAW, raw_array, value_of
 
-__all__ = ["run_arrays", "run_bound"]
+__all__ = ["errors_with_feeds", "run_arrays", "run_bound"]
 
 
 def run_arrays(
-    inner: Any, feeds: Mapping[str, Any], names: Sequence[str], ports: Sequence[Port]
+    inner: Any,
+    feeds: Mapping[str, Any],
+    names: Sequence[str],
+    ports: Sequence[Port],
+    stream: int = 0,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run once and return arrays.
 
@@ -28,16 +33,18 @@ def run_arrays(
         feeds: What ``fitted`` returned.
         names: The outputs to return.
         ports: What can be fed, and what can come out.
+        stream: The stream that the session works on; 0 for one of its own.
 
     Raises:
         PreconditionError: If ONNX Runtime fails.
     """
     if any(map(is_on_device, feeds.values())):
-        values = run_bound(inner, feeds, names, ports, "cpu")
+        with errors_with_feeds(feeds):
+            values = run_bound(inner, feeds, names, ports, ("cpu", 0), stream)
         return {name: raw_array(value) for name, value in zip(names, values, strict=True)}
     dtypes = {port.name: port.data_type for port in ports}
     touched = [dtypes[name] for name in (*feeds, *names)]
-    with _told(feeds):
+    with errors_with_feeds(feeds):
         if not any(dtype and dtype.name in RAW for dtype in touched):
             return dict(zip(names, inner.run(list(names), dict(feeds)), strict=True))
         given = {name: value_of(array, dtypes[name]) for name, array in feeds.items()}
@@ -50,7 +57,8 @@ def run_bound(
     feeds: Mapping[str, Any],
     names: Sequence[str],
     ports: Sequence[Port],
-    device: str,
+    device: tuple[str, int],
+    stream: int = 0,
 ) -> list[Any]:
     """Run once with inputs where they lie, and return ONNX Runtime's values.
 
@@ -59,36 +67,46 @@ def run_bound(
         feeds: What ``fitted`` returned.
         names: The outputs to return.
         ports: What can be fed.
-        device: Where outputs are put, "cuda" or "cpu".
-
-    Raises:
-        PreconditionError: If ONNX Runtime fails.
+        device: Where outputs are put: "cuda" or "cpu", and the number.
+        stream: As for `run_arrays`.
     """
     dtypes = {port.name: port.data_type for port in ports}
     binding = inner.io_binding()
     alive: list[object] = []
-    with _told(feeds):
-        for name, value in feeds.items():
-            dtype = dtypes[name]
-            if dtype is not None and is_on_device(value):
-                alive.append(bind_device_input(binding, name, value, dtype))
-            else:
-                alive.append(value_of(value, dtype))
-                binding.bind_ortvalue_input(name, alive[-1])
-        for name in names:
-            binding.bind_output(name, device)
-        binding.synchronize_inputs()
-        inner.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return list(binding.get_outputs())
+    for name, value in feeds.items():
+        dtype = dtypes[name]
+        if dtype is not None and is_on_device(value):
+            alive.append(bind_device_input(binding, name, value, dtype, stream))
+        else:
+            alive.append(value_of(value, dtype))
+            binding.bind_ortvalue_input(name, alive[-1])
+    for name in names:
+        binding.bind_output(name, *device)
+    binding.synchronize_inputs()
+    inner.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    return list(binding.get_outputs())
 
 
 @contextlib.contextmanager
-def _told(feeds: Mapping[str, Any]) -> Generator[None]:
-    """Tell of ONNX Runtime's errors with what it was fed."""
+def errors_with_feeds(feeds: Mapping[str, Any]) -> Generator[None]:
+    """Tell of ONNX Runtime's errors with what it was fed.
+
+    Raises:
+        PreconditionError: If ONNX Runtime fails.
+        ProviderError: If it fails for want of cuDNN.
+    """
     try:
         yield
     except onnxruntime_errors() as error:
+        if says := out_of_memory(str(error)):
+            raise PreconditionError(
+                "there is no memory left to run the model",
+                {"it says": says},
+                "feed less at once, or raise gpu_mem_limit if it is given",
+            ) from error
+        if why := missing_cudnn(error):
+            raise not_on_cuda(why) from error
         given = ", ".join(f"{printable(name)} {_brief(value)}" for name, value in feeds.items())
         raise PreconditionError(
             "ONNX Runtime could not run the model",

@@ -13,16 +13,24 @@ from tieops.errors import PreconditionError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import printable
 from tieops.runtime.choices import Memory, Provider, check_choices
+from tieops.runtime.cuda_graph import CapturedRun
 from tieops.runtime.opening import open_recipe
 from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, check_feeds, fitted
-from tieops.runtime.providers import (
-    onnxruntime_module,
-)
+from tieops.runtime.provider_options import checked_options, stream_of, wants_graph
+from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.recipe import Recipe, settings_of
-from tieops.runtime.running import run_arrays, run_bound
+from tieops.runtime.running import errors_with_feeds, run_arrays, run_bound
 from tieops.runtime.source import Folder, Runnable, limits_for, mark_of, source
-from tieops.runtime.tensors import tensors_of, to_host, torch_module
+from tieops.runtime.tensors import (
+    device_value,
+    is_on_device,
+    is_torch,
+    tensors_of,
+    to_host,
+    torch_module,
+)
+from tieops.runtime.values import raw_array
 from tieops.runtime.weights import Arranged
 
 if TYPE_CHECKING:
@@ -42,6 +50,7 @@ def session(
     optimize: bool = True,
     threads: int | None = None,
     limits: Limits | None = None,
+    provider_options: Mapping[str, object] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -61,15 +70,21 @@ def session(
         limits: What a file may ask for, as for ``from_onnx``, which tieops reads to arrange its
             weights. One that asks for more is opened with ONNX Runtime's own copies of them. An
             imported model has been held to limits before, and is to none here.
+        provider_options: Options of ONNX Runtime's CUDA provider, such as ``{"device_id": 1,
+            "use_tf32": 0, "gpu_mem_limit": 2**30}``; without effect where "auto" takes the CPU.
+            With ``enable_cuda_graph`` runs are captured, which needs fixed sizes; with
+            ``user_compute_stream`` (an address, or torch's stream) they go to that stream.
 
     Returns:
         The session. With "cuda", single nodes for which ONNX Runtime has no CUDA kernel still run
-        on the CPU: the promise is about the session, not about each node.
+        on the CPU: the promise is about the session, not about each node. If one of them has
+        weights, ``note`` and a UserWarning say so.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
         ProviderError: If CUDA was asked for and would not run; names the library or device missing.
-        PreconditionError: If the file does not exist, or the provider is none of the three.
+        PreconditionError: If the file does not exist, the provider is none of the three, it refuses
+            an option, or sizes vary and runs were to be captured.
         UntrustedFileError: If external data is missing, too short, outside of its folder, or not
             what ``limits`` allow: its size, hard links.
         UnsupportedModelError: If ONNX Runtime refuses the model.
@@ -83,12 +98,13 @@ def session(
     """
     onnxruntime_module()
     check_choices(provider, memory, options, threads)
+    on_provider = checked_options(provider_options, provider)
     folder = Folder()
     try:
         opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
         given = {key: str(value) for key, value in (options or {}).items()}
         allowed = limits_for(model, limits)
-        recipe = Recipe(opened, provider, memory, given, optimize, threads, allowed)
+        recipe = Recipe(opened, provider, memory, given, optimize, threads, allowed, on_provider)
         inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
     except BaseException:
         folder.remove()
@@ -143,6 +159,9 @@ class Session:
             for each in inner.get_overridable_initializers()
             if each.name not in arranged.names
         )
+        self._captured: CapturedRun | None = None
+        if self.provider == "cuda" and wants_graph(recipe.provider_options):
+            self._captured = CapturedRun(inner, self.inputs, self.outputs, recipe.device)
 
     def __enter__(self) -> Session:
         return self
@@ -186,6 +205,7 @@ class Session:
     def close(self) -> None:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
+        self._captured = None
         self._arranged = Arranged("")
         self._folder = None
 
@@ -195,9 +215,10 @@ class Session:
         """Run the model once.
 
         Args:
-            feeds: An array or torch tensor for each input, by name. Python lists are converted, and
-                arrays where no value changes (int32 to int64, float16 to float32); never a float to
-                an int. Tensors on the GPU have to fit as they are; there nothing is copied.
+            feeds: An array, a torch tensor, an ``onnxruntime.OrtValue`` or anything that speaks
+                DLPack for each input, by name. Python lists are converted, and arrays where no
+                value changes (int32 to int64, float16 to float32); never a float to an int. Tensors
+                on the GPU have to fit as they are; there nothing is copied.
             outputs: The names to return, in that order; None returns them all.
 
         Returns:
@@ -221,7 +242,13 @@ class Session:
         """
         with self._in_use() as inner:
             arrays, names, fed = self._checked(feeds, outputs)
-            return run_arrays(inner, arrays, names, (*fed, *self.outputs)) if names else {}
+            if not names:
+                return {}
+            if self._captured is not None:
+                found = self._values(inner, arrays, names, fed, "cpu")
+                return {name: raw_array(value) for name, value in found.items()}
+            stream = stream_of(self.recipe.provider_options)
+            return run_arrays(inner, arrays, names, (*fed, *self.outputs), stream)
 
     def run_tensors(
         self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
@@ -249,19 +276,65 @@ class Session:
             {'y': tensor([-1.,  2.])}
         """
         torch_module()
+        found = self.run_values(feeds, outputs)
+        return dict(zip(found, tensors_of(found.values()), strict=True))
+
+    def run_values(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Run the model once and return ONNX Runtime's own values, on the session's device.
+
+        An ``onnxruntime.OrtValue`` speaks DLPack, so that other libraries than torch read it where
+        it lies; fed to another session, it stays on the device.
+
+        Args:
+            feeds: As for ``run``.
+            outputs: The names to return, in that order; None returns them all.
+
+        Raises:
+            PreconditionError: As ``run``; and if an output is no tensor of numbers.
+
+        Example:
+            >>> import onnx_ir
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
+            >>> once = sess.run_values({"x": [1.0, -2.0]})["y"]
+            >>> sess.run({"x": once})
+            {'y': array([ 1., -2.], dtype=float32)}
+        """
         with self._in_use() as inner:
             arrays, names, fed = self._checked(feeds, outputs)
             odd = [port for port in self.outputs if port.name in names and not port.is_tensor]
             if odd:
                 raise PreconditionError(
-                    "torch has no tensor for every output",
+                    "there is no tensor for every output",
                     {"not": ", ".join(map(str, odd))},
                     "use run for these",
                 )
-            if not names:
-                return {}
-            found = run_bound(inner, arrays, names, fed, self.provider)
-        return dict(zip(names, tensors_of(found), strict=True))
+            return self._values(inner, arrays, names, fed, self.provider) if names else {}
+
+    def _values(
+        self,
+        inner: Any,
+        arrays: Mapping[str, Any],
+        names: Sequence[str],
+        fed: Sequence[Port],
+        device: str,
+    ) -> dict[str, Any]:
+        with errors_with_feeds(arrays):
+            if self._captured is not None:
+                found = self._captured.run(arrays, names, device)
+            else:
+                place = device, self.recipe.device
+                stream = stream_of(self.recipe.provider_options)
+                found = run_bound(inner, arrays, names, fed, place, stream)
+        return dict(zip(names, found, strict=True))
+
+    def _there(self, value: Any) -> Any:
+        """Return what lies on the GPU and is not torch's as ONNX Runtime's value."""
+        if is_torch(value) or not is_on_device(value):
+            return value
+        return device_value(value, stream_of(self.recipe.provider_options))
 
     @contextmanager
     def _in_use(self) -> Generator[Any]:
@@ -287,6 +360,8 @@ class Session:
             )
         if self.provider == "cpu":
             feeds = {name: to_host(name, value) for name, value in feeds.items()}
+        else:
+            feeds = {name: self._there(value) for name, value in feeds.items()}
         fed = (*self.inputs, *self._defaults)
         return fitted(feeds, self.inputs, self._defaults), names, fed
 

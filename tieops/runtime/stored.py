@@ -6,9 +6,10 @@ of a small transformer several megabytes and most of the time in which it is mad
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir
@@ -18,24 +19,33 @@ from tieops.importers.onnx_calls import Key, function_key, node_key
 from tieops.ir.operators.predicates import is_cast, is_permutation, is_reshaping, is_transpose
 from tieops.ir.operators.roles import learnable_role
 
-__all__ = ["StoredWeight", "stored_weights", "subgraphs"]
+__all__ = ["StoredWeight", "folded_ties", "stored_weights", "subgraphs"]
 
 
 @dataclass
-class StoredWeight:
-    """An initializer of the main graph that lies in a data file.
+class Readers:
+    """Who reads an initializer of the main graph.
 
     Attributes:
-        tensor: What is stored.
         readers: How many inputs of nodes read it, directly or through views.
         is_transposed: Whether one of them reads it through a ``Transpose``.
         is_scale: Whether one of them reads it as the scale of a quantized weight.
     """
 
-    tensor: onnx_ir.ExternalTensor
     readers: int = 0
     is_transposed: bool = False
     is_scale: bool = False
+
+
+@dataclass
+class StoredWeight(Readers):
+    """An initializer of the main graph that lies in a data file.
+
+    Attributes:
+        tensor: What is stored.
+    """
+
+    tensor: onnx_ir.ExternalTensor = field(kw_only=True)
 
     @property
     def is_quantized(self) -> bool:
@@ -61,15 +71,39 @@ def stored_weights(proto: onnx.ModelProto, folder: DataFolder) -> dict[str, Stor
     found: dict[str, StoredWeight] = {}
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            weight = StoredWeight(_external(tensor, folder))
+            weight = StoredWeight(tensor=_external(tensor, folder))
             if tensor.name not in fed:
                 found[tensor.name] = weight
     for tensor in _inner_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _external(tensor, folder)
-    functions = {function_key(each): each for each in proto.functions}
-    _count(proto.graph.node, {name: (name, False) for name in found}, found, functions)
+    _count_readers(proto, found)
     return found
+
+
+def folded_ties(proto: onnx.ModelProto) -> dict[str, int]:
+    """Return the bytes of the weights that ONNX Runtime would hold a second, transposed copy of.
+
+    Args:
+        proto: The model, checked; where its weights lie does not matter.
+
+    Returns:
+        By name, the main graph's initializers that several nodes read, one through a ``Transpose``.
+    """
+    found = {tensor.name: Readers() for tensor in proto.graph.initializer}
+    _count_readers(proto, found)
+    sizes: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        reads = found[tensor.name]
+        if reads.readers > 1 and reads.is_transposed:
+            bits = onnx_ir.DataType(tensor.data_type).bitwidth
+            sizes[tensor.name] = math.prod(tensor.dims) * bits // 8
+    return sizes
+
+
+def _count_readers(proto: onnx.ModelProto, weights: Mapping[str, Readers]) -> None:
+    functions = {function_key(each): each for each in proto.functions}
+    _count(proto.graph.node, {name: (name, False) for name in weights}, weights, functions)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -106,7 +140,7 @@ def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _count(
     nodes: Iterable[onnx.NodeProto],
     known: dict[str, tuple[str, bool]],
-    weights: Mapping[str, StoredWeight],
+    weights: Mapping[str, Readers],
     functions: Mapping[Key, onnx.FunctionProto],
 ) -> None:
     """Note on each weight who reads it.

@@ -28,15 +28,15 @@ import onnx
 from tieops.errors import UnsupportedModelError
 from tieops.importers.external_data import DataFolder
 from tieops.importers.limits import Limits
-from tieops.importers.onnx import read_proto
+from tieops.importers.onnx import read_proto, read_structure
 from tieops.runtime.choices import Memory
 from tieops.runtime.fused import fuse_products
 from tieops.runtime.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
 from tieops.runtime.providers import onnxruntime_module
-from tieops.runtime.stored import StoredWeight, stored_weights
+from tieops.runtime.stored import StoredWeight, folded_ties, stored_weights
 from tieops.system.memory import trim_heap
 
-__all__ = ["Arranged", "arrange", "hand_over"]
+__all__ = ["Arranged", "arrange", "hand_over", "keep_from_folding"]
 
 MIN_BYTES = 1_000_000
 """Smaller weights are not worth a mapping of their own."""
@@ -155,6 +155,30 @@ def hand_over(
         settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
         changed = _overridable(proto, unpacked)
     return Arranged(changed, tuple(mappings), memory, alive, read_once)
+
+
+def keep_from_folding(
+    opened: str | bytes, settings: Any, options: Mapping[str, str], limits: Limits
+) -> None:
+    """Keep ONNX Runtime from computing a transposed copy of a tied weight that CUDA need not have.
+
+    Below a limit to what it folds, it fuses the ``Transpose`` into the product instead.
+
+    Args:
+        opened: A path, or the bytes of a model.
+        settings: The session's options; gets the limit.
+        options: Configuration entries that the user gave, which are left as they are.
+        limits: What the file may ask for; one that asks for more is left to the runtime.
+    """
+    if _FOLDING_LIMIT in options:
+        return
+    try:
+        proto = read_structure(opened if isinstance(opened, bytes) else Path(opened), limits)
+    except UnsupportedModelError:
+        return  # it has what tieops would lose, and ONNX Runtime may run
+    sizes = [nbytes for nbytes in folded_ties(proto).values() if nbytes >= MIN_BYTES]
+    if sizes:
+        settings.add_session_config_entry(_FOLDING_LIMIT, str(min(sizes) - 1))
 
 
 def _readable(opened: str, limits: Limits) -> tuple[onnx.ModelProto, DataFolder] | None:
