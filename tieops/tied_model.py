@@ -171,7 +171,9 @@ class TiedModel:
                     continue
                 accidental.append(Tie(parameter, group, modules))
                 # The calls of one module share what is its own.
-                meant += [Tie(parameter, calls) for calls in modules if len(calls) > 1]
+                meant += [
+                    Tie(parameter, g) for each in modules for g in _overlapping(parameter, each)
+                ]
         for ties in (meant, accidental):
             ties.sort(key=lambda tie: -tie.saved_bytes)
         return meant, accidental

@@ -20,6 +20,7 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
+from tieops.ir.forms import set_forms
 from tieops.ir.names import set_evidence, set_names, set_stand_in
 from tieops.ir.torch_kinds import copy_kind
 from tieops.ir.view import Reshape, Slice, Transpose, View
@@ -74,6 +75,8 @@ class _Sharing:
                 record = set_names if keep.name in group else set_stand_in
                 record(keep, group)
                 set_evidence(keep, Evidence.OBJECT if same else Evidence.STORAGE)
+                views = {name: self._aliases[name].view for name in group if name in self._aliases}
+                set_forms(keep, views)
         for fqn, value in self._stored.items():
             if value.name != fqn and fqn not in self._aliases and fqn not in self._groups:
                 set_stand_in(value, [fqn])  # an input or another value of the program has its name

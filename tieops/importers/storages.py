@@ -98,7 +98,19 @@ def _view_of(base: _Place, part: _Place) -> View | None:
     """Return the view of ``base`` that is ``part``, or None."""
     if part.offset < base.offset or part.end > base.end:
         return None
+    if _is_same(base, part):
+        return View(base.shape)
     return _axis_slices(base, part) or _flat_slice(base, part)
+
+
+def _is_same(base: _Place, part: _Place) -> bool:
+    """Return whether two tensors are one; the stride of an axis of size 1 says nothing."""
+    strides = zip(base.strides, part.strides, base.shape, strict=False)
+    return (
+        base.offset == part.offset
+        and base.shape == part.shape
+        and all(mine == theirs or size == 1 for mine, theirs, size in strides)
+    )
 
 
 def _axis_slices(base: _Place, part: _Place) -> View | None:

@@ -109,9 +109,8 @@ def from_torch(
     check_port_names(input_names, output_names)
     if isinstance(source, str | os.PathLike):
         source = read_torch_file(source, trust=trust)
+    args = _positional(args)
     if isinstance(source, torch.jit.ScriptModule):
-        if isinstance(args, torch.Tensor):
-            args = (args,)
         model, apart = _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
         stored = dict(model.graph.initializers.items())
         name_ports(model, input_names, output_names)
@@ -137,8 +136,6 @@ def from_torch(
             {"given": "args, kwargs or dynamic_shapes"},
             "leave them out, or pass the module",
         )
-    if isinstance(args, torch.Tensor):
-        args = (args,)
     if args and isinstance(args[-1], Mapping) and not kwargs:
         args = (*args, {})  # else torch takes a last dict for keyword inputs
     if is_module and not args and not kwargs and _takes_inputs(source):
@@ -188,6 +185,23 @@ def from_torch(
     note_learnables(model, source, [*gaps.notes()], written)
     # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
     return TiedModel(copy_model(model))
+
+
+def _positional(args: object) -> tuple[Any, ...]:
+    """Return example inputs as a tuple; one tensor stands for itself, None for no inputs."""
+    if args is None:
+        return ()
+    if isinstance(args, torch.Tensor):
+        return (args,)
+    if isinstance(args, tuple | list):
+        return tuple(args)
+    raise PreconditionError(
+        f"expected a tuple of example inputs, got a {type(args).__name__}",
+        None,
+        "pass keyword inputs as kwargs={...}"
+        if isinstance(args, Mapping)
+        else "pass the tensors of one call: from_torch(module, (x,))",
+    )
 
 
 def _check_is_initialized(module: torch.nn.Module) -> None:
@@ -361,7 +375,7 @@ def _from_torchscript(
                 dynamic_axes=_dynamic_axes(dynamic_shapes, names),
                 opset_version=opset or 17,
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             raise ExportError(
                 "torch cannot export this TorchScript program",
                 {"torch says": _gist(str(error))},

@@ -3,6 +3,8 @@
 Fresh norms have gains of ones and fresh layers may have biases of zeros. Exporters store equal
 tensors once, and nothing in the file says that a module shares them. Training one parameter in the
 place of three changes what the model learns, so such a tie is told apart from those that are meant.
+So is a fresh BatchNorm's bias, which begins at zero as its running mean does: one is trained, and
+the other never.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from tieops.ir.contents import is_uniform
 from tieops.ir.names import aliases_of, evidence_of, is_made_up
 from tieops.ir.operators.predicates import is_identity
+from tieops.ir.operators.roles import is_statistic, learnable_role
 from tieops.ir.operators.traits import vector_role
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import Scope, scope_of
@@ -24,7 +27,8 @@ def modules_apart(parameter: Parameter, slots: Sequence[Slot]) -> tuple[tuple[Sl
     """Split the readers of one tensor by module, if it is by accident that modules share it.
 
     It is one if every element of the tensor is equal, its readers are in different modules by
-    their scopes, and nothing records that the module shares it.
+    their scopes, or one reads statistics and another what is trained, and nothing records that
+    the module shares it.
 
     Args:
         parameter: A learnable.
@@ -36,15 +40,19 @@ def modules_apart(parameter: Parameter, slots: Sequence[Slot]) -> tuple[tuple[Sl
     if evidence_of(parameter.value) is not None or len(aliases_of(parameter.value)) > 1:
         return ()
     scopes = [_scope_of(slot) for slot in slots]
-    known = [scope for scope in scopes if scope is not None]
-    if len(known) < len(scopes) or len({scope.fqn for scope in known}) < 2:
+    named = {scope.fqn for scope in scopes if scope is not None}
+    # Without a scope of every reader nobody can tell their modules; statistics can be told.
+    told = None not in scopes
+    kinds = {
+        (scope.fqn if told and scope is not None else "", _is_statistic(slot))
+        for slot, scope in zip(slots, scopes, strict=True)
+    }
+    if len(kinds) < 2 or not is_uniform(parameter.value):
         return ()
-    if not is_uniform(parameter.value):
-        return ()
-    named = {scope.fqn for scope in known}
-    groups: dict[str, list[Slot]] = {}
-    for slot, scope in zip(slots, known, strict=True):
-        groups.setdefault(_module_of(slot, scope, named), []).append(slot)
+    groups: dict[tuple[str, bool], list[Slot]] = {}
+    for slot, scope in zip(slots, scopes, strict=True):
+        module = _module_of(slot, scope, named) if told and scope is not None else ""
+        groups.setdefault((module, _is_statistic(slot)), []).append(slot)
     return tuple(map(tuple, groups.values())) if len(groups) > 1 else ()
 
 
@@ -70,7 +78,13 @@ def title_of(slots: Sequence[Slot]) -> str:
             return name
     scope = _scope_of(first)
     role = vector_role(first.node) or first.role
+    if _is_statistic(first):
+        role = learnable_role(first.node, first.index)
     return f"{scope.fqn}.{role}" if scope is not None and scope.fqn else first.name
+
+
+def _is_statistic(slot: Slot) -> bool:
+    return is_statistic(slot.node, slot.index)
 
 
 def _scope_of(slot: Slot) -> Scope | None:

@@ -17,6 +17,7 @@ import onnx_ir
 from tieops.ir.accidental import title_of
 from tieops.ir.brief import brief_bytes
 from tieops.ir.edit import NameAuthority, add_initializer, copy_nodes, rename_initializer
+from tieops.ir.forms import form_of, keep_forms, set_forms
 from tieops.ir.names import (
     PACKED,
     aliases_of,
@@ -37,7 +38,7 @@ from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.part import record_part
 from tieops.ir.readers import Reader, Readers
 from tieops.ir.torch_kinds import copy_kind, has_generated_name
-from tieops.ir.view import Shape, View
+from tieops.ir.view import Shape, View, relative
 from tieops.passes.base import Change
 
 __all__ = ["Leaver", "give_up_names", "handle_of", "handles_of"]
@@ -163,6 +164,7 @@ def give_up_names(
         keep_packed_names(value, set(packed))
     else:
         set_names(value, kept)
+        keep_forms(value, kept)
     if len(kept) <= 1:
         forget_evidence(value)
     if parameter.name not in gone or not staying:
@@ -175,7 +177,7 @@ def give_up_names(
         rename_initializer(value, new, names)
     else:
         names.release(parameter.name)
-        value.name = names.take(new)
+        value.name = names.claim(new)
     if PACKED not in value.metadata_props:
         set_names(value, [name for name in kept if name != new] if new not in kept else kept)
 
@@ -228,9 +230,13 @@ class Leaver:
         held = {name for reader in staying for name in reader.names}
         packing = parameter.value.metadata_props.get(PACKED)
         owned = [[n for r in group for n in r.names if n not in held] for group in groups]
+        forms = [
+            form_of(parameter.value, mine[0]) if mine and packing is None else None
+            for mine in owned
+        ]
         give_up_names(parameter, readers, [n for mine in owned for n in mine], staying, self._names)
         changes: list[Change] = []
-        for group, mine in zip(groups, owned, strict=True):
+        for group, mine, form in zip(groups, owned, forms, strict=True):
             members = [slot for reader in group for slot in reader.slots if slot in leaving]
             handles: dict[object, Slot] = {}
             for slot in members:
@@ -238,7 +244,7 @@ class Leaver:
             title = mine[0] if mine else _title(group[0], held)
             if not remember:
                 title = self._freed_title(members)
-            value = self._own(parameter, list(handles.values()), title)
+            value = self._own(parameter, list(handles.values()), title, form)
             if remember:
                 set_origin(value, origin)
             copy_kind(value, parameter.value)
@@ -286,17 +292,34 @@ class Leaver:
         set_names(value, [name for name in recorded_names(value) if name != value.name])
         rename_initializer(value, title_of(slots), self._names)
 
-    def _own(self, parameter: Parameter, slots: Sequence[Slot], name: str) -> onnx_ir.Value:
-        """Store what the slots read, each with a handle of its own, once; make them read it."""
-        prefixes = [self._prefix(parameter, slot) for slot in slots]
+    def _own(
+        self, parameter: Parameter, slots: Sequence[Slot], name: str, form: View | None
+    ) -> onnx_ir.Value:
+        """Store what the slots read, each with a handle of its own, once; make them read it.
+
+        Args:
+            parameter: What they read.
+            slots: The slots.
+            name: What the new tensor is called.
+            form: What of the parameter a name stands for that the slots take along, if they do:
+                what is stored under it has all of that, whatever part of it they read.
+        """
+        whole = View(parameter.shape)
+        prefixes = [self._prefix(parameter, slot, form) for slot in slots]
         moves, _ = prefixes[0]
         if any(other != moves for other, _ in prefixes):
             # Readers through different views: the whole tensor, each with all of its view.
-            moves, prefixes = View(parameter.shape), [(View(parameter.shape), 0)] * len(slots)
-        value = add_initializer(self._model, self._names.take(name), moves.apply(parameter.numpy()))
-        if moves.permutation is not None and not moves.is_identity:
-            set_axes(value, moves.permutation)
-        elif not moves.is_identity:
+            moves, prefixes = whole, [(whole, 0)] * len(slots)
+        title = self._names.claim(name)
+        value = add_initializer(self._model, title, moves.apply(parameter.numpy()))
+        if form is None or form.permutation is not None:
+            natural = whole.permutation if form is None else form.permutation
+            assert natural is not None
+            if moves.permutation is not None and moves.permutation != natural:
+                set_axes(value, relative(natural, moves.permutation))
+        elif moves != form:
+            set_forms(value, {title: form})
+        if moves.permutation is None:
             self._record_cut(value, parameter, slots[0], *prefixes[0])
         for slot, (_, skipped) in zip(slots, prefixes, strict=True):
             self._attach(parameter, slot, value, skipped)
@@ -312,7 +335,7 @@ class Leaver:
         cut = self._followed(nodes[:count], nodes[count:], reader, index)
         record_part(value, parameter.value, nodes[:count], cut, moves)
 
-    def _prefix(self, parameter: Parameter, slot: Slot) -> tuple[View, int]:
+    def _prefix(self, parameter: Parameter, slot: Slot, form: View | None) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""
         read = slot.reads[0]
         nodes = read.nodes if read.entry is None else read.entry.nodes
@@ -321,8 +344,15 @@ class Leaver:
             return view, len(nodes)  # through a function that returns it: nothing to copy
         if _is_whole(slot) and read.entry is None:
             return View(parameter.shape), 0
-        count = _moving(nodes[: len(nodes) - len(view.computed)])
+        nodes = nodes[: len(nodes) - len(view.computed)]
         reader = slot.node if read.entry is None else slot.path[0]
+        if form is None:
+            count = _moving(nodes)
+        elif form.permutation is not None:
+            count = sum(1 for _ in takewhile(is_permutation, nodes))
+        else:
+            views = (self._view_of(view.source, nodes, at, reader) for at in range(len(nodes) + 1))
+            count = next((at for at, each in enumerate(views) if each == form), 0)
         return self._view_of(view.source, nodes, count, reader), count
 
     @staticmethod

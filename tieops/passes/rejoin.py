@@ -20,6 +20,7 @@ from tieops.detect.bits import bit_equal
 from tieops.ir.brief import brief_bytes
 from tieops.ir.edit import NameAuthority, add_initializer, drop_unread, move_to_main_graph
 from tieops.ir.evidence import Evidence
+from tieops.ir.forms import after, form_of, set_forms
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
 from tieops.ir.operators.identity import opset_version
@@ -236,6 +237,8 @@ def _read_again(
     part.value.replace_all_uses_with(last)
     join_kinds(whole, [part.value])
     add_names(whole, recorded_names(part.value))
+    names_of_part = recorded_names(part.value)
+    set_forms(whole, {each: after(part.view, form_of(part.value, each)) for each in names_of_part})
     set_evidence(whole, Evidence.CONTENT)
     drop_unread([part.value])
 

@@ -20,6 +20,7 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
+from tieops.ir.forms import as_read, form_of, set_forms
 from tieops.ir.functions.calls import function_graphs
 from tieops.ir.names import (
     add_names,
@@ -31,7 +32,7 @@ from tieops.ir.names import (
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.scopes import scope_of, stored_values
 from tieops.ir.torch_kinds import has_generated_name, join_kinds, word_of
-from tieops.ir.view import relative
+from tieops.ir.view import View, relative
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
 from tieops.passes.rejoin import Rejoined, rejoin
@@ -182,9 +183,15 @@ class _Joiner:
         names = self._names(keep)
         if not origin_of(keep.value):
             names.insert(0, keep.name)
+        forms: dict[str, View] = {}
         for other, perm in able[1:]:
-            names += self._names(other)
-            order = relative(base, perm)
+            theirs, order = self._names(other), relative(base, perm)
+            names += theirs
+            forms |= {
+                name: as_read(form_of(other.value, name), order)
+                for name in theirs
+                if name in other.names
+            }
             if order == tuple(range(len(order))):
                 join_packed_names(value, other.value)
             substitute(other.value, value, order, self._fresh, self._turned)
@@ -197,6 +204,7 @@ class _Joiner:
         join_kinds(value, [other.value for other, _ in able[1:]])
         self._restore_name(value, names)
         add_names(value, names)
+        set_forms(value, forms)
         set_evidence(value, group.evidence)
 
     def _restore_name(self, value: onnx_ir.Value, names: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from tieops.ir.accidental import title_of
 from tieops.ir.brief import printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
+from tieops.ir.forms import form_of
+from tieops.ir.operators.roles import is_statistic
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers import Reader, Readers, record_reads
 from tieops.ir.ties import Tie
@@ -149,7 +151,7 @@ def untie_in_place(
         elif not slots and not stuck:
             skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
         elif slots:
-            if parameter.value in learnable:
+            if parameter.value in learnable and not (accidental and _holds_statistics(tie)):
                 note_learnable(parameter.value)  # those that made it one may leave
             changes += leaver.leave(
                 parameter,
@@ -257,6 +259,11 @@ def _modules(tie: Tie) -> list[list[Slot]]:
     return [list(each) for each in tie.modules if each is not stays]
 
 
+def _holds_statistics(tie: Tie) -> bool:
+    """Return whether some of the readers take a tensor for statistics, which are not trained."""
+    return any(is_statistic(slot.node, slot.index) for slot in tie.slots)
+
+
 def _staying(tie: Tie) -> tuple[Slot, ...]:
     """Return the slots of the module that an accidental tie's tensor is called after."""
     name = tie.parameter.name
@@ -280,10 +287,18 @@ def _all_apart(model: TiedModel, calls: UntieCalls) -> Iterator[tuple[Tie, list[
         done.add(tie.parameter.value)
         slots = tuple(slot for reader in readers.all for slot in reader.slots)
         whole = tie.parameter.elements
-        owner = next((r for r in readers.all if r.names and _owned(r, calls) == whole), None)
+        able = [r for r in readers.all if r.names and _owned(r, calls) == whole]
+        # Better one whose name stands for the tensor in the form that it is stored in.
+        owner = next(
+            (r for r in able if _is_stored_as_named(r, tie.parameter)), next(iter(able), None)
+        )
         stays = owner.names if owner is not None else readers.all[0].names
         leaving = [s for r in readers.all if r.names != stays for s in r.slots]
         yield Tie(tie.parameter, slots), leaving
+
+
+def _is_stored_as_named(reader: Reader, parameter: Parameter) -> bool:
+    return any(form_of(parameter.value, name).is_identity for name in reader.names)
 
 
 def _owned(reader: Reader, calls: UntieCalls) -> int:

@@ -13,8 +13,9 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.rnn import unpack
+from tieops.ir.forms import form_of
 from tieops.ir.metadata import parsed, whole_texts
-from tieops.ir.names import AXES, PACKED, aliases_of
+from tieops.ir.names import PACKED, aliases_of
 from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
 from tieops.ir.readers import Reader
@@ -53,9 +54,14 @@ def naming_of(value: onnx_ir.Value, readers: Sequence[Reader]) -> Naming:
     slots = [slot for reader in readers for slot in reader.slots]
     known = [name for name in aliases_of(value) if not has_generated_name(value, name)]
     stored = (value.name or "constant",)
+    # One parameter has one form: a name that stands for another one would be loaded with a tensor
+    # of the wrong shape, or, if it is square, the wrong way round.
+    forms = [form_of(value, name) for name in (*known, *stored)]
+    form = next((each for each in forms if each.permutation is not None), forms[0])
+    known = [name for name in known if form_of(value, name) == form]
     if (packed := _recorded(value)) is not None:
         return Naming((), None, packed)
-    perm = _axes(value)
+    perm = _inverse(form.permutation) if form.steps and form.permutation is not None else None
     if word_of(value) is not None:
         return Naming(tuple(known) or stored, perm)
     if not known and (packed := _recurrent(value, slots)) is not None:
@@ -125,12 +131,8 @@ def _recorded(value: onnx_ir.Value) -> dict[str, Any] | None:
     return about if whole_texts(parts) == parts else None
 
 
-def _axes(value: onnx_ir.Value) -> tuple[int, ...] | None:
-    perm = parsed(value.metadata_props.get(AXES))
-    if not isinstance(perm, list) or not all(type(axis) is int for axis in perm):
-        return None
-    assert value.const_value is not None
-    return tuple(perm) if sorted(perm) == list(range(len(value.const_value.shape))) else None
+def _inverse(perm: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(perm)), key=perm.__getitem__))
 
 
 def identifier(name: str) -> str:

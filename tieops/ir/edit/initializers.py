@@ -55,7 +55,7 @@ def rename_initializer(value: onnx_ir.Value, name: str, names: NameAuthority) ->
     assert isinstance(graph, onnx_ir.Graph)
     remove_initializer(value)
     names.release(value.name or "")
-    value.name = names.take(name)
+    value.name = names.claim(name)
     graph.initializers.add(value)
 
 

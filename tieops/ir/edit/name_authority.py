@@ -30,6 +30,12 @@ class NameAuthority:
     """
 
     def __init__(self, model: onnx_ir.Model) -> None:
+        self._computed = {
+            output.name: output
+            for node in model.graph
+            for output in node.outputs
+            if output.name and not output.is_graph_output()
+        }
         # Counted: constants of two branches may have one name, and one of them may go.
         self._taken = Counter(
             each.name
@@ -54,6 +60,18 @@ class NameAuthority:
             name = f"{wanted}_{count}"
         self._taken[name] += 1
         return name
+
+    def claim(self, wanted: str) -> str:
+        """Return a name for a stored tensor; a computed value of that name gives it up.
+
+        An exporter that stores a view of a tensor calls what computes it as the module calls the
+        parameter. When that is stored by itself, the name is the tensor's.
+        """
+        holder = self._computed.pop(wanted, None)
+        if holder is None or holder.name != wanted or self._taken[wanted] > 1:
+            return self.take(wanted)
+        holder.name = self.take(f"{wanted}_view")
+        return wanted
 
     def release(self, name: str) -> None:
         """Give a name back: the value that had it is gone."""

@@ -13,7 +13,14 @@ import onnx_ir
 
 from tieops.ir.operators.identity import Operator, operator_name
 
-__all__ = ["GATE_ORDERS", "is_learnable_role", "kind_of", "learnable_role", "role_of"]
+__all__ = [
+    "GATE_ORDERS",
+    "is_learnable_role",
+    "is_statistic",
+    "kind_of",
+    "learnable_role",
+    "role_of",
+]
 
 _NORM = {1: "weight", 2: "bias"}
 _RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}
@@ -93,6 +100,11 @@ def learnable_role(node: Operator, index: int) -> str | None:
 def is_learnable_role(node: Operator, index: int) -> bool:
     """Return whether the operator reference makes this input a learnable."""
     return learnable_role(node, index) is not None
+
+
+def is_statistic(node: Operator, index: int) -> bool:
+    """Return whether an input holds statistics of data, which no gradient changes."""
+    return learnable_role(node, index) in ("running_mean", "running_var")
 
 
 @functools.lru_cache(maxsize=4096)
