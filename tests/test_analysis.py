@@ -1,4 +1,4 @@
-"""What analyze finds: layers with shapes, who owns which bytes, and problems with their mends."""
+"""What analyze finds: layers with shapes, who owns which bytes, and problems with their fixes."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ COPIES = {"folded copy", "packed copy"}
 
 
 def assert_mended(kind: str, again: tieops.TiedModel) -> None:
-    """Hold that a problem is gone; what mends one copy in memory leaves no other."""
+    """Hold that a problem is gone; what fixes one copy in memory leaves no other."""
     gone = COPIES if kind in COPIES else {kind}
     assert not gone & {each.kind for each in tieops.analyze(again).problems}
 
@@ -178,8 +178,8 @@ def test_the_call_that_is_told_mends_the_problem(kind, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     model = CASES[kind]()
     problem = next(each for each in tieops.analyze(model).problems if each.kind == kind)
-    mended: Any = eval(problem.call, {"tieops": tieops, "model": model})
-    again = mended if isinstance(mended, tieops.TiedModel) else tieops.from_onnx(mended.path)
+    fixed: Any = eval(problem.call, {"tieops": tieops, "model": model})
+    again = fixed if isinstance(fixed, tieops.TiedModel) else tieops.from_onnx(fixed.path)
     assert_mended(kind, again)
     if problem.severity == "waste":
         saved = model.ledger.stored_bytes - again.ledger.stored_bytes
@@ -204,9 +204,9 @@ def test_a_packed_copy_is_told_where_an_embedding_keeps_the_original_alive(tmp_p
     model = gemm()
     packed = next(e for e in tieops.analyze(model).problems if e.kind == "packed copy")
     assert packed.nbytes == 31250 * 16 * 4
-    mended: Any = eval(packed.call.replace("out.onnx", str(tmp_path / "out.onnx")),
+    fixed: Any = eval(packed.call.replace("out.onnx", str(tmp_path / "out.onnx")),
                        {"tieops": tieops, "model": model})  # fmt: skip
-    (held,) = tieops.resident_bytes(tieops.session(mended.path, "cpu")).ties
+    (held,) = tieops.resident_bytes(tieops.session(fixed.path, "cpu")).ties
     assert held.verdict == "kept"
     two_products = large("""g (float[b, 16] x) => (float[b, 31250] y, float[b, 31250] z) {
         y = Gemm<transB = 1>(x, emb)  h = Neg(x)  z = Gemm<transB = 1>(h, emb) }""")
@@ -383,5 +383,5 @@ def test_any_path_can_be_pasted_into_a_shell(tmp_path):
     path = Path("dir with space") / "it's.onnx"
     text = as_text(tieops.analyze(troubled()), path=str(path), everything=True)
     (line,) = [line for line in text.splitlines() if "tieops tie " in line]
-    assert shlex.split(line.partition("mend: ")[2]) == ["tieops", "tie", str(path), "OUT"]
+    assert shlex.split(line.partition("fix: ")[2]) == ["tieops", "tie", str(path), "OUT"]
     assert set(text) <= {*string.printable, "…", "×", "–"}

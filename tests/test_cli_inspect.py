@@ -49,7 +49,7 @@ def test_the_first_screen_of_an_old_exporters_file_says_what_is_wasted(old):
     text = "\n".join(lines)
     assert "tied    nothing" in text
     assert "wasted  64.0 kB" in text
-    assert f"mend: tieops tie {old} OUT" in text
+    assert f"fix: tieops tie {old} OUT" in text
     assert "wrong   nothing" in text
 
 

@@ -58,7 +58,7 @@ def test_a_square_tied_weight_is_broken_silently_and_inspect_says_so_before(tmp_
     written = tieops.from_onnx(tmp_path / "float.onnx")
     (warning,) = written.warnings
     assert warning.startswith("quantize_dynamic of ONNX Runtime would transpose w for ")
-    assert 'mend it with tieops.untie(model, "' in warning
+    assert 'fix it with tieops.untie(model, "' in warning
     assert "quantize_dynamic of ONNX Runtime would transpose w for " in str(written)
 
 

@@ -30,15 +30,15 @@ def test_every_error_is_in_the_tree_and_exported():
 @pytest.mark.parametrize("name", sorted(TREE))
 def test_an_error_renders_what_the_facts_and_the_fix(name):
     facts = {"a": "f32[2,3]", "b": 4}
-    error = TREE[name]("it broke", facts, "mend it")
-    assert str(error) == "it broke\n  a: f32[2,3]    b: 4\n  fix: mend it"
+    error = TREE[name]("it broke", facts, "change it")
+    assert str(error) == "it broke\n  a: f32[2,3]    b: 4\n  fix: change it"
     assert (error.what, error.facts, error.fix) == (
         "it broke",
         {"a": "f32[2,3]", "b": 4},
-        "mend it",
+        "change it",
     )
     assert str(TREE[name]("it broke")) == "it broke"
-    assert str(TREE[name]("it broke", None, "mend it")) == "it broke\n  fix: mend it"
+    assert str(TREE[name]("it broke", None, "change it")) == "it broke\n  fix: change it"
     assert str(TREE[name]("it broke", {"a": 1})) == "it broke\n  a: 1"
     assert TREE[name].__doc__
 
@@ -47,13 +47,13 @@ def test_an_error_renders_what_the_facts_and_the_fix(name):
 def test_an_error_is_also_what_python_calls_it(name):
     assert issubclass(TREE[name], BUILT_IN[name])
     with pytest.raises(BUILT_IN[name]):
-        raise TREE[name]("it broke", {"a": 1}, "mend it")
+        raise TREE[name]("it broke", {"a": 1}, "change it")
 
 
 def test_many_facts_stand_below_each_other():
     facts = {f"fact {index}": "x" * 30 for index in range(4)}
-    lines = str(TieopsError("it broke", facts, "mend it")).splitlines()
-    assert lines == ["it broke", *(f"  fact {i}: {'x' * 30}" for i in range(4)), "  fix: mend it"]
+    lines = str(TieopsError("it broke", facts, "change it")).splitlines()
+    assert lines == ["it broke", *(f"  fact {i}: {'x' * 30}" for i in range(4)), "  fix: change it"]
 
 
 def test_facts_are_a_copy():
@@ -65,5 +65,5 @@ def test_facts_are_a_copy():
 
 @pytest.mark.parametrize("name", sorted(TREE))
 def test_an_error_crosses_processes_whole(name):
-    error = TREE[name]("it broke", {"a": 1}, "mend it")
+    error = TREE[name]("it broke", {"a": 1}, "change it")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -210,7 +210,7 @@ def test_a_scan_goes_on_and_reads_again_what_changed_or_failed(tmp_path: Path) -
     out = tmp_path / "found.jsonl"
     first = list(tieops.scan(tmp_path, executor=Here(), out=out, ordered=True))
     assert [line["path"] for line in lines(out)] == [record.path for record in first]
-    (tmp_path / "inside.onnx").replace(tmp_path / "bad.onnx")  # what failed is mended
+    (tmp_path / "inside.onnx").replace(tmp_path / "bad.onnx")  # what failed is fixed
     again = list(tieops.scan(tmp_path, executor=Here(), out=out, ordered=True))
     assert [record.error for record in again] == [None, None]
     assert again[1] == first[1]

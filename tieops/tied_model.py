@@ -275,7 +275,7 @@ def analyze(model: TiedModel) -> Analysis:
         >>> [str(row.learnables[0]) for row in found.rows if row.learnables]
         ['weight f32[3,2] (tied, 2 readers)', 'weight f32[2,3] (tied to emb, transposed)']
         >>> print(found.problems[0])
-        no input reaches the output w: it is the same on every run; mend it with
+        no input reaches the output w: it is the same on every run; fix it with
         tieops.remove_disconnected_outputs(model)
     """
     check_model(model)

@@ -119,8 +119,8 @@ def test_following_the_fix_removes_the_problem(
         place.mkdir()
         monkeypatch.chdir(place)
         found = eval(problem.call, {"tieops": tieops, "model": tieops.from_onnx(path)})
-        mended = tieops.from_onnx(found) if hasattr(found, "path") else found
-        assert kind not in {each.kind for each in mended.analysis.problems}, problem.call
+        fixed = tieops.from_onnx(found) if hasattr(found, "path") else found
+        assert kind not in {each.kind for each in fixed.analysis.problems}, problem.call
         # In a shell, into another folder and over the file itself.
         for target in ("out.onnx", "m.onnx"):
             shell = tmp_path / f"command{number}{target}"

@@ -66,7 +66,7 @@ class Analysis:
         ties: What is shared, the largest saving first.
         accidental_ties: What an exporter stored once because it began equal.
         duplicates: What is stored more than once, the largest waste first.
-        problems: What is wasted, wrong, or broken by other tools, each with what mends it.
+        problems: What is wasted, wrong, or broken by other tools, each with what fixes it.
         totals: Sums.
     """
 

@@ -151,7 +151,7 @@ def _module(layer: str, layers: Collection[str]) -> str:
 
 
 def _items(problems: Sequence[Problem], width: int, path: str) -> Iterator[tuple[str, ...]]:
-    """Yield problems of one kind together, with what mends them."""
+    """Yield problems of one kind together, with what fixes them."""
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         each_apart = "" if problem.severity == "caution" else problem.command
@@ -161,14 +161,14 @@ def _items(problems: Sequence[Problem], width: int, path: str) -> Iterator[tuple
         lines = [line for problem in shown for line in _wrapped(problem.what, width)]
         if len(same) > len(shown):
             lines.append(f"… and {len(same) - len(shown)} more like that")
-        yield (*lines, f"  mend: {_mend(same[0], path)}") if same[0].call else tuple(lines)
+        yield (*lines, f"  fix: {_fix(same[0], path)}") if same[0].call else tuple(lines)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width - 4, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _mend(problem: Problem, path: str) -> str:
+def _fix(problem: Problem, path: str) -> str:
     return problem.command.replace("MODEL", shlex.quote(printable(path))) if path else problem.call
 
 

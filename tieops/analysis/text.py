@@ -49,7 +49,7 @@ def print_to(
     Args:
         console: Where to; its width is kept.
         analysis: The analysis.
-        path: The model's file: mends are written as commands, else as calls in Python.
+        path: The model's file: fixes are written as commands, else as calls in Python.
         everything: Every tie, problem and layer; else the first of them, repeated blocks folded.
     """
     from rich.text import Text

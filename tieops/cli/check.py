@@ -28,7 +28,7 @@ __all__ = ["check"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that did not hold, and what mends it."""
+    """Something that did not hold, and what fixes it."""
 
     check: str
     what: str

@@ -23,7 +23,7 @@ def inspect(
     reading: Reading,
     as_json: Json = False,
 ) -> None:
-    """Show what is tied, what is wasted and what is wrong, each with what mends it; then layers.
+    """Show what is tied, what is wasted and what is wrong, each with what fixes it; then layers.
 
     Looking costs the graph and a few pages of the weights, not the weights. Repeated blocks are
     folded into one.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir
 
-from tieops.detect.mending import shown_slots, untie_mend
+from tieops.detect.fixes import shown_slots, untie_fix
 from tieops.ir.brief import printable
 from tieops.ir.operators.predicates import is_gemm
 from tieops.ir.parameter import Slot
@@ -43,7 +43,7 @@ def quantizer_problems(ties: Iterable[Tie]) -> Iterator[Problem]:
                 "caution",
                 f"quantize_dynamic of ONNX Runtime would transpose {printable(tie.parameter.name)} "
                 f"for {told} and break its other readers",
-                *untie_mend(targets),
+                *untie_fix(targets),
             )
 
 

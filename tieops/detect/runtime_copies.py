@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir
 
-from tieops.detect.mending import shown_slots
+from tieops.detect.fixes import shown_slots
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.operators.predicates import is_plain_product
 from tieops.ir.parameter import Slot

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import onnx_ir
 
-from tieops.detect.mending import outputs_mend
+from tieops.detect.fixes import outputs_fix
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.ir.dataflow.constant_conditions import constant_ifs, fold_constant_conditions
 from tieops.ir.dataflow.input_dependent import input_dependent_values
@@ -36,7 +36,7 @@ def unneeded_problems(model: onnx_ir.Model) -> Iterator[Problem]:
                 "disconnected output",
                 "wrong",
                 f"no input reaches the output {printable(name)}: it is the same on every run",
-                *outputs_mend(),
+                *outputs_fix(),
             )
     elif outputs and model.graph.inputs:
         yield Problem(
@@ -68,7 +68,7 @@ def _dead(model: onnx_ir.Model, keep: list[str]) -> Iterator[Problem]:
         "unneeded",
         "waste",
         f"no output needs {shown} ({names}{more}): {brief_bytes(wasted)}",
-        *outputs_mend(keep=keep),
+        *outputs_fix(keep=keep),
         wasted,
     )
 
@@ -104,5 +104,5 @@ def _unused_inputs(model: onnx_ir.Model) -> Iterator[Problem]:
                 "unused input",
                 "wrong",
                 f"nothing reads the input {printable(value.name or '')}",
-                *outputs_mend(unused_inputs=True),
+                *outputs_fix(unused_inputs=True),
             )

@@ -52,7 +52,7 @@ def check_declared(body: onnx.GraphProto | onnx.FunctionProto, types: dict[str, 
     Refused is what ONNX Runtime refuses: another element type of what a node computes, and an input
     whose stored value has another type or shape. What it does not look at is let through: the
     ``value_info`` of a stored tensor (optimizers that fuse nodes leave stale ones), of an input and
-    of an output, and the output of a stored tensor. `settle_declarations` mends these.
+    of an output, and the output of a stored tensor. `settle_declarations` fixes these.
 
     Args:
         body: A graph or a function.

@@ -1,4 +1,4 @@
-"""Problems: what is wasted in a model or wrong with it, and what mends that."""
+"""Problems: what is wasted in a model or wrong with it, and what fixes that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ would do; what cannot be known from the file, which the first screen leaves out.
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wasted or wrong, with the command and the Python call that mend it.
+    """One thing that is wasted or wrong, with the command and the Python call that fix it.
 
     Args:
         kind: What sort of problem: ``duplicate``, ``unneeded``, ``dead branch``, ``unread data``,
@@ -23,7 +23,7 @@ class Problem:
             the graph leaves out of it) or ``unknown``.
         severity: ``waste``, ``wrong``, ``caution`` or ``note``.
         what: One line that says it.
-        command: The command that mends it; MODEL is the file, OUT the one to write. Empty where
+        command: The command that fixes it; MODEL is the file, OUT the one to write. Empty where
             there is none.
         call: The same in Python; ``model`` is the model.
         nbytes: How many bytes it costs, on disk or in memory.
@@ -37,4 +37,4 @@ class Problem:
     nbytes: int = 0
 
     def __str__(self) -> str:
-        return f"{self.what}; mend it with {self.call}" if self.call else self.what
+        return f"{self.what}; fix it with {self.call}" if self.call else self.what

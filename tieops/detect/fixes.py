@@ -1,4 +1,4 @@
-"""How a mend is written: as a command for a shell, and as a call in Python."""
+"""How a fix is written: as a command for a shell, and as a call in Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tieops.ir.brief import printable
 from tieops.ir.parameter import Slot
 
-__all__ = ["outputs_mend", "shown_slots", "untie_mend"]
+__all__ = ["outputs_fix", "shown_slots", "untie_fix"]
 
 
 def shown_slots(slots: Sequence[Slot]) -> str:
@@ -18,11 +18,11 @@ def shown_slots(slots: Sequence[Slot]) -> str:
     return printable(slots[0].name) + more
 
 
-def untie_mend(targets: Sequence[str]) -> tuple[str, str]:
+def untie_fix(targets: Sequence[str]) -> tuple[str, str]:
     r"""Return the command and the call that untie slots; names are quoted for each.
 
     Example:
-        >>> untie_mend(["fc.weight", "a b"])
+        >>> untie_fix(["fc.weight", "a b"])
         ("tieops untie MODEL OUT -t fc.weight -t 'a b'", 'tieops.untie(model, "fc.weight", "a b")')
     """
     command = "".join(f" -t {shlex.quote(printable(target))}" for target in targets)
@@ -30,7 +30,7 @@ def untie_mend(targets: Sequence[str]) -> tuple[str, str]:
     return f"tieops untie MODEL OUT{command}", f"tieops.untie(model{call})"
 
 
-def outputs_mend(*, keep: Sequence[str] = (), unused_inputs: bool = False) -> tuple[str, str]:
+def outputs_fix(*, keep: Sequence[str] = (), unused_inputs: bool = False) -> tuple[str, str]:
     r"""Return the command and the call that remove what no output needs.
 
     Args:
@@ -38,7 +38,7 @@ def outputs_mend(*, keep: Sequence[str] = (), unused_inputs: bool = False) -> tu
         unused_inputs: Remove inputs that nothing reads, too.
 
     Example:
-        >>> outputs_mend(keep=["y"])
+        >>> outputs_fix(keep=["y"])
         ('tieops remove-outputs MODEL OUT --keep y',
          'tieops.remove_disconnected_outputs(model, keep=["y"])')
     """
