@@ -30,9 +30,10 @@ HEAVY = (
 
 # What each part may import of the others: those before it.
 ORDER = (
-    "_interrupt", "_lazy", "_version", "errors", "progress", "system", "ir", "detect", "analysis",
-    "tied_model", "changes", "select", "passes", "pipeline", "importers", "fleet", "exporters",
-    "runtime", "verification", "torch", "rendering", "__init__", "examples", "cli", "__main__",
+    "_interrupt", "_lazy", "_version", "errors", "arguments", "progress", "system", "ir", "detect",
+    "analysis", "tied_model", "changes", "select", "passes", "pipeline", "importers", "fleet",
+    "exporters", "runtime", "verification", "torch", "rendering", "__init__", "examples",
+    "cli", "__main__",
 )  # fmt: skip
 # Side by side in the design: none of these reads the other one.
 APART = {("importers", "passes"), ("importers", "pipeline"), ("importers", "select")}

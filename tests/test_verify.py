@@ -382,7 +382,7 @@ def test_the_report_is_a_table_that_fits():
         ({"inputs": np.zeros(3, np.float32)}, "inputs come by name, and a ndarray has none"),
         ({"inputs": torch.zeros(3)}, "inputs come by name, and a Tensor has none"),
         ({"inputs": [torch.zeros(3)]}, "inputs come by name, and a Tensor has none"),
-        ({"inputs": 5}, "inputs come by name, and a int has none"),
+        ({"inputs": 5}, "inputs come by name, and an int has none"),
         ({"sizes": 5}, "sizes are no whole numbers by name"),
         ({"sizes": {"n": "a"}}, "sizes are no whole numbers by name"),
         ({"seed": "a"}, "seed='a' is no seed"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tieops.arguments import expect
 from tieops.ir.brief import brief_bytes
 from tieops.passes.base import SurgeryPass, SurgeryResult
-from tieops.tied_model import TiedModel
+from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["Pipeline", "PipelineReport"]
 
@@ -80,6 +81,10 @@ class Pipeline:
     """
 
     def __init__(self, passes: Sequence[SurgeryPass]) -> None:
+        fix = "give a list of passes: Pipeline([TiePass(), UntiePass()])"
+        expect(Iterable, passes, "passes in a list", fix)
+        for each in passes:
+            expect(SurgeryPass, each, "passes in a list", fix)
         self.passes = tuple(passes)
 
     def __call__(self, model: TiedModel) -> PipelineReport:
@@ -88,6 +93,7 @@ class Pipeline:
         Raises:
             TieopsError: What a pass raises; then nothing has changed.
         """
+        check_model(model)
         graph = model.clone()
         results: list[tuple[SurgeryPass, SurgeryResult]] = []
         for surgery in self.passes:

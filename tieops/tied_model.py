@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.analysis.analysis import Analysis, analysis_of
+from tieops.arguments import described
 from tieops.detect.content import find_duplicates
 from tieops.detect.layers import find_layers, parameters_of
 from tieops.detect.quantizer import quantizer_problems
@@ -290,7 +291,7 @@ def check_model(model: object) -> None:
     """
     if not isinstance(model, TiedModel):
         raise UnsupportedModelError(
-            f"expected a TiedModel, got a {type(model).__name__}",
+            f"expected a TiedModel, got {described(model)}",
             None,
             "import it first: tieops.from_onnx(path) or tieops.from_torch(module, inputs)",
         )

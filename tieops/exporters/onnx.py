@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
 from tieops._version import __version__
+from tieops.arguments import file_path
 from tieops.errors import ExportError
 from tieops.exporters.files import as_export_error
 from tieops.exporters.layout import Layout, lay_out
@@ -146,7 +147,7 @@ def to_onnx(
             "use one of them",
         )
     if isinstance(model, TiedModel) and isinstance(path, (str, os.PathLike)):
-        return _one(model, Path(path), external_data, tie_form)
+        return _one(model, file_path(path), external_data, tie_form)
     return _several(model, path, external_data, tie_form)
 
 
@@ -223,8 +224,12 @@ def _paired(
     if not isinstance(model, (list, tuple)):
         check_model(model)
     single = isinstance(model, TiedModel), isinstance(path, (str, os.PathLike))
+    if not isinstance(path, (list, tuple)):
+        file_path(path, "a path to write to, or one for each model")
     models = [model] if isinstance(model, TiedModel) else list(model)
-    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
+    paths = (
+        [Path(path)] if isinstance(path, (str, os.PathLike)) else [file_path(each) for each in path]
+    )
     for each in models:
         check_model(each)
     places = [os.path.realpath(each.parent) for each in paths]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tieops.arguments import expect
 from tieops.errors import PreconditionError
 from tieops.fleet.journal import Journal
 from tieops.fleet.look import look
@@ -90,7 +91,10 @@ def scan(
                          "max_in_flight": max_in_flight}.items():  # fmt: skip
         if number is not None and number <= 0:
             raise PreconditionError(f"{name} is not positive", {name: number})
+    expect((str, os.PathLike, Iterable), paths, "paths to scan", "give files, folders or URLs")
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    for each in given:
+        expect((str, os.PathLike), each, "paths to scan", "give files, folders or URLs")
     targets = list(dict.fromkeys(_targets(given, storage_options or {})))
     if not targets:
         named = {"looked in": ", ".join(str(each) for each in given) or "nothing"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from tieops.arguments import expect
 from tieops.errors import UnsupportedModelError
 
 __all__ = ["UNLIMITED", "Limits", "check_limit", "raising"]
@@ -48,6 +49,11 @@ class Limits:
     rank: int = 32
     name_bytes: int = 65_536
     hard_links: bool = False
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            kind, wanted = (bool, "True or False") if name == "hard_links" else (int, "a number")
+            expect(kind, limit, f"{wanted} for the limit {name}", f"write Limits({name}=...)")
 
 
 UNLIMITED = Limits(

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError
 
+from tieops.arguments import described
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.embedded_mapped import Embedded, take_out
 from tieops.importers.embedded_remote import read_graph
@@ -118,7 +119,7 @@ def from_onnx(
                 _check_in_memory(proto, limits)
             else:
                 raise UnsupportedModelError(
-                    f"from_onnx cannot read a {type(source).__name__}",
+                    f"from_onnx cannot read {described(source)}",
                     {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
                     "use from_torch for PyTorch",
                 )

@@ -17,6 +17,7 @@ import onnx_ir.passes.common as common_passes
 import torch
 from torch.utils import _pytree as pytree
 
+from tieops.arguments import described
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.aliases import places_of, record_calls, separate_names
 from tieops.importers.gradients import GradientGaps, gaps_in_graph, watching_gradients
@@ -122,7 +123,7 @@ def from_torch(
     is_module = isinstance(source, torch.nn.Module)
     if not is_module and not isinstance(source, torch.export.ExportedProgram):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
-            f"from_torch cannot read a {type(source).__name__}",
+            f"from_torch cannot read {described(source)}",
             {"takes": "an nn.Module, an ExportedProgram, or a path of a .pt2 or TorchScript file"},
             "load the state into its module, and pass that: values alone compute nothing"
             if isinstance(source, Mapping)
@@ -196,7 +197,7 @@ def _positional(args: object) -> tuple[Any, ...]:
     if isinstance(args, tuple | list):
         return tuple(args)
     raise PreconditionError(
-        f"expected a tuple of example inputs, got a {type(args).__name__}",
+        f"expected a tuple of example inputs, got {described(args)}",
         None,
         "pass keyword inputs as kwargs={...}"
         if isinstance(args, Mapping)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import onnx_ir
 
+from tieops.arguments import names_of
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import printable
 from tieops.ir.dataflow.dead_arguments import with_dead_outputs
@@ -61,7 +62,9 @@ def remove_disconnected_outputs(
         ['y']
     """
     surgery = RemoveDisconnectedOutputsPass(
-        outputs=_names(outputs), keep=_names(keep), unused_inputs=unused_inputs
+        outputs=names_of(outputs, "names of outputs"),
+        keep=names_of(keep, "names of outputs"),
+        unused_inputs=unused_inputs,
     )
     smaller, _ = run(surgery, model)
     return smaller
@@ -126,10 +129,6 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
                 if not value.uses() and not value.is_graph_output()
             ]
         return Rewrite(tuple(changes), tuple(skips))
-
-
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _staying(model: onnx_ir.Model, outputs: Sequence[str], keep: Collection[str]) -> set[int]:

@@ -101,7 +101,8 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
 def _named(model: TiedModel, name: str | Layer) -> Layer:
     """Return the layer of this name, or the one that alone reads the parameter of this name."""
     title = name.name if isinstance(name, Layer) else name
-    if all(layer.name != title for layer in model.layers):
+    known = isinstance(title, str) and title in {each.name for each in model.layers}  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not known:
         readers = {slot.layer for slot in slots_of(model, title)}
         if len(readers) > 1:
             raise SelectionError(

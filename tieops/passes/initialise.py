@@ -78,7 +78,8 @@ def check_head_options(
     if type(seed) is not int or seed < 0:
         raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
     for what, factor in (("lr_factor", lr_factor), ("bias_lr_factor", bias_lr_factor)):
-        if factor is not None and not _is_factor(factor):
+        left_out = factor is None and what == "bias_lr_factor"
+        if not left_out and not _is_factor(factor):
             raise PreconditionError(
                 f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
             )

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.analysis.shapes import infer_in_place
+from tieops.arguments import expect, whole_number
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.brief import brief, printable
 from tieops.ir.dataflow.liveness import Liveness
@@ -102,18 +103,25 @@ def replace_head(
         >>> [str(parameter) for parameter in small.parameters]
         ['fcNew.weight: f32[15,2]', 'fcNew.bias: f32[15]']
     """
+    if name is not None:
+        expect(str, name, "a name for the new layer", 'give a text: name="fcNew"')
     surgery = ReplaceHeadPass(
         head=head.name if isinstance(head, Layer) else head,
-        out_features=out_features,
+        out_features=_int_if_whole(out_features),
         lr_factor=lr_factor,
         bias_lr_factor=bias_lr_factor,
         init=init,
         bias=bias,
-        seed=seed,
+        seed=_int_if_whole(seed),
         name=name,
     )
     replaced, _ = run(surgery, model)
     return replaced
+
+
+def _int_if_whole(number: Any) -> Any:
+    found = whole_number(number)
+    return number if found is None else found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

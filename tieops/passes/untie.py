@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir
 
+from tieops.arguments import mapping_of
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.accidental import title_of
 from tieops.ir.brief import printable
@@ -72,10 +73,16 @@ def untie(
         (0, ['emb', 'MatMul_y.weight'])
     """
     surgery = UntiePass(
-        targets=targets, together=together, accidental=accidental, names=names or {}
+        targets=targets,
+        together=together,
+        accidental=accidental,
+        names={} if names is None else mapping_of(names, "names by layer or slot", _NAMES_FIX),
     )
     free, _ = run(surgery, model)
     return free
+
+
+_NAMES_FIX = 'give names and whose they are: names={"out": "MatMul_y"}'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tieops.arguments import file_path
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
 from tieops.ir.targets import check_target
@@ -66,7 +67,7 @@ def render(
         32 B read, 16 B stored
         <BLANKLINE>
     """
-    path = Path(path)
+    path = file_path(path)
     check_model(model)
     if before is not None:
         check_model(before)

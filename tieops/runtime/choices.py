@@ -22,7 +22,7 @@ def check_choices(provider: object, memory: object, options: object, threads: ob
         PreconditionError: If it is none of the providers or memory modes, no mapping of entries, or
             no number of threads.
     """
-    if provider not in ("auto", "cuda", "cpu"):
+    if not isinstance(provider, str) or provider not in ("auto", "cuda", "cpu"):
         raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
     _check_memory(memory)
     if options is not None and not (
@@ -49,7 +49,7 @@ def _check_memory(memory: object) -> None:
     Raises:
         PreconditionError: If the mode is none of the three.
     """
-    if memory not in ("packed", "mapped", "default"):
+    if not isinstance(memory, str) or memory not in ("packed", "mapped", "default"):
         raise PreconditionError(
             f"unknown memory mode {memory!r}", {}, "use 'packed', 'mapped' or 'default'"
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
+from tieops.arguments import expect
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
@@ -33,6 +34,9 @@ __all__ = ["Sessions", "sessions"]
 
 Prepare: TypeAlias = Callable[[str, Any], Arranged]
 """What gives one session, by its name, what it shares: adds it to ONNX Runtime's options."""
+
+
+_NAMED = 'give them names: sessions({"encoder": "encoder.onnx", "decoder": "decoder.onnx"})'
 
 
 def sessions(
@@ -91,12 +95,9 @@ def sessions(
     check_choices(provider, memory, options, threads)
     on_provider = checked_options(provider_options, provider)
     device = device_of(on_provider)
-    if not isinstance(models, Mapping) or not models:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PreconditionError(
-            "there are no models to make sessions of",
-            {"got": type(models).__name__ if models else "none"},
-            'give them names: sessions({"encoder": "encoder.onnx", "decoder": "decoder.onnx"})',
-        )
+    expect(Mapping, models, "models by name", _NAMED)
+    if not models:
+        raise PreconditionError("there are no models to make sessions of", None, _NAMED)
     if bad := [name for name in models if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(f"{bad[0]!r} is no name", None, "use text for every name")
     on_gpu = provider != "cpu"

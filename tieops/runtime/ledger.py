@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir
 
+from tieops.arguments import expect
 from tieops.errors import PreconditionError
 from tieops.importers.onnx import from_onnx
 from tieops.ir.operators.on_cuda import is_copied_by_cudnn
@@ -62,6 +63,7 @@ def resident_bytes(session: Session) -> ResidentBytes:
         packed kept ['original', 'prepacked']
         default prepacked ['original', 'prepacked']
     """
+    expect(Session, session, "an open session", "open one: tieops.session(model)")
     if session.is_closed:
         raise PreconditionError("cannot look into the session: it is closed", {}, "open a new one")
     if not session.is_current:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir
 
+from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.ir.brief import brief, printable
 from tieops.runtime.tensors import as_array, dtype_of, is_on_device, is_ort_value, shape_of
@@ -70,7 +71,7 @@ def check_feeds(feeds: object) -> Mapping[str, ArrayLike]:
     """
     if not isinstance(feeds, Mapping):
         raise PreconditionError(
-            f"inputs come by name, and a {type(feeds).__name__} has none",
+            f"inputs come by name, and {described(feeds)} has none",
             None,
             'pass a dict: {"x": array}',
         )

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import onnx
 import onnx_ir
 
+from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.importers.limits import UNLIMITED, Limits
 from tieops.importers.urls import is_url, shown
@@ -116,7 +117,7 @@ def _as_file(
         return path
     if not isinstance(model, onnx_ir.Model):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
-            f"ONNX Runtime cannot run a {type(model).__name__}",
+            f"ONNX Runtime cannot run {described(model)}",
             {"it runs": "a TiedModel, a path, bytes, a ModelProto, an onnx_ir.Model"},
             "make a TiedModel of it first: tieops.from_torch(net, example_inputs)",
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir
 
+from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError
 from tieops.ir.brief import printable
 from tieops.runtime.providers import onnxruntime_module
@@ -133,7 +134,7 @@ def to_host(name: str, value: Any) -> Any:
     if not is_torch(value):
         raise PreconditionError(
             f"what is fed to {printable(name)} lies on a device, and the session runs on the CPU",
-            {"fed": f"a {type(value).__name__}"},
+            {"fed": f"{described(value)}"},
             "copy it to the CPU first",
         )
     return value.detach().cpu()

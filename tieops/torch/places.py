@@ -10,6 +10,7 @@ import torch
 from onnx_ir import tensor_adapters
 from torch import nn
 
+from tieops.arguments import described
 from tieops.errors import PreconditionError, SelectionError, UnsupportedModelError
 from tieops.ir.brief import brief
 from tieops.ir.view import Transpose, View
@@ -91,7 +92,7 @@ def check_module(module: object) -> None:
     if isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule):
         return
     raise UnsupportedModelError(
-        f"expected an nn.Module, got a {type(module).__name__}",
+        f"expected an nn.Module, got {described(module)}",
         None,
         "give a live module; tieops.tie and its like work on imported models",
     )

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from tieops import errors
+from tieops.arguments import expect
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.torch_inputs import TorchInputs
@@ -53,6 +55,8 @@ class Sandbox:
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        for number in (self.memory_bytes, self.seconds):
+            expect(Real, number, "limits in numbers", "pass numbers above 0")
         if not (self.memory_bytes > 0 and 0 < self.seconds < 1e6):
             raise PreconditionError(
                 "a sandbox needs memory and time",

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.limits import Limits
@@ -159,7 +160,7 @@ def open_side(
     if torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
         return TorchSide(type(model).__name__, model)
     raise PreconditionError(
-        f"cannot compare a {type(model).__name__}",
+        f"cannot compare {described(model)}",
         {"it compares": "nn.Module, ExportedProgram, TiedModel, onnx_ir.Model, ModelProto, "
          "bytes, Session, paths of .onnx, .pt2 and .pt"},
         "pass one of these",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
 from tieops.importers.treespecs import is_safe_treespec
 from tieops.ir.torch_inputs import TorchInputs
@@ -312,7 +313,7 @@ def _flat(outputs: object) -> list[_Array]:
             arrays.append(np.asarray(leaf))
         elif leaf is not None:
             raise UnsupportedModelError(
-                f"the module returns a {type(leaf).__name__}",
+                f"the module returns {described(leaf)}",
                 {},
                 "wrap it in a module that returns tensors",
             )
