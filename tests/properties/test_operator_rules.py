@@ -61,6 +61,14 @@ def node_of(proto: onnx.ModelProto) -> tuple[onnx_ir.Node, onnx_ir.Model]:
     return list(graphs[-1])[-1], model
 
 
+def run_case(
+    case: Case, form: str, *, narrow: bool
+) -> tuple[list[np.ndarray] | None, onnx_ir.Node]:
+    """Return what ONNX Runtime computes, None if it refuses, and the node."""
+    proto, feeds = model_of(case, form, narrow=narrow and case.op == "Slice")
+    return run(proto, feeds), node_of(proto)[0]
+
+
 def shapes_said(node: onnx_ir.Node, inputs: list[tuple[int, ...] | None]) -> list[Any] | None:
     try:
         return [list(sizes) for sizes in output_shapes(node, inputs)]
@@ -91,12 +99,9 @@ def test_shapes_are_those_of_the_runtime_or_not_known(op: str) -> None:
     @EXAMPLES
     @given(SHAPES[op], st.sampled_from(FORMS), st.booleans())
     def check(case: Case, form: str, narrow: bool) -> None:
-        narrow = narrow and case.op == "Slice"
-        proto, feeds = model_of(case, form, narrow=narrow)
-        ran = run(proto, feeds)
+        ran, node = run_case(case, form, narrow=narrow)
         if ran is None:
             return
-        node, _ = node_of(proto)
         said = shapes_said(node, input_shapes(case, node))
         if said is not None:
             assert agrees(said, ran), (said, [array.shape for array in ran])
@@ -136,12 +141,9 @@ def test_views_are_what_the_runtime_computes_or_not_known(op: str) -> None:
     @EXAMPLES
     @given(VIEWS[op], st.sampled_from(FORMS), st.booleans())
     def check(case: Case, form: str, narrow: bool) -> None:
-        narrow = narrow and case.op == "Slice"
-        proto, feeds = model_of(case, form, narrow=narrow)
-        ran = run(proto, feeds)
+        ran, node = run_case(case, form, narrow=narrow)
         if ran is None:
             return
-        node, _ = node_of(proto)
         first = arrays_of(case)[0]
         through = ViewTransfer().through(node, 0, View(case.shapes[0]))
         if form in KNOWN_FORMS:
