@@ -19,7 +19,7 @@ from tieops.exporters import model_files
 from tieops.exporters.layout import PAGE_BYTES
 from tieops.exporters.old_data import DATA
 from tieops.importers import onnx as importer
-from tieops.importers.limits import UNLIMITED
+from tieops.untrusted.limits import UNLIMITED
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.standard_normal((5000, 64), np.float32)

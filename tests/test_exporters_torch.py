@@ -20,7 +20,7 @@ from fixtures.torch_models import TiedLanguageModel, build
 from tests.test_golden import CASES as GOLDEN
 from tests.test_golden import load
 from tieops.errors import UnsupportedModelError
-from tieops.importers.lr_factors import lr_factors
+from tieops.importers.torch.lr_factors import lr_factors
 
 
 def text(body: str, opset: int = 20) -> tieops.TiedModel:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
-from tieops.importers.embedded import Lifted, lift
-from tieops.importers.limits import Limits
-from tieops.importers.wire import FIXED32, FIXED64, LENGTH, VARINT, varint
+from tieops.untrusted.embedded import Lifted, lift
+from tieops.untrusted.limits import Limits
+from tieops.untrusted.wire import FIXED32, FIXED64, LENGTH, VARINT, varint
 
 
 class Memory:

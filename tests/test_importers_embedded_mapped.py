@@ -18,9 +18,10 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import TieopsError
-from tieops.importers import embedded_mapped, onnx_file
-from tieops.importers.wire import varint
+from tieops.importers import embedded_mapped
 from tieops.ir.scopes import stored_values
+from tieops.untrusted import onnx_file
+from tieops.untrusted.wire import varint
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
           "INT4", "UINT2"]  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tieops.errors import UntrustedFileError
-from tieops.importers.embedded_remote import read_graph
-from tieops.importers.limits import Limits
-from tieops.importers.wire import varint
+from tieops.remote.embedded_remote import read_graph
+from tieops.untrusted.limits import Limits
+from tieops.untrusted.wire import varint
 
 
 class Memory:

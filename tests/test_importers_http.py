@@ -10,8 +10,8 @@ import pytest
 
 from tests.servers import Server, serving
 from tieops.errors import UntrustedFileError
-from tieops.importers import http
-from tieops.importers.remote import REQUESTS_AT_ONCE, RemoteFile, open_remote
+from tieops.remote import http
+from tieops.remote.remote_files import REQUESTS_AT_ONCE, RemoteFile, open_remote
 
 STEP = 10_000
 RANGES = [(at, at + 10) for at in range(0, 200 * STEP, STEP)]

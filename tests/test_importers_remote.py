@@ -101,7 +101,7 @@ def server(folder: Path) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again at once."""
-    monkeypatch.setattr("tieops.importers.http.WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr("tieops.remote.http.WAITS_S", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_other_file_systems_of_fsspec(folder: Path) -> None:
 
 
 def test_a_file_system_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tieops.importers.http", None)
+    monkeypatch.setitem(__import__("sys").modules, "tieops.remote.http", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "tieops\[remote\]"'):
         tieops.from_onnx("https://host/m.onnx")
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import tieops
 from tieops.errors import PreconditionError
-from tieops.importers.rnn import exporting_rnns, pack_rnn_weights, translations, unpack
+from tieops.importers.torch.rnn import exporting_rnns, pack_rnn_weights, translations, unpack
 from tieops.ir import names
 
 # Said by torch's own forward, once a process.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieops.importers.storages import Alias, find_aliases
+from tieops.importers.torch.storages import Alias, find_aliases
 from tieops.ir.view import Join, Transpose, View
 
 

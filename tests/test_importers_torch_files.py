@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tieops
 from tieops.errors import PreconditionError, UntrustedFileError
-from tieops.importers.torch_files import read_torch_file
+from tieops.importers.torch.program_files import read_torch_file
 
 TOKENS = torch.arange(10).reshape(2, 5)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from tieops.importers.treespecs import is_safe_treespec
 from tieops.ir.torch_inputs import TorchInputs
+from tieops.untrusted.treespecs import is_safe_treespec
 from tieops.verification.torch_side import run_module
 
 LEAF = {"type": None, "context": None, "children_spec": []}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieops.importers.wire import VARINT, VARINT_BYTES, more_of, read_varint, varint
+from tieops.untrusted.wire import VARINT, VARINT_BYTES, more_of, read_varint, varint
 
 
 @given(number=st.integers(0, 2**64 - 1), before=st.binary(max_size=3), after=st.binary(max_size=3))

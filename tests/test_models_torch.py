@@ -15,7 +15,7 @@ import torch
 import tieops
 from fixtures.torch_models import TiedAutoencoder, TiedLanguageModel, build, tie_groups
 from tests.wheels import fetch
-from tieops.importers.rnn import unpack
+from tieops.importers.torch.rnn import unpack
 from tieops.ir.names import aliases_of
 from tieops.runtime import Session
 

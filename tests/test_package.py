@@ -30,8 +30,9 @@ HEAVY = (
 
 # What each part may import of the others: those before it.
 ORDER = (
-    "_interrupt", "_lazy", "_version", "errors", "arguments", "progress", "system", "ir", "detect",
-    "analysis", "tied_model", "changes", "select", "passes", "pipeline", "importers", "fleet",
+    "_interrupt", "_lazy", "_version", "errors", "arguments", "progress", "system", "ir",
+    "untrusted", "remote", "detect", "analysis", "tied_model", "changes", "select", "passes",
+    "pipeline", "importers", "fleet",
     "exporters", "runtime", "verification", "torch", "rendering", "__init__", "examples",
     "cli", "__main__",
 )  # fmt: skip
@@ -156,7 +157,16 @@ def test_imports_point_one_way():
     [
         (
             "torch",
-            {"importers", "exporters", "runtime", "verification", "torch", "examples", "cli"},
+            {
+                "untrusted",
+                "importers",
+                "exporters",
+                "runtime",
+                "verification",
+                "torch",
+                "examples",
+                "cli",
+            },
         ),
         ("onnxscript", {"importers"}),
         ("onnxruntime", {"runtime"}),

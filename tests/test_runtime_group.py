@@ -18,7 +18,7 @@ from onnx import numpy_helper, parser
 import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
-from tieops.runtime import shared
+from tieops.runtime.memory import shared
 from tieops.runtime.providers import Blocker
 from tieops.tied_model import TiedModel
 

@@ -16,7 +16,8 @@ from onnx import numpy_helper, parser
 import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, UntrustedFileError
-from tieops.runtime import ResidentBytes, ledger_of, probe
+from tieops.runtime import ResidentBytes, ledger_of
+from tieops.runtime.accounting import probe
 from tieops.runtime.recipe import Recipe
 from tieops.tied_model import TiedModel
 
@@ -316,7 +317,7 @@ def test_where_there_is_no_proc_the_result_says_so(files, monkeypatch):
     monkeypatch.setattr(
         probe,
         "_CHILD",
-        "import sys; sys.platform = 'darwin'; from tieops.runtime.probe import main; "
+        "import sys; sys.platform = 'darwin'; from tieops.runtime.accounting.probe import main; "
         "main(sys.argv[1])",
     )
     found = looked_at(files["head", "gemm"], "default")

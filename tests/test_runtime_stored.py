@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from tieops.errors import UntrustedFileError
-from tieops.importers.external_data import DataFolder
-from tieops.importers.limits import Limits
-from tieops.runtime.stored import StoredWeight, stored_weights
+from tieops.runtime.memory.stored import StoredWeight, stored_weights
+from tieops.untrusted.external_data import DataFolder
+from tieops.untrusted.limits import Limits
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "f": 1]>'
 W = np.arange(20, dtype=np.float32).reshape(5, 4)

@@ -24,8 +24,8 @@ WALKS = {
     # Where numbers go that a caller feeds, by what each operator makes of values.
     "verification/bounds.py": {"tables", "_shape"},
     # Chains of movements that an exporter writes before packed weights.
-    "importers/_rnn_chain.py": {"chain_of"},
-    "importers/_rnn_pack.py": {"_end", "_remove_unread"},
+    "importers/torch/rnn_chain.py": {"chain_of"},
+    "importers/torch/rnn_pack.py": {"_end", "_remove_unread"},
     # A graph and its protobuf message side by side.
     "analysis/shapes.py": {"_told"},
 }
@@ -37,19 +37,19 @@ EDITS = {
     "passes/rejoin.py": {"insert_before", "remove", "replace_all_uses_with"},
     "passes/replace_head.py": {"insert_before"},
     # What an exporter left is put in order before anybody else sees it.
-    "importers/sharing.py": {"insert_before", "replace_all_uses_with"},
-    "importers/_rnn_pack.py": {"remove", "Value"},
-    "importers/_rnn_scan.py": {"Value"},
+    "importers/torch/sharing.py": {"insert_before", "replace_all_uses_with"},
+    "importers/torch/rnn_pack.py": {"remove", "Value"},
+    "importers/torch/rnn_scan.py": {"Value"},
 }
 """Changes of a graph by onnx_ir's own calls, where the kit has none: with the reason."""
 
 NAMES = {
     # What a runtime packs is told by the names of its operators.
-    "runtime/ledger.py": {"node.op_type in {*ops}"},
+    "runtime/accounting/ledger.py": {"node.op_type in {*ops}"},
     # Its table is of the operators that exporters/torch/ops has.
     "exporters/torch/graph.py": {"ON_INTEGERS[node.op_type]"},
     # The protobuf message of a session imports a domain.
-    "runtime/fused.py": {"opset.domain != DOMAIN"},
+    "runtime/memory/fused.py": {"opset.domain != DOMAIN"},
 }
 """Decisions by an operator's bare name or domain."""
 

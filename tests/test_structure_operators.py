@@ -25,21 +25,21 @@ MAKES = {"node", "Node", "make_node", "build", "add", "call", "_op"}
 
 EXCEPTIONS: dict[str, set[str]] = {
     # The pattern that it looks for and makes anew, in the protobuf message of a session.
-    "runtime/fused.py": {
+    "runtime/memory/fused.py": {
         "Concat", "FusedMatMul", "Gemm", "Reshape", "Shape", "Slice", "Transpose", "com.microsoft",
     },
     # What torch calls the modes of its kernels, and the activations that it writes for them.
-    "importers/rnn.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
+    "importers/torch/rnn.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
     # The same modes, where it writes them as ONNX's operators.
-    "importers/_rnn_nodes.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
+    "importers/torch/rnn_nodes.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
     # Functions of sympy, which an exported program's sizes are written in.
-    "importers/program_checks.py": {
+    "untrusted/program_checks.py": {
         "Abs", "Add", "And", "Identity", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pow", "Where",
     },
     # A header of HTTP.
-    "importers/http.py": {"Range"},
+    "remote/http.py": {"Range"},
     # Any operator does to make onnx load them.
-    "runtime/probe.py": {"Identity"},
+    "runtime/accounting/probe.py": {"Identity"},
 }  # fmt: skip
 """Files that may name operators, and which: with the reason."""
 

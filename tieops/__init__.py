@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tieops.exporters.onnx import to_onnx
     from tieops.fleet.scan import scan
     from tieops.importers import from_torch
-    from tieops.importers.limits import Limits
     from tieops.importers.onnx import from_onnx
     from tieops.passes.dead_branches import remove_dead_branches
     from tieops.passes.disconnected_outputs import remove_disconnected_outputs
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from tieops.runtime.group import sessions
     from tieops.tied_model import TiedModel, analyze
     from tieops.torch.groups import param_groups
+    from tieops.untrusted.limits import Limits
     from tieops.verification.equivalence import verify
     from tieops.verification.sandbox import Sandbox
 
@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Limits": "tieops.importers.limits",
+    "Limits": "tieops.untrusted.limits",
     "Pipeline": "tieops.pipeline",
     "Sandbox": "tieops.verification.sandbox",
     "TiedModel": "tieops.tied_model",

@@ -42,7 +42,7 @@ ROUNDS = 31
 MEASURE = """
 import json, sys
 import tieops
-from tieops.runtime.device import used_bytes
+from tieops.runtime.cuda.device import used_bytes
 
 path, warm, provider = sys.argv[1:]
 

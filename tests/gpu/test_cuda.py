@@ -18,7 +18,7 @@ import torch
 
 import tieops
 from fixtures.torch_models import build
-from tieops.runtime.device import used_bytes
+from tieops.runtime.cuda.device import used_bytes
 
 pytestmark = pytest.mark.gpu
 

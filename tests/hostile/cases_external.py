@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 import tieops
 from tests.hostile.case import case
 from tests.hostile.models import WEIGHT, external, model, node, save, small, tensor
-from tieops.importers.limits import Limits
+from tieops.untrusted.limits import Limits
 
 
 def holds_the_weight(read: tieops.TiedModel) -> None:

@@ -13,7 +13,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 import tieops
 from tests.hostile.case import case
 from tests.hostile.models import WEIGHT, message, model, node, save, small, tensor
-from tieops.importers.limits import Limits
+from tieops.untrusted.limits import Limits
 
 
 def _changed(name: str, *words: str, ok: bool = False, **options: Any) -> Callable[..., Any]:

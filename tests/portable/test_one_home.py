@@ -21,7 +21,6 @@ KNOWN = {
     ("ir/targets.py", "/proc"),
     ("ir/targets.py", "/dev"),
     ("cli/streams.py", "/dev"),
-    ("runtime/providers.py", "sys.platform"),  # which driver's library to ask for
 }
 
 

@@ -202,7 +202,7 @@ def test_sizes_by_an_inputs_name_and_errors_by_the_modules() -> None:
 def test_threads_that_export_beside_keep_their_names() -> None:
     import threading
 
-    from tieops.importers.program_names import exporting_names
+    from tieops.importers.torch.program_names import exporting_names
 
     program = torch.export.export(made("layer", "inner", ["fc"]), (X,))
     found: list[str] = []

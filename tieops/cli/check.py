@@ -13,10 +13,10 @@ from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
 from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
-from tieops.importers.limits import Limits
-from tieops.importers.urls import is_url, shown
 from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.remote.urls import is_url, shown
 from tieops.runtime.choices import Memory
+from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
     from tieops.ir.readers import Reader, Readers
@@ -153,8 +153,8 @@ def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:
 
 def _undone(path: str, memory: Memory, limits: Limits) -> Iterator[Finding]:
     from tieops.runtime import ledger_of
+    from tieops.runtime.memory.weights import MIN_BYTES
     from tieops.runtime.recipe import Recipe
-    from tieops.runtime.weights import MIN_BYTES
 
     for held in ledger_of(Recipe(path, "cpu", memory, limits=limits)).undone:
         if held.nbytes < MIN_BYTES:

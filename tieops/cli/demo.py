@@ -137,7 +137,7 @@ def _plain_exports(module: Any, example: Any, folder: Path) -> dict[str, int]:
     """Export with torch's own exporters, as they come, and count what they leave."""
     import torch
 
-    from tieops.importers.quiet import quiet
+    from tieops.importers.torch.quiet import quiet
 
     counts: dict[str, int] = {}
     for dynamo in (True, False):

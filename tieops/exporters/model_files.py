@@ -35,7 +35,6 @@ from tieops.exporters.old_data import (
     unread,
 )
 from tieops.exporters.temporary import Temporary, folder_lock, temporary
-from tieops.importers.limits import UNLIMITED
 from tieops.importers.onnx import from_onnx, innermost
 from tieops.ir.brief import brief_bytes, printable
 from tieops.ir.collector import collector_paused
@@ -47,6 +46,7 @@ from tieops.ir.storage import stored_bytes
 from tieops.ir.targets import check_target
 from tieops.system.folders import give_name, ignores_case, remove, sync_folder
 from tieops.system.names import unfit_for_data
+from tieops.untrusted.limits import UNLIMITED
 
 __all__ = ["Draft", "check_nesting", "write_models"]
 

@@ -15,15 +15,15 @@ from tieops.detect.content import find_duplicates
 from tieops.errors import TieopsError, UnsupportedModelError
 from tieops.fleet.record import Failure, FileMark, FoundDuplicate, FoundTie, ScanRecord
 from tieops.importers import TORCH_SUFFIXES
-from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
-from tieops.importers.remote import SOURCE, RemoteFile, open_remote
-from tieops.importers.urls import is_url
 from tieops.ir.brief import printable
 from tieops.ir.ranged import RangedTensor
 from tieops.ir.scopes import stored_values
 from tieops.progress import silent
+from tieops.remote.remote_files import SOURCE, RemoteFile, open_remote
+from tieops.remote.urls import is_url
 from tieops.tied_model import TiedModel
+from tieops.untrusted.limits import Limits
 
 __all__ = ["look"]
 

@@ -16,11 +16,11 @@ from tieops.fleet.journal import Journal
 from tieops.fleet.look import look
 from tieops.fleet.record import Failure, ScanRecord
 from tieops.fleet.workers import WorkerPool
-from tieops.importers.limits import Limits
-from tieops.importers.remote import list_remote
-from tieops.importers.urls import is_url, local_path
 from tieops.progress import advance, progress
+from tieops.remote.remote_files import list_remote
+from tieops.remote.urls import is_url, local_path
 from tieops.system.processes import processors
+from tieops.untrusted.limits import Limits
 
 __all__ = ["scan"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tieops.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from tieops.importers.torch import from_torch
+    from tieops.importers.torch.from_torch import from_torch
 
 __all__ = ["TORCH_SUFFIXES", "from_torch"]
 
@@ -29,6 +29,6 @@ def __getattr__(name: str) -> Any:
             None,
             'pip install "tieops[torch]"',
         ) from error
-    from tieops.importers.torch import from_torch
+    from tieops.importers.torch.from_torch import from_torch
 
     return from_torch

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir
 
-from tieops.importers.embedded import Lifted, lift
-from tieops.importers.limits import Limits
 from tieops.ir.scopes import replace_tensors
+from tieops.untrusted.embedded import Lifted, lift
+from tieops.untrusted.limits import Limits
 
 __all__ = ["Embedded", "take_out"]
 

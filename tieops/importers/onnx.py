@@ -18,29 +18,29 @@ from google.protobuf.message import DecodeError, EncodeError
 from tieops.arguments import described
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.embedded_mapped import Embedded, take_out
-from tieops.importers.embedded_remote import read_graph
-from tieops.importers.external_data import DataFolder, settle_external
-from tieops.importers.limits import Limits
-from tieops.importers.onnx_checks import (
-    check_branches,
-    check_graphs,
-    check_model,
-    check_stored,
-    put_in_order,
-)
-from tieops.importers.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
-from tieops.importers.onnx_tensors import shown
-from tieops.importers.onnx_types import settle_declarations
-from tieops.importers.onnx_wire import check_wire, damaged
-from tieops.importers.remote import open_remote, settle_remote
-from tieops.importers.urls import is_url, local_path
 from tieops.ir.collector import collector_paused
 from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths
 from tieops.ir.logs import silenced
 from tieops.ir.scopes import all_graphs
 from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM
+from tieops.remote.embedded_remote import read_graph
+from tieops.remote.remote_files import open_remote, settle_remote
+from tieops.remote.urls import is_url, local_path
 from tieops.tied_model import TiedModel
+from tieops.untrusted.external_data import DataFolder, settle_external
+from tieops.untrusted.limits import Limits
+from tieops.untrusted.onnx_checks import (
+    check_branches,
+    check_graphs,
+    check_model,
+    check_stored,
+    put_in_order,
+)
+from tieops.untrusted.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
+from tieops.untrusted.onnx_tensors import shown
+from tieops.untrusted.onnx_types import settle_declarations
+from tieops.untrusted.onnx_wire import check_wire, damaged
 
 __all__ = ["from_onnx", "innermost", "read_proto", "read_structure"]
 

@@ -6,12 +6,12 @@ from tieops._lazy import lazy
 
 if TYPE_CHECKING:
     # `sessions` stays in its module: here its name is the module of `session`.
+    from tieops.runtime.accounting.ledger import ledger_of, resident_bytes
+    from tieops.runtime.accounting.resident import Held, ResidentBytes
     from tieops.runtime.choices import Provider
     from tieops.runtime.group import Sessions
-    from tieops.runtime.ledger import ledger_of, resident_bytes
     from tieops.runtime.ports import Port
     from tieops.runtime.providers import cuda_blocker, environment
-    from tieops.runtime.resident import Held, ResidentBytes
     from tieops.runtime.sessions import Session, session
     from tieops.runtime.source import Runnable
 
@@ -33,17 +33,17 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "Held": "tieops.runtime.resident",
+        "Held": "tieops.runtime.accounting.resident",
         "Port": "tieops.runtime.ports",
         "Provider": "tieops.runtime.choices",
-        "ResidentBytes": "tieops.runtime.resident",
+        "ResidentBytes": "tieops.runtime.accounting.resident",
         "Runnable": "tieops.runtime.source",
         "Session": "tieops.runtime.sessions",
         "Sessions": "tieops.runtime.group",
         "cuda_blocker": "tieops.runtime.providers",
         "environment": "tieops.runtime.providers",
-        "ledger_of": "tieops.runtime.ledger",
-        "resident_bytes": "tieops.runtime.ledger",
+        "ledger_of": "tieops.runtime.accounting.ledger",
+        "resident_bytes": "tieops.runtime.accounting.ledger",
         "session": "tieops.runtime.sessions",
     },
 )

@@ -8,13 +8,14 @@ from typing import Any, Literal, TypeAlias
 
 from tieops.arguments import expect
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
-from tieops.importers.limits import Limits
 from tieops.ir.brief import brief_bytes, counted, printable
 from tieops.runtime.choices import Memory, Provider, check_choices
-from tieops.runtime.device import DeviceTensor
-from tieops.runtime.mapped import map_tensor
+from tieops.runtime.cuda.device import DeviceTensor
+from tieops.runtime.cuda.provider_options import checked_options, device_of
+from tieops.runtime.memory.mapped import map_tensor
+from tieops.runtime.memory.shared import Opened, Shared, find_shared, open_all
+from tieops.runtime.memory.weights import Arranged, hand_over
 from tieops.runtime.opening import blocker_of, create, open_on_cuda
-from tieops.runtime.provider_options import checked_options, device_of
 from tieops.runtime.providers import (
     find_blocker,
     first_line,
@@ -26,9 +27,8 @@ from tieops.runtime.providers import (
 )
 from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.sessions import Session
-from tieops.runtime.shared import Opened, Shared, find_shared, open_all
 from tieops.runtime.source import Folder, Runnable
-from tieops.runtime.weights import Arranged, hand_over
+from tieops.untrusted.limits import Limits
 
 __all__ = ["Sessions", "sessions"]
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.ir.brief import printable
-from tieops.runtime.cuda_nodes import check_nodes, missing_cudnn
-from tieops.runtime.provider_options import wants_graph
+from tieops.runtime.cuda.cuda_nodes import check_nodes, missing_cudnn
+from tieops.runtime.cuda.provider_options import wants_graph
+from tieops.runtime.memory.weights import Arranged, arrange, keep_from_folding
 from tieops.runtime.providers import (
     CUDA,
     Blocker,
@@ -23,7 +24,6 @@ from tieops.runtime.providers import (
     out_of_memory,
 )
 from tieops.runtime.recipe import Recipe
-from tieops.runtime.weights import Arranged, arrange, keep_from_folding
 
 __all__ = ["blocker_of", "create", "open_on_cuda", "open_recipe"]
 

@@ -11,14 +11,14 @@ import ctypes
 import importlib
 import importlib.metadata
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tieops.errors import MissingDependencyError, ProviderError
 from tieops.ir.brief import counted
-from tieops.runtime.libraries import cudnn_error, load_libraries, provider_error
+from tieops.runtime.cuda.libraries import cudnn_error, load_libraries, provider_error
+from tieops.system.shared_libraries import CUDA_DRIVER, linker_says_what_lacks
 
 __all__ = [
     "CUDA",
@@ -106,10 +106,10 @@ def find_blocker(device: int = 0) -> Blocker | None:
             f"onnxruntime {ort.__version__} was built without CUDA",
             f"uninstall onnxruntime, then {_LIBRARIES}",
         )
-    if sys.platform != "linux":
+    if not linker_says_what_lacks():
         return None  # the linker's answers are read on Linux only; `create` looks afterwards
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(CUDA_DRIVER)
     except OSError as error:
         return _no_driver(str(error))
     count = ctypes.c_int(0)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tieops.importers.limits import Limits
 from tieops.runtime.choices import Memory, Provider
-from tieops.runtime.provider_options import device_of
+from tieops.runtime.cuda.provider_options import device_of
 from tieops.runtime.providers import onnxruntime_module
+from tieops.untrusted.limits import Limits
 
 __all__ = ["Recipe", "settings_of"]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tieops.errors import PreconditionError
-from tieops.importers.limits import Limits
 from tieops.ir.brief import printable
 from tieops.runtime.choices import Memory, Provider, check_choices
-from tieops.runtime.cuda_graph import CapturedRun
+from tieops.runtime.cuda.cuda_graph import CapturedRun
+from tieops.runtime.cuda.provider_options import checked_options, stream_of, wants_graph
+from tieops.runtime.memory.weights import Arranged
 from tieops.runtime.opening import open_recipe
 from tieops.runtime.placement import Placement, placement_of
 from tieops.runtime.ports import Port, check_feeds, fitted
-from tieops.runtime.provider_options import checked_options, stream_of, wants_graph
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.running import errors_with_feeds, run_arrays, run_bound
@@ -31,7 +31,7 @@ from tieops.runtime.tensors import (
     torch_module,
 )
 from tieops.runtime.values import raw_array
-from tieops.runtime.weights import Arranged
+from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tieops.errors import PreconditionError
-from tieops.importers.lr_factors import lr_factors
+from tieops.importers.torch.lr_factors import lr_factors
 from tieops.torch.places import check_module
 
 __all__ = ["param_groups"]

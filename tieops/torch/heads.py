@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tieops.errors import PreconditionError, SelectionError, UnsupportedModelError
-from tieops.importers.lr_factors import set_lr_factor
+from tieops.importers.torch.lr_factors import set_lr_factor
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.torch.places import check_module
 from tieops.torch.transposed import plain_class

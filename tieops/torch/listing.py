@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tieops.importers import from_torch
-from tieops.importers.storages import find_aliases
+from tieops.importers.torch.storages import find_aliases
 from tieops.ir.brief import printable
 from tieops.ir.evidence import Evidence
 from tieops.ir.ties import Tie

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tieops.errors import PreconditionError, TieMismatchError, UnsupportedModelError
-from tieops.importers.lr_factors import drop_lr_factor, lr_factors, set_lr_factor
+from tieops.importers.torch.lr_factors import drop_lr_factor, lr_factors, set_lr_factor
 from tieops.torch.places import Place, brief_tensor, check_module, place_of, places
 from tieops.torch.sharing import shared
 from tieops.torch.transposed import SUFFIX, hold_transposed, let_go

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
-from tieops.importers.limits import Limits
 from tieops.ir.torch_inputs import torch_inputs_of
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import check_feeds, fitted
+from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
 from tieops.verification.inputs import InputSet, check_plan, plan
 from tieops.verification.nested import Value, compare_values, leaves_of

@@ -15,11 +15,11 @@ import onnx_ir
 from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.importers.limits import Limits
 from tieops.importers.onnx import from_onnx
 from tieops.ir.torch_inputs import TorchInputs
 from tieops.runtime import Port, Provider, Session, session
 from tieops.tied_model import TiedModel
+from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
 from tieops.verification.nested import Value
 from tieops.verification.randomness import random_nodes

@@ -12,8 +12,8 @@ import numpy as np
 
 from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
-from tieops.importers.treespecs import is_safe_treespec
 from tieops.ir.torch_inputs import TorchInputs
+from tieops.untrusted.treespecs import is_safe_treespec
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def load_program(
         UntrustedFileError: If the file is neither, or would run code and is not trusted.
     """
     try:
-        from tieops.importers.torch_files import read_torch_file
+        from tieops.importers.torch.program_files import read_torch_file
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"reading {path} needs torch",
@@ -158,7 +158,7 @@ def _nested(
 
 def module_of(program: torch.export.ExportedProgram) -> torch.nn.Module:
     """Return the module that runs an exported program, whatever its tensors are called."""
-    from tieops.importers.program_names import ProgramNames
+    from tieops.importers.torch.program_names import ProgramNames
 
     return ProgramNames().neutral(program).module()
 

@@ -12,7 +12,7 @@ from tieops.exporters.torch.graph import Program, Translator
 from tieops.exporters.torch.module import converted
 from tieops.exporters.torch.ops.symbolic_ints import find_symbolic_ints
 from tieops.exporters.torch.store import Store
-from tieops.importers.lr_factors import set_lr_factor
+from tieops.importers.torch.lr_factors import set_lr_factor
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.scopes import all_graphs
 from tieops.passes.inline import inline_all

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.importers.rnn import unpack
+from tieops.importers.torch.rnn import unpack
 from tieops.ir.forms import form_of
 from tieops.ir.metadata import parsed, whole_texts
 from tieops.ir.names import PACKED, aliases_of

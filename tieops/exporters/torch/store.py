@@ -17,7 +17,7 @@ from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.attributes import attach
 from tieops.exporters.torch.module import is_of_graph_module
 from tieops.exporters.torch.names import identifier, naming_of
-from tieops.importers.rnn import unpack
+from tieops.importers.torch.rnn import unpack
 from tieops.ir.brief import brief, printable
 from tieops.ir.names import lr_factor_of
 from tieops.ir.torch_kinds import has_generated_name, is_frozen
