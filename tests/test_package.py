@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,21 @@ def test_imports_point_one_way():
             if ORDER.index(there) >= ORDER.index(here) or (here, there) in APART:
                 against.append(f"{dotted(path)} imports {there}")
     assert against == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    known = {dotted(path) for path in modules()}
+    reads: dict[str, set[str]] = {}
+    for path in modules():
+        names = reads.setdefault(dotted(path), set())
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in known:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+                names |= inner or {node.module}
+    # A package's own module names its parts for those who come from outside.
+    packages = {name for name in known if any(each.startswith(f"{name}.") for each in known)}
+    graph = {name: found - packages for name, found in reads.items() if name not in packages}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
 @pytest.mark.parametrize(

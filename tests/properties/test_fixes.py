@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 import tieops
 from tieops.cli import main
+from tieops.ir.problem import Problem
 
 info = helper.make_tensor_value_info
 W = np.random.default_rng(0).standard_normal((70, 70), dtype=np.float32)
@@ -102,7 +103,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
 }
 
 
-def problems(path: Path) -> dict[str, tieops.analysis.analysis.Problem]:
+def problems(path: Path) -> dict[str, Problem]:
     return {each.kind: each for each in tieops.from_onnx(path).analysis.problems}
 
 

@@ -10,7 +10,7 @@ from tieops.analysis.entries import Entry, entries_of, shape_text
 from tieops.analysis.sections import headline, sections_of
 
 if TYPE_CHECKING:
-    from tieops.analysis.analysis import Analysis
+    from tieops.analysis.findings import Findings
 
 __all__ = ["as_html"]
 
@@ -24,7 +24,7 @@ _STYLE = (
 )
 
 
-def as_html(analysis: Analysis) -> str:
+def as_html(analysis: Findings) -> str:
     """Return an analysis as a fragment of HTML: no script, nothing loaded, every name escaped."""
     head = "<br>".join(map(escape, headline(analysis, _WIDTH)))
     parts = [_STYLE, f'<div class="tieops"><p>{head}</p>']

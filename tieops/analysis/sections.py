@@ -16,7 +16,7 @@ from tieops.ir.problem import Problem
 from tieops.ir.ties import Tie
 
 if TYPE_CHECKING:
-    from tieops.analysis.analysis import Analysis
+    from tieops.analysis.findings import Findings
 
 __all__ = ["Section", "cut_to", "headline", "readers", "sections_of", "shortened", "squeezed"]
 
@@ -38,7 +38,7 @@ class Section:
     is_marked: bool = False
 
 
-def headline(analysis: Analysis, width: int, path: str = "") -> list[str]:
+def headline(analysis: Findings, width: int, path: str = "") -> list[str]:
     """Return what the model is, in three lines."""
     totals = analysis.totals
     name = f"{printable(os.path.basename(path))}: " if path else ""
@@ -59,7 +59,7 @@ def headline(analysis: Analysis, width: int, path: str = "") -> list[str]:
     ]
 
 
-def sections_of(analysis: Analysis, width: int, path: str = "") -> list[Section]:
+def sections_of(analysis: Findings, width: int, path: str = "") -> list[Section]:
     """Return the three sections, whole."""
     ties, totals = analysis.ties, analysis.totals
     slots = sum(len(tie.slots) for tie in ties)

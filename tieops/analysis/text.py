@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from tieops.analysis.analysis import Analysis
+    from tieops.analysis.findings import Findings
 
 __all__ = ["as_text", "print_to"]
 
@@ -25,7 +25,7 @@ MAX_NAME = 28
 _STYLES = {"tied": "green", "wasted": "yellow", "wrong": "red"}
 
 
-def as_text(analysis: Analysis, *, width: int = 80, **options: Any) -> str:
+def as_text(analysis: Findings, *, width: int = 80, **options: Any) -> str:
     """Return an analysis as plain text of ``width`` columns; what is to be copied is not wrapped.
 
     Args:
@@ -42,7 +42,7 @@ def as_text(analysis: Analysis, *, width: int = 80, **options: Any) -> str:
 
 
 def print_to(
-    console: Console, analysis: Analysis, *, path: str = "", everything: bool = False
+    console: Console, analysis: Findings, *, path: str = "", everything: bool = False
 ) -> None:
     """Print an analysis to a console of rich.
 
