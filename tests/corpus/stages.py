@@ -214,6 +214,12 @@ def to_torch(run: Taken) -> str | None:
         learnt = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         lost = (theirs - ours) & learnt - _unused(module, run.given.inputs)
         _check(not lost, f"names missing in the state: {', '.join(sorted(lost)[:5])}")
+        trained = {n: p.requires_grad for n, p in module.named_parameters(remove_duplicate=False)}
+        odd = [
+            name for name, each in net.named_parameters(remove_duplicate=False)
+            if trained.get(name) != each.requires_grad
+        ]  # fmt: skip
+        _check(not odd, f"trained otherwise: {', '.join(odd[:5])}")
         net.load_state_dict(module.state_dict(), strict=ours == theirs)
     path = run.folder / "written.onnx"
     tieops.verify(net, against=path, inputs=run.given.feeds, atol=run.given.atol)
