@@ -33,7 +33,12 @@ DRIVER = shutil.which("chromedriver")
 FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
 
 
-_IN_TEST_ALL = {"test_render_browser.py": "selenium", "test_site.py": "mkdocs"}
+_IN_TEST_ALL = {
+    "firefox.py": "selenium",
+    "pages.py": "selenium",
+    "test_render_browser.py": "selenium",
+    "test_site.py": "mkdocs",
+}
 collect_ignore = [file for file, package in _IN_TEST_ALL.items() if not find_spec(package)]
 
 

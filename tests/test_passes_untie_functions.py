@@ -204,6 +204,32 @@ def test_a_slice_of_what_a_function_returns_comes_back():
     and_back(model, {"x": X})
 
 
+def test_a_weight_that_is_computed_after_a_move_keeps_the_move_in_its_values():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { y = f.all(x, w) }",
+        [
+            "all (a, v) => (o) { t = Transpose(v)  h = MatMul(a, t)  i = MatMul(h, v)"
+            "  n = Neg(t)  o = MatMul(i, n) }"
+        ],
+        w=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
+def test_a_body_with_a_constant_of_its_own_behind_a_call_that_is_inlined_first():
+    k = "k = Constant<value = float[2,8] {1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8}>()"
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y) { y = f.outer(x, w) }",
+        [
+            f"inner (a, v) => (o) {{ {k}  b = Add(a, k)  o = MatMul(b, v) }}",
+            "outer (a, v) => (o) { t = Transpose(v)  h = MatMul(a, t)  i = f.inner(h, v)"
+            "  o = MatMul(i, v) }",
+        ],
+        w=(8, 8),
+    )
+    and_back(model, {"x": X})
+
+
 def test_calls_are_inlined_as_far_as_one_input_serves_several():
     model = made(
         "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  y = f.outer(h, w) }",

@@ -92,7 +92,7 @@ def test_what_can_be_mapped(data: Path) -> None:
     assert not can_be_mapped(stored(data, 66), "cpu")  # not on a multiple of its width
     assert not can_be_mapped(stored(data, dtype=kinds.FLOAT16), "cpu")
     assert can_be_mapped(stored(data, dtype=kinds.FLOAT16), "cuda")
-    assert not can_be_mapped(stored(data, dtype=kinds.BFLOAT16), "cuda")
+    assert can_be_mapped(stored(data, dtype=kinds.BFLOAT16), "cuda")
     assert not can_be_mapped(onnx_ir.tensor(ARRAY), "cpu")
 
 

@@ -15,10 +15,11 @@ from onnx import numpy_helper, parser
 
 import tieops
 from tieops.errors import ExportError, PreconditionError
+from tieops.system import folders
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n] x) => (float[n, m] y) {
     h = Gather(table, x)  t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }"""
-ON_WINDOWS = sys.modules["tieops.system.folders"].os.name == "nt"
+ON_WINDOWS = folders.os.name == "nt"
 
 
 def model(seed: int = 0, rows: int = 5000) -> tieops.TiedModel:

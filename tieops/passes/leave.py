@@ -344,14 +344,14 @@ class Leaver:
             return view, len(nodes)  # through a function that returns it: nothing to copy
         if _is_whole(slot) and read.entry is None:
             return View(parameter.shape), 0
-        nodes = nodes[: len(nodes) - len(view.computed)]
+        moving = nodes[: len(nodes) - len(view.computed)]
         reader = slot.node if read.entry is None else slot.path[0]
         if form is None:
-            count = _moving(nodes)
+            count = _moving(moving)
         elif form.permutation is not None:
-            count = sum(1 for _ in takewhile(is_permutation, nodes))
+            count = sum(1 for _ in takewhile(is_permutation, moving))
         else:
-            views = (self._view_of(view.source, nodes, at, reader) for at in range(len(nodes) + 1))
+            views = (self._view_of(view.source, nodes, at, reader) for at in range(len(moving) + 1))
             count = next((at for at, each in enumerate(views) if each == form), 0)
         return self._view_of(view.source, nodes, count, reader), count
 

@@ -60,6 +60,7 @@ class Inliner:
         self._runtime_functions = runtime_functions
         self._copies: dict[tuple[Path, onnx_ir.Node], onnx_ir.Node] = {}
         self._origins: dict[onnx_ir.Node, Path] = {}
+        self._inlined: set[onnx_ir.Node] = set()
         self._opened: set[onnx_ir.OperatorIdentifier] = set()
         self._held: dict[onnx_ir.OperatorIdentifier, list[onnx_ir.Value]] = {}
         owners = function_graphs(model)
@@ -84,7 +85,7 @@ class Inliner:
         """Return why calls cannot be inlined, in the order in which they lead into each other.
 
         Args:
-            calls: Calls of the model as it was before any was inlined.
+            calls: Calls of the model as it was before any was inlined, or as it is now.
 
         Returns:
             Empty if they can be.
@@ -92,7 +93,7 @@ class Inliner:
         pending, seen = list(calls), set[onnx_ir.Node]()
         while pending:
             call = pending.pop()
-            if call in seen:
+            if call in seen or call in self._inlined:
                 continue
             seen.add(call)
             why = self._obstacle(call)
@@ -180,6 +181,7 @@ class Inliner:
         calls = [node for node in all_nodes(self._model) if node in wanted]
         for call in calls:
             self._origins.setdefault(call, (call,))
+        self._inlined |= wanted
         paths, mine = call_paths(self._model), set(calls)
         keys = dict.fromkeys(call.op_identifier() for call in calls)
         for key in keys:
