@@ -52,6 +52,7 @@ def head() -> tieops.TiedModel:
 # Layers
 
 
+@pytest.mark.slow
 def test_every_stored_byte_is_owned_once_and_every_read_is_counted(gpt2):
     found = tieops.analyze(gpt2)
     assert sum(row.owned_bytes for row in found.rows) == sum(p.nbytes for p in gpt2.parameters)
@@ -267,6 +268,7 @@ def test_repeated_blocks_are_told_once(gpt2):
     assert "×" not in whole
 
 
+@pytest.mark.slow
 def test_calls_of_one_module_fold_and_their_readers_are_one_line():
     case = build("albert", 100, 16)
     model = tieops.from_torch(case.module, kwargs=case.inputs, dynamic_shapes=case.dynamic_shapes)

@@ -170,6 +170,7 @@ def test_two_models_with_nothing_in_common():
     assert json.loads(json.dumps(found.to_dict()))["changed"] is True
 
 
+@pytest.mark.slow
 def test_a_real_model_and_what_lowering_does_to_it(tmp_path):
     case = build("gpt2", 100, 16)
     model = tieops.from_torch(case.module, kwargs=case.inputs, dynamic_shapes=case.dynamic_shapes)

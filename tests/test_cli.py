@@ -349,6 +349,7 @@ def test_misuse_ends_with_2(args, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "launch", [["-m", "tieops"], ["-c", "from tieops.cli import main; main()"]]
 )
+@pytest.mark.slow
 def test_processes_end_as_scripts_expect(launch, tmp_path):
     path = copies(tmp_path)
     other = copies(tmp_path, "other.onnx", change=1)

@@ -82,7 +82,7 @@ def test_each_tie_undone_is_a_line_with_what_mends_it(files, name, memory, verdi
     assert count == "1 thing did not hold"
 
 
-def test_the_mending_mends(files, tmp_path):
+def test_the_fixes_fix(files, tmp_path):
     assert invoke(files["autoencoder"], "--runtime", "--memory", "mapped").exit_code == 0
     line = invoke(files["inside"], "--runtime").stdout.splitlines()[0]
     command = shlex.split(line.partition("fix: tieops ")[2].partition(":")[0])
@@ -119,6 +119,7 @@ def test_names_of_a_tied_parameter_are_names_of_the_tie(tmp_path):
     ("names", "code"),
     [("emb.weight,fc.weight", 0), ("emb,fc", 0), ("emb.weight,gone.weight", 1)],
 )
+@pytest.mark.slow
 def test_a_tie_holds_only_between_readers_that_own_the_names(tmp_path, names, code):
     tied, _ = pair("PlainLinear")
     model = tieops.from_torch(tied, tied.inputs)
@@ -136,6 +137,7 @@ def test_duplicate_bytes(files):
     assert "2.56 MB stored a second time, emb first of all" in result.stdout
 
 
+@pytest.mark.slow
 def test_everything_at_once_as_json(files):
     result = invoke(
         files["untied"], "--runtime", "--max-duplicate-bytes", 0, "--expect-tie",
@@ -161,6 +163,7 @@ def test_misuse(files):
     assert invoke(files["gemm"], "--max-duplicate-bytes", "-1").exit_code == 2
 
 
+@pytest.mark.slow
 def test_run_says_which_copies_there_are(files):
     args = ["run", str(files["gemm"]), "--provider", "cpu", "--memory"]
     text = CliRunner().invoke(app, args).stdout

@@ -125,6 +125,7 @@ def run_on_a_terminal(columns: int, *args: object) -> str:
     return b"".join(chunks).decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_and_a_pipe_does_not(old):
     shown = run_on_a_terminal(80, "inspect", old)
     assert "\x1b[1;33mwasted" in shown

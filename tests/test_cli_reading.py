@@ -133,6 +133,7 @@ RAISED = {
 
 @pytest.mark.parametrize("command", SESSIONS)
 @pytest.mark.parametrize("name", RAISED)
+@pytest.mark.slow
 def test_sessions_of_commands_hold_one_copy_within_raised_limits(
     name, command, folder, monkeypatch, capsys
 ):

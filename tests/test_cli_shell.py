@@ -143,6 +143,7 @@ def test_a_process_that_begins_without_stdout(model: Path, tmp_path: Path) -> No
         assert len(tieops.from_onnx(out).ties) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_it_loads_is_no_traceback(model: Path) -> None:
     """At any moment from the first line of ours on."""
     words = [sys.executable, "-X", "importtime", "-m", "tieops", "inspect", str(model)]

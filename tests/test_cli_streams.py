@@ -27,6 +27,7 @@ def run(*args: object, stdin: bytes = b"", **env: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_a_pipe_of_commands(model):
     tied = run("tie", "-", "-", stdin=model)
     assert tied.returncode == 0
@@ -113,6 +114,7 @@ def test_the_shell_completes_commands_and_options():
     assert "--max-duplicate-bytes" in completed("tieops check --max", 2)
 
 
+@pytest.mark.slow
 def test_data_of_a_model_on_stdin_lies_in_the_current_folder(tmp_path, monkeypatch):
     written = tieops.to_onnx(model_of(), tmp_path / "m.onnx", external_data=True)
     assert written.data_path is not None

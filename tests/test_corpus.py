@@ -103,6 +103,7 @@ def test_a_model_that_takes_too_long_is_stopped_and_the_next_one_runs():
         assert hasty.take(job)["stages"] == {"import": "fail: no end after 0 s"}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_the_stage_that_it_died_in(tmp_path):
     with Runner() as started:
         row = started.take({"family": "no such family", "vocab": VOCABULARIES[0]})

@@ -87,6 +87,7 @@ def test_a_driver_without_a_gpu_is_said(cuda: FakeCuda, path: Path):
     assert "CUDA_VISIBLE_DEVICES" in found["error"]
 
 
+@pytest.mark.slow
 def test_without_cudnn_a_recurrent_layer_is_refused_and_a_product_is_not(
     cuda: FakeCuda, path: Path, tmp_path: Path
 ):

@@ -101,6 +101,7 @@ def test_one_difference_that_no_sample_sees_is_found() -> None:
     assert len(find_duplicates([stored("w", one), stored("v", one.copy())])) == 1
 
 
+@pytest.mark.slow
 def test_twenty_thousand_equal_tensors_are_one_duplicate() -> None:
     base = np.arange(64, dtype="f4").reshape(8, 8)
 

@@ -181,6 +181,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path, capsys) -> None:
     table = script().main(200, 1, tmp_path, "cpu")
     assert table["tied"]["parameters"] == 1_002_148
@@ -212,6 +213,7 @@ def test_the_command_finds_out_early_where_it_cannot_write(tmp_path) -> None:
     assert "cannot write plots to" in str(error)
 
 
+@pytest.mark.slow
 def test_the_command_trains(tmp_path) -> None:
     args = ["demo", "--train", "--epochs", "1", "--images", "100", "--provider", "cpu",
             "--plots", tmp_path / "plots", "--out", tmp_path / "net.onnx"]  # fmt: skip

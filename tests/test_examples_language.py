@@ -78,6 +78,7 @@ def test_the_network_is_tied_and_learns_words_then_classes() -> None:
     assert found.validation_accuracy[-1] > found.validation_accuracy[0] + 0.3
 
 
+@pytest.mark.slow
 def test_the_script_runs_at_a_small_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     spec = importlib.util.spec_from_file_location("language_model_example", SCRIPT)
     assert spec is not None

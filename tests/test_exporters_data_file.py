@@ -128,6 +128,7 @@ def test_two_imports_of_one_path_are_two_files(tmp_path):
     assert not list(tmp_path.glob("[ab].onnx*"))
 
 
+@pytest.mark.slow
 def test_weights_of_torch_are_not_copied_in_memory(tmp_path):
     """A transposed and a plain weight of 128 MB each: blocks of 16 MiB, and nothing more."""
     code = """

@@ -159,6 +159,7 @@ def test_small_models_have_no_data_file(tmp_path: Path) -> None:
     assert [each.data_path for each in written] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_t5_and_all_of_it(tmp_path: Path) -> None:
     case = build("t5", 4000, 64)
     ids = {"input_ids": case.inputs["input_ids"]}

@@ -399,6 +399,7 @@ def test_copies_and_pickles_keep_names_ties_and_buffers(language_model):
         assert not other(TOKENS[0]).equal(net(TOKENS[0]))
 
 
+@pytest.mark.slow
 def test_a_converted_module_compiles_with_any_size(language_model):
     net = tieops.to_torch(language_model[1])
     torch.compiler.reset()
@@ -408,6 +409,7 @@ def test_a_converted_module_compiles_with_any_size(language_model):
 
 
 @pytest.mark.parametrize("name", ["gpt2", pytest.param("bart", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_converted_module_exports_with_dynamic_sizes(name):
     case = build(name, 150, 32)
     model = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
@@ -426,6 +428,7 @@ def flat(found: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["lstm", "gpt2"])
+@pytest.mark.slow
 def test_other_dtypes_are_kept(name, dtype):
     case = build(name, 60, 16)
     module = case.module.to(dtype)

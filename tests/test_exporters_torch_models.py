@@ -59,6 +59,7 @@ def trained(outputs: list[Tensor], module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", marked(NAMES))
+@pytest.mark.slow
 def test_a_model_comes_back_to_torch_with_its_names_ties_and_gradients(name, imported, tmp_path):
     case, model = imported(name)
     net = tieops.to_torch(model)
@@ -86,6 +87,7 @@ def test_a_model_comes_back_to_torch_with_its_names_ties_and_gradients(name, imp
 
 
 @pytest.mark.parametrize("name", marked([n for n in NAMES if n != "rxnmapper"]))
+@pytest.mark.slow
 def test_the_way_back_has_the_ties_and_the_bytes(name, imported):
     case, model = imported(name)
     net = tieops.to_torch(model)
@@ -113,6 +115,7 @@ def bytes_of_files() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_an_onnx_file_runs_in_torch(name, pytestconfig):
     source = model_path(name, pytestconfig)
     net = tieops.to_torch(tieops.from_onnx(source))

@@ -37,6 +37,7 @@ def test_a_kill_at_a_random_moment(external, count):
 
 @pytest.mark.parametrize("fault", ["exit", "kill"])
 @pytest.mark.parametrize("external", WAYS)
+@pytest.mark.slow
 def test_a_process_that_ends_at_any_system_call(external, fault):
     """Before each call; and by a kill within each write, and after each call of another kind."""
     found = run("every_call", fault, external)
@@ -45,6 +46,7 @@ def test_a_process_that_ends_at_any_system_call(external, fault):
 
 
 @pytest.mark.parametrize("external", WAYS)
+@pytest.mark.slow
 def test_any_system_call_that_fails(external):
     found = run("every_call", "EIO", external)
     calls = found.pop("calls")
@@ -62,12 +64,14 @@ def test_an_interrupt_at_any_system_call(external):
 
 
 @pytest.mark.parametrize("external", WAYS)
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_size(external):
     found = run("full_disk", external)
     assert found["refused"] > 5
     assert found["written"] > 0
 
 
+@pytest.mark.slow
 def test_a_full_file_system(tmp_path):
     mount = f"mount -t tmpfs -o size=8m tmpfs {tmp_path}"
     unshare = shutil.which("unshare")
@@ -79,6 +83,7 @@ def test_a_full_file_system(tmp_path):
 
 
 @pytest.mark.parametrize("external", WAYS)
+@pytest.mark.slow
 def test_two_writers_at_once(external):
     found = run("two_writers", 15, external)
     assert found["saves"] == 30

@@ -171,6 +171,7 @@ def test_no_more_than_a_few_are_in_flight(tmp_path: Path) -> None:
     assert executor.submitted == 20
 
 
+@pytest.mark.slow
 def test_one_that_takes_too_long_or_too_much_is_told(tmp_path: Path) -> None:
     save_random(tmp_path)
     (slow,) = tieops.scan(tmp_path / "inside.onnx", workers=1, timeout_s=0.0001)
@@ -299,6 +300,7 @@ def test_the_summary_adds_up_and_is_safe_for_a_terminal(models: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_the_command_prints_lines_and_a_summary(models: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["scan", str(models), "--ordered", "-j", "1"])
     assert result.exit_code == 1

@@ -216,6 +216,7 @@ ODD_TENSORS = {
 
 @pytest.mark.parametrize("place", ["initializer", *PLACES])
 @pytest.mark.parametrize("case", ODD_TENSORS)
+@pytest.mark.slow
 def test_odd_tensors_are_refused_as_those_in_memory_are(
     tmp_path: Path, case: str, place: str
 ) -> None:
@@ -255,6 +256,7 @@ def test_damaged_files_are_read_or_refused_as_protobuf_and_the_checks_do(
 
 
 @pytest.mark.parametrize("place", ["initializer", *PLACES])
+@pytest.mark.slow
 def test_a_large_file_is_not_copied_into_memory(tmp_path: Path, place: str) -> None:
     path = tmp_path / "large.onnx"
     large = TensorProto(name="w", dims=[64 << 20], data_type=2, raw_data=bytes(64 << 20))

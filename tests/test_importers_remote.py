@@ -110,6 +110,7 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tieops.importers.onnx.WHOLE_BYTES", 1000)
 
 
+@pytest.mark.slow
 def test_ties_and_likely_duplicates_of_2_gb_cost_less_than_a_thousandth(tmp_path: Path) -> None:
     tied = language_model(VOCABULARY, WIDTH, 360, tied=True)
     twice = language_model(VOCABULARY, WIDTH, 230, tied=False)

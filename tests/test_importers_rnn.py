@@ -110,6 +110,7 @@ IDS = ["-".join([kind, *(f"{k}={v}" for k, v in options.items())]) for kind, opt
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=IDS)
+@pytest.mark.slow
 def test_any_batch_and_length(kind: str, options: dict[str, Any]) -> None:
     net = Net(kind, **options)
     model = to_onnx(net, (torch.randn(5, 2, 3),), ({0: "a", 1: "b"},))
@@ -146,6 +147,7 @@ def test_any_batch_and_length(kind: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", RNNS)
+@pytest.mark.slow
 def test_initial_states(kind: str) -> None:
     net = Net(kind, num_layers=2, bidirectional=True)
     count = 2 if kind == "LSTM" else 1
@@ -163,6 +165,7 @@ def test_initial_states(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "batch_first"), [("LSTM", True), ("GRU", False)])
 @pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.slow
 def test_unbatched(kind: str, batch_first: bool, with_states: bool) -> None:
     net = Net(kind, bidirectional=True, batch_first=batch_first)
     count = (2 if kind == "LSTM" else 1) * with_states
@@ -199,6 +202,7 @@ PROJECTED = [
 
 
 @pytest.mark.parametrize(("options", "with_states"), PROJECTED, ids=str)
+@pytest.mark.slow
 def test_a_projection_is_kept_with_any_batch_and_length(options, with_states, tmp_path) -> None:
     """ONNX's LSTM has none, and torch's exporter drops it."""
     net = Net("LSTM", proj_size=2, **options).eval()
@@ -227,6 +231,7 @@ def test_a_projection_is_kept_with_any_batch_and_length(options, with_states, tm
         torch.testing.assert_close(back(*given), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_projections_that_two_modules_share_are_one_tensor() -> None:
     net = nn.Sequential(Taken(nn.LSTM(2, 4, proj_size=2)), Taken(nn.LSTM(2, 4, proj_size=2)))
     net[1].rnn.weight_hr_l0 = net[0].rnn.weight_hr_l0
@@ -276,6 +281,7 @@ class Called(nn.Module):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_function_of_torch_and_a_program_keep_all_weights(kind, options) -> None:
     net = Called(kind, **options).eval()
     x = torch.randn(5, 2, 3)
@@ -290,6 +296,7 @@ def test_a_function_of_torch_and_a_program_keep_all_weights(kind, options) -> No
 
 @pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.slow
 def test_cells_keep_all_weights(cell, bias) -> None:
     net = cell(3, 4, bias=bias).eval()
     model = tieops.from_torch(net, torch.randn(2, 3), dynamic_shapes=({0: "batch"},))
@@ -421,6 +428,7 @@ def export_two(net: nn.Module) -> tuple[onnx_ir.Model, list[str]]:
     return model, left
 
 
+@pytest.mark.slow
 def test_a_module_called_twice_has_one_of_each() -> None:
     rnn = nn.LSTM(4, 4)
     model, left = export_two(Two(rnn, rnn))
@@ -531,6 +539,7 @@ def test_both_directions_tied_keep_their_chain() -> None:
     assert_same(model, net, torch.randn(3, 1, 3))
 
 
+@pytest.mark.slow
 def test_aliases_and_factors_of_the_parts_are_kept() -> None:
     model = to_onnx(Net("LSTM"), (torch.randn(5, 2, 3),))
     stored = model.graph.initializers

@@ -349,6 +349,7 @@ def test_keyword_inputs_and_nested_outputs():
     ],
     ids=["dict", "tuple", "Dim", "Dim.DYNAMIC"],
 )
+@pytest.mark.slow
 def test_dynamic_shapes_in_each_spelling(shapes):
     module = Tied()
     model = tieops.from_torch(module, (TOKENS,), dynamic_shapes=shapes)
@@ -368,6 +369,7 @@ def test_without_dynamic_shapes_sizes_are_those_of_the_example():
 
 
 @pytest.mark.parametrize("opset", [18, 20, 21, 23])
+@pytest.mark.slow
 def test_the_opset_that_was_asked_for(opset):
     module = Tied()
     model = checked(tieops.from_torch(module, (TOKENS,), opset=opset), module)
@@ -388,6 +390,7 @@ def test_names_of_inputs_and_outputs():
 # What the module and the user see
 
 
+@pytest.mark.slow
 def test_the_module_is_as_it_was():
     torch.manual_seed(0)
 
@@ -471,6 +474,7 @@ def test_example_inputs_are_needed_and_the_error_says_how():
 
 
 @pytest.mark.parametrize("how", ["object", "data"])
+@pytest.mark.slow
 def test_an_exported_program_and_its_file_give_the_ties_of_the_module(how, tmp_path):
     module = Tied(bias=True, how=how).eval()
     dims = {"x": {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}}
@@ -592,6 +596,7 @@ def test_what_a_newcomer_gets_wrong_says_what_to_do(tmp_path):
     assert "dynamic_shapes" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_optimizer_is_an_export_error():
     """It fails on a split that is computed, as ProphetNet's predicting streams are."""
     from tests.corpus.families import build
@@ -630,6 +635,7 @@ ONE, TWO, THREE = torch.randn(3, 2, 5)
     ],
     ids=["number", "any number", "keywords", "tree", "one tensor twice"],
 )
+@pytest.mark.slow
 def test_a_forward_called_in_any_way_is_verified_as_it_was_called(args, kwargs):
     net = Called().eval()
     model = tieops.from_torch(net, args, kwargs)

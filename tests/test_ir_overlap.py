@@ -49,6 +49,7 @@ def test_groups_are_those_of_comparing_each_with_each(data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.slow
 def test_a_hundred_thousand_slices_are_sorted_and_not_compared(
     axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

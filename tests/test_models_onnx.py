@@ -68,6 +68,7 @@ def signature(model: onnx_ir.Model) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_a_model_comes_through_bit_for_bit(name, pytestconfig, tmp_path):
     source = model_path(name, pytestconfig)
     model = tieops.from_onnx(source)
@@ -89,6 +90,7 @@ def test_a_model_comes_through_bit_for_bit(name, pytestconfig, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_a_model_is_the_same_after_its_duplicates_are_tied(name, pytestconfig, tmp_path):
     source = model_path(name, pytestconfig)
     model = tieops.from_onnx(source)

@@ -172,6 +172,7 @@ SLOW = {"gpt2", "qwen2", "llama", "llama_untied", "albert", "t5", "bart", "rxnma
         for name in CASES
     ],
 )
+@pytest.mark.slow
 def test_a_model_comes_out_of_torch_whole_and_tied(name, wanted, tmp_path):
     case = wanted(name)
     model = tieops.from_torch(
@@ -225,6 +226,7 @@ OLD = ("bert-150", "bert-2000", "albert-150", "albert-2000", "t5-150", "t5-2000"
     # Hints about opsets and batch sizes, from the exporter's operators.
     "ignore:Exporting a:UserWarning:torch.onnx",
 )
+@pytest.mark.slow
 def test_a_model_of_the_old_exporter_comes_back_to_one_copy(name, wanted, tmp_path):
     case = wanted(name)
     old = tmp_path / "old.onnx"

@@ -203,6 +203,7 @@ def test_commands_print_nothing_that_a_terminal_obeys(text, tmp_path):
         clean(printed)
 
 
+@pytest.mark.slow
 def test_a_name_of_ten_megabytes_is_cut(tmp_path):
     texts = [f"n{number}" for number in range(10)]
     texts[2] = "x" * 10_000_000

@@ -145,6 +145,7 @@ def test_repeated_blocks_of_real_models_fold_into_one(name, repeats, times):
     assert len(top) + sum(box.group < 0 for box in picture.boxes) <= 24
 
 
+@pytest.mark.slow
 def test_the_calls_of_one_layer_say_that_they_read_the_same():
     picture = picture_of(architecture("albert"))
     (repeat,) = [group for group in picture.groups if group.form == "repeat"]
@@ -166,6 +167,7 @@ def test_blocks_without_names_are_found_by_what_they_read():
     assert repeat.title == "repeated block"
 
 
+@pytest.mark.slow
 def test_folding_keeps_every_layer_and_the_order():
     model = architecture("bert")
     flow = flow_of(model)
@@ -182,6 +184,7 @@ def test_folding_keeps_every_layer_and_the_order():
     assert backward <= {"BertEmbeddings"}
 
 
+@pytest.mark.slow
 def test_no_group_unfolds_into_a_crowd():
     class Long(torch.nn.Module):
         def __init__(self):
@@ -203,12 +206,14 @@ def test_no_group_unfolds_into_a_crowd():
     assert sizes[-1] <= 40
 
 
+@pytest.mark.slow
 def test_groups_come_before_what_is_in_them_and_everything_is_plain_data(tied):
     picture = picture_of(architecture("bert"))
     assert all(group.group < i for i, group in enumerate(picture.groups))
     assert json.loads(json.dumps(picture.as_data()))["boxes"][0]["form"] == "input"
 
 
+@pytest.mark.slow
 def test_a_leaf_knows_its_module():
     flow = flow_of(architecture("bert"))
     leaf = next(

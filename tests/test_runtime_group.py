@@ -86,6 +86,7 @@ def test_outputs_are_those_of_separate_sessions(
 
 
 @pytest.mark.parametrize("memory", MODES)
+@pytest.mark.slow
 def test_every_kind_of_model_can_share(memory: Any, tmp_path: Path) -> None:
     table = random(3000, 64)
     one, other = encoder(table), decoder(table, "lm_head")
@@ -105,6 +106,7 @@ def test_every_kind_of_model_can_share(memory: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["paths", "inside", "TiedModels"])
 @pytest.mark.parametrize("memory", ["packed", "mapped"])
+@pytest.mark.slow
 def test_models_that_were_read_with_raised_limits_share(
     memory: Any, given: str, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_other_dtypes_and_shapes_are_not_the_same_weight() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "lstm"])
+@pytest.mark.slow
 def test_real_models_with_every_weight_shared(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def of(pair: dict[str, Path], inside: bool) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["data files", "weights inside"])
+@pytest.mark.slow
 def test_packed_holds_what_each_one_packs_and_the_original_not_at_all(
     inside: bool, pair: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_packed_holds_what_each_one_packs_and_the_original_not_at_all(
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["data files", "weights inside"])
+@pytest.mark.slow
 def test_mapped_holds_one_mapping_and_no_private_copy(
     inside: bool, pair: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_mapped_holds_one_mapping_and_no_private_copy(
     assert pss <= 1.1 * resident(tmp_path, {"decoder": pair["decoder"]}, "mapped")[0]
 
 
+@pytest.mark.slow
 def test_the_runtimes_own_sessions_hold_more_which_is_why_there_is_a_group(
     pair: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -109,6 +112,7 @@ def test_the_runtimes_own_sessions_hold_more_which_is_why_there_is_a_group(
     assert resident(tmp_path, of(pair, True), "default", "apart")[0] >= 2.8 * TABLE_BYTES
 
 
+@pytest.mark.slow
 def test_one_file_twice_is_one_mapping(pair: dict[str, Path], tmp_path: Path) -> None:
     paths = {"a": pair["decoder"], "b": pair["decoder"]}
     one = resident(tmp_path, {"a": pair["decoder"]}, "mapped")[0]
@@ -119,6 +123,7 @@ def test_one_file_twice_is_one_mapping(pair: dict[str, Path], tmp_path: Path) ->
         assert resident(tmp_path, paths, "packed", how)[0] <= 1.1 * 2 * packed
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_mapping(pair: dict[str, Path], tmp_path: Path) -> None:
     paths = of(pair, False)
     line = command(tmp_path, paths, "mapped", "wait")

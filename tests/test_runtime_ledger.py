@@ -100,6 +100,7 @@ UNDONE = {
 
 
 @pytest.mark.parametrize("case", list(UNDONE), ids="-".join)
+@pytest.mark.slow
 def test_what_the_runtime_undoes_is_seen_and_counted_as_it_is_measured(files, case):
     verdict, copies = UNDONE[case]
     found = looked_at(files[case], "default")
@@ -116,6 +117,7 @@ def test_what_the_runtime_undoes_is_seen_and_counted_as_it_is_measured(files, ca
 @pytest.mark.parametrize("memory", ["packed", "mapped"])
 @pytest.mark.parametrize("form", ["gemm", "portable"])
 @pytest.mark.parametrize("case", ["head", "merged decoder"])
+@pytest.mark.slow
 def test_what_tieops_arranges_is_one_copy(files, case, form, memory):
     found = looked_at(files[case, form], memory)
     assert [each.verdict for each in found.ties] == ["kept"]
@@ -204,6 +206,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("case", list(ELSEWHERE))
+@pytest.mark.slow
 def test_wherever_the_readers_are_what_is_counted_is_what_is_measured(case, tmp_path):
     readers, copies = ELSEWHERE[case]
     path = tieops.to_onnx(
@@ -259,6 +262,7 @@ def test_a_weight_that_is_computed_away_is_told_and_what_came_of_it(tmp_path):
 # Sessions
 
 
+@pytest.mark.slow
 def test_a_session_that_is_open_is_looked_into_whatever_it_was_made_from(files):
     proto = onnx.load(files["head", "gemm"])
     graph = onnx_ir.load(files["head", "gemm"])
@@ -294,6 +298,7 @@ def test_it_prints_itself_and_goes_to_json(files):
     assert data["measured"]["private_bytes"] > BYTES
 
 
+@pytest.mark.slow
 def test_a_network_of_torch(tmp_path):
     case = build("lstm", 20_000, 64)
     model = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)

@@ -148,6 +148,7 @@ def long_named(folder: Path) -> Path:
 
 @pytest.mark.parametrize("memory", ["packed", "mapped"])
 @pytest.mark.parametrize("given", ["path", "TiedModel", "onnx_ir.Model"])
+@pytest.mark.slow
 def test_a_model_that_was_read_with_raised_limits_is_held_once(
     given: str, memory: str, tmp_path: Path
 ) -> None:

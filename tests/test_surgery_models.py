@@ -142,6 +142,7 @@ def same_bits(after: TiedModel, before: TiedModel, given: Given, folder: Any) ->
 
 
 @cases(*CASES)
+@pytest.mark.slow
 def test_untied_is_the_same_to_the_last_bit(name, given, tmp_path):
     case = given(name)
     before = str(case.model)

@@ -157,6 +157,7 @@ def test_names_of_real_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.slow
 def test_it_agrees_with_the_importer(name: str) -> None:
     case = build(name, 64, 16)
     model = tieops.from_torch(case.module, (), case.inputs)

@@ -45,6 +45,7 @@ def test_the_head_is_new_and_the_embedding_is_not(net: TiedLanguageModel) -> Non
     ],
     ids=["default", "xavier", "normal", "given"],
 )
+@pytest.mark.slow
 def test_it_is_the_same_head_as_on_the_graph(net: TiedLanguageModel, options) -> None:
     options = {"out_features": 15, "lr_factor": 10, **options}
     graph = tieops.replace_head(tieops.from_torch(net, (TOKENS,)), **options)

@@ -85,6 +85,7 @@ def test_a_bomb_reaches_the_memory_limit(bomb, tmp_path):
     assert children() == before
 
 
+@pytest.mark.slow
 def test_a_loop_without_end_reaches_the_time_limit(tmp_path):
     before = children()
     path = saved(tmp_path / "m.onnx", LOOP)
@@ -115,6 +116,7 @@ def test_errors_come_through_as_they_are(negative, tmp_path):
         SandboxedModel(str(tmp_path / "none.onnx"), "none.onnx", SMALL, {"optimize": True})
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_its_parent(negative):
     code = (
         "import sys, time; from tieops.verification import Sandbox\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 COUNT = 400
 
 
+@pytest.mark.slow
 def test_mutated_models_are_read_or_refused():
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.fuzz", "--count", str(COUNT)],

@@ -298,6 +298,7 @@ def reached(case: Case) -> set[str]:
         for family in families
     ],
 )
+@pytest.mark.slow
 def test_a_round_trip_has_the_modules_parameters(family, length):
     case = build(family, 150)
     shapes = case.dynamic_shapes if length == "dynamic" else None

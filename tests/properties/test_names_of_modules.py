@@ -133,6 +133,7 @@ def test_names_come_and_go(kind: str, depth: str, names: list[str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["layer", "parameter"])
+@pytest.mark.slow
 def test_torch_takes_what_to_torch_made(kind: str) -> None:
     net = made(kind, "root", SOME)
     back = tieops.to_torch(tieops.from_torch(net, (X,)))
@@ -150,6 +151,7 @@ def test_torch_takes_what_to_torch_made(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["layer", "parameter"])
+@pytest.mark.slow
 def test_programs_and_their_files(kind: str, tmp_path: Path) -> None:
     net = made(kind, "root", SOME)
     program = torch.export.export(net, (X,))
@@ -170,6 +172,7 @@ def test_torchscript_files_with_the_names_that_they_can_have(tmp_path: Path) -> 
     hold(tieops.from_torch(tmp_path / "m.pt", (X,), trust=True), net)
 
 
+@pytest.mark.slow
 def test_sizes_by_an_inputs_name_and_errors_by_the_modules() -> None:
     class Both(nn.Module):
         """An input and two parameters that one name would clash with."""

@@ -174,6 +174,7 @@ def cases_of_onnx() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_onnx_s_own_cases_have_the_shapes_that_are_said() -> None:
     compared: set[str] = set()
     for case in cases_of_onnx():

@@ -63,6 +63,7 @@ def test_the_names_of_a_head_from_torch_go_with_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", [way for way in WAYS if way not in UNSAID])
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.slow
 def test_the_names_of_a_head_in_a_file_of_dynamo_go_with_it(name: str) -> None:
     tied, _ = pair(name)
     program = torch.onnx.export(tied, tied.inputs, dynamo=True, verbose=False)

@@ -17,6 +17,7 @@ CALLED_AGAIN = ("CalledTwice", "NoGradRegion")
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_from_torch_untied_is_the_module_that_was_built_apart(name: str) -> None:
     tied, apart = pair(name)
     model = tieops.from_torch(tied, tied.inputs)
