@@ -580,7 +580,7 @@ def test_a_forward_that_takes_nothing_needs_no_example():
 
 def test_what_a_newcomer_gets_wrong_says_what_to_do(tmp_path):
     net = nn.Linear(3, 2)
-    with pytest.raises(PreconditionError, match="cannot read a OrderedDict") as caught:
+    with pytest.raises(PreconditionError, match="cannot read an OrderedDict") as caught:
         tieops.from_torch(net.state_dict())
     assert "load the state into its module" in str(caught.value)
     with pytest.raises(ExportError) as caught:
