@@ -245,6 +245,7 @@ def test_a_model_that_is_a_constant_says_so_and_still_loses_what_is_dead():
 # As text
 
 
+@pytest.mark.slow
 def test_the_first_screen_answers_and_keeps_to_its_columns(gpt2):
     lines = str(tieops.analyze(gpt2)).splitlines()
     assert max(map(len, lines)) <= 80

@@ -82,6 +82,7 @@ def test_each_tie_undone_is_a_line_with_what_mends_it(files, name, memory, verdi
     assert count == "1 thing did not hold"
 
 
+@pytest.mark.slow
 def test_the_fixes_fix(files, tmp_path):
     assert invoke(files["autoencoder"], "--runtime", "--memory", "mapped").exit_code == 0
     line = invoke(files["inside"], "--runtime").stdout.splitlines()[0]

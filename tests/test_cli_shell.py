@@ -131,6 +131,7 @@ def test_a_stdout_that_takes_no_more_is_told(model: Path, tmp_path: Path) -> Non
         assert b"File too large" in told, command
 
 
+@pytest.mark.slow
 def test_a_process_that_begins_without_stdout(model: Path, tmp_path: Path) -> None:
     """No file that is written takes the place of stdout, whoever prints to it then."""
     out = tmp_path / "out.onnx"

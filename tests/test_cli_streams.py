@@ -74,6 +74,7 @@ def test_what_cannot_be_is_misuse(args, words, model):
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_debug_is_understood_after_the_command_too(tmp_path):
     for args in (["--debug", "inspect", "none.onnx"], ["inspect", "none.onnx", "--debug"]):
         done = run(*args)

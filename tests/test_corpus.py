@@ -14,7 +14,7 @@ from tests.corpus.page import PAGE, STEPS, not_run, page
 from tests.corpus.runner import Runner, jobs_of, read
 
 # Decoders, encoders and both; buffers that are equal, a head that is joined of two tensors.
-SAMPLE = ("gpt_neo", "roberta", "t5", "mobilebert", "distilbert", "gemma")
+SAMPLE = ("roberta", "distilbert")
 SAMPLE_PACKAGES = ("swift-f0", "faster-whisper", "pyopenjtalk-plus", "onnxruntime")
 LARGE_PACKAGES = ("chython-rxnmap", "ddddocr", "speechmos", "piper-tts", "rapidocr-onnxruntime")
 """Left to ``python -m tests.corpus``: minutes of work, or 300 MB of downloads."""

@@ -35,6 +35,7 @@ def warm(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.slow
 def test_a_tied_head_takes_its_unique_bytes(dtype: str, cuda: FakeCuda, warm: Path, tmp_path: Path):
     path, unique = written(head(20_000, 64, dtype), tmp_path / "tied.onnx")
     took, left = cuda.run(OPENED, path, warm, "{}")
@@ -139,6 +140,7 @@ print(json.dumps([found.provider, found.undone == (), tie.verdict,
 
 
 @pytest.mark.parametrize("device", [0, 1])
+@pytest.mark.slow
 def test_what_is_counted_is_what_a_child_process_measures(
     device: int, cuda: FakeCuda, tmp_path: Path
 ):
@@ -158,6 +160,7 @@ print(json.dumps([[each.names[0], each.verdict, len(each.copies)] for each in fo
 """
 
 
+@pytest.mark.slow
 def test_cudnns_copy_of_a_recurrent_layer_is_counted(cuda: FakeCuda, tmp_path: Path):
     path, unique = written(recurrent(8000, 256), tmp_path / "tied.onnx")
     *held, counted, measured = cuda.run(COPIED, path)

@@ -44,6 +44,7 @@ def without(cuda: FakeCuda, name: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_they_are_found_along_the_path_without_torch_and_in_child_processes(
     cuda: FakeCuda, path: Path
 ):

@@ -113,6 +113,7 @@ def test_the_cpu_has_no_options():
 
 
 @pytest.mark.fake_cuda
+@pytest.mark.slow
 def test_a_limit_of_memory_covers_the_weights(cuda: FakeCuda, tmp_path: Path):
     path, unique = written(head(20_000, 64), tmp_path / "tied.onnx")
     found = cuda.run(OPENED, path, json.dumps({"gpu_mem_limit": 2 * unique}), "cuda")

@@ -49,6 +49,7 @@ def test_nodes_that_compute_shapes_fall_on_purpose_and_are_listed_as_such(
 
 
 @pytest.mark.fake_cuda
+@pytest.mark.slow
 def test_a_node_with_weights_on_the_cpu_is_said_aloud(cuda: FakeCuda, gru: Path):
     found = cuda.run(OPENED, gru, "cuda")
     assert found["note"] == "on the CPU, for want of a CUDA kernel: GRU"

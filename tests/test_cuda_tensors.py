@@ -124,6 +124,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.fake_cuda
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_and_the_cpu_takes_a_copy(cuda: FakeCuda, tmp_path: Path):
     path, _ = written(model(), tmp_path / "m.onnx")
     found = cuda.run(BEFORE + MISFITS, path, calls=tmp_path / "calls")

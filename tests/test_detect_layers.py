@@ -170,6 +170,7 @@ def modules(count: int) -> TiedModel:
     return TiedModel(onnx_ir.Model(graph, ir_version=10))
 
 
+@pytest.mark.slow
 def test_many_modules_are_linear_work() -> None:
     assert names(modules(10_000)) == [f"m{i}" for i in range(10_000)]
     assert_linear(lambda count: partial(names, modules(count)), 1000)

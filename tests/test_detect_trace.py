@@ -193,6 +193,7 @@ def chain(nodes: list[onnx.NodeProto], stored: np.ndarray) -> TiedModel:
     return TiedModel(onnx_ir.from_proto(make.make_model(graph, opset_imports=[opset])))
 
 
+@pytest.mark.slow
 def test_many_readers_of_one_initializer_are_linear_work() -> None:
     def model(readers: int) -> TiedModel:
         nodes = [onnx.helper.make_node("MatMul", ["x", "w"], [f"o{i}"]) for i in range(readers)]

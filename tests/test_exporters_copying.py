@@ -179,6 +179,7 @@ def written(array: np.ndarray[Any, Any], folder: Path) -> bytes:
     [np.float32, np.float16, np.int8, bool, np.float64, np.complex128, ml_dtypes.bfloat16,
      ml_dtypes.float8_e4m3fn],
 )  # fmt: skip
+@pytest.mark.slow
 def test_any_view_is_written_as_numpy_would(dtype, block, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "BLOCK_BYTES", block)
     array = np.random.default_rng(0).integers(0, 2, (5, 90, 3, 33)).astype(dtype)
@@ -196,6 +197,7 @@ def test_bytes_are_little_endian_whatever_the_array_is(tmp_path):
     assert written(array.T, tmp_path) == array.T.astype("<f4").tobytes()
 
 
+@pytest.mark.slow
 def test_a_transposed_view_takes_no_copy_of_the_whole(tmp_path):
     """256 MB transposed: anonymous memory grows by a block of 16 MiB, and a tile."""
     code = """

@@ -226,6 +226,7 @@ def test_convolutions_share_a_kernel():
         assert name in initializers(model)
 
 
+@pytest.mark.slow
 def test_a_functional_and_a_scaled_tie_have_one_name_and_one_tensor():
     class Net(nn.Module):
         def __init__(self, scale):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import inliner
@@ -210,6 +211,7 @@ def test_what_stays_is_the_same_to_the_last_bit(
 
 @settings(max_examples=50)
 @given(models())
+@pytest.mark.slow
 def test_what_goes_is_the_same_on_every_run(plain_runtime: PlainRuntime, text: str) -> None:
     model = tieops.from_onnx(onnx.parser.parse_model(text))
     try:

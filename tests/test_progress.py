@@ -47,6 +47,7 @@ def test_long_work_shows_what_it_is_how_far_and_how_fast():
     assert "MB/s" in shown
 
 
+@pytest.mark.slow
 def test_work_of_unknown_size_counts():
     assert "MB/s" in on_a_terminal("comparing weights", None, "bytes", 0.1)
     steps = on_a_terminal("comparing outputs", None, "steps", 0.1)

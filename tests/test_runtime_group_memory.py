@@ -159,6 +159,7 @@ for name in ("encoder", "decoder"):
 """
 
 
+@pytest.mark.slow
 def test_closing_while_another_thread_runs_waits_for_it(pair: dict[str, Path]) -> None:
     command = [sys.executable, "-c", CLOSE, str(pair["decoder"])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

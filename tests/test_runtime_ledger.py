@@ -128,6 +128,7 @@ def test_what_tieops_arranges_is_one_copy(files, case, form, memory):
     assert found.measured.file_bytes <= SLACK
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_one_copy_mapped_and_two_packed(files):
     path = files["autoencoder", "gemm"]
     mapped, packed = looked_at(path, "mapped"), looked_at(path, "packed")
@@ -219,6 +220,7 @@ def test_wherever_the_readers_are_what_is_counted_is_what_is_measured(case, tmp_
     assert looked_at(path, "mapped").ties[0].verdict == "kept"
 
 
+@pytest.mark.slow
 def test_weights_inside_the_file_are_two_private_copies_in_every_mode(tmp_path):
     path = tieops.to_onnx(tied(READERS["head"]), tmp_path / "m.onnx", external_data=False).path
     for memory in ("packed", "mapped"):
@@ -274,6 +276,7 @@ def test_a_session_that_is_open_is_looked_into_whatever_it_was_made_from(files):
         assert (found.provider, found.memory) == ("cpu", "packed")
 
 
+@pytest.mark.slow
 def test_options_and_optimize_are_those_of_the_session(files):
     path = files["head", "gemm"]
     options = {"session.disable_prepacking": "1"}

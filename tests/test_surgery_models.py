@@ -154,6 +154,7 @@ def test_untied_is_the_same_to_the_last_bit(name, given, tmp_path):
 
 
 @cases(*CASES)
+@pytest.mark.slow
 def test_untied_stores_what_each_slot_reads(name, given):
     model = given(name).model
     free = tieops.untie(model)

@@ -127,6 +127,7 @@ def test_a_layer_under_two_names() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ties_of_the_code_show_in_a_call() -> None:
     net = Functional()
     spare = ["spare.weight = spare_too.weight: f32[2,2] (object)", "  spare.weight",

@@ -230,6 +230,7 @@ def test_example_inputs_of_every_kind_are_kept() -> None:
 
 
 @pytest.mark.parametrize("exports", [True, False])
+@pytest.mark.slow
 def test_after_a_plain_export_the_model_is_the_same(exports: bool) -> None:
     """What torch's own export leaves on the module and in its caches changes no import."""
     module, tokens = Rich(), torch.randint(0, 7, (2, 3))
@@ -252,6 +253,7 @@ def test_after_a_plain_export_the_model_is_the_same(exports: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.slow
 def test_two_threads_at_once(shared: bool) -> None:
     module, tokens = Rich(), torch.randint(0, 7, (2, 3))
     modules = [module, module] if shared else [module, Branching()]
