@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import tieops
 from tests.properties.readings import CASES, losses, pair
@@ -69,3 +70,26 @@ def test_a_file_of_the_older_exporter_untied_has_the_names_of_the_module(name: s
     buffer = io.BytesIO()
     torch.onnx.export(tied, tied.inputs, buffer, dynamo=False)
     named_apart(onnx.load_from_string(buffer.getvalue()), name)
+
+
+class _Mixing(nn.Module):
+    """Mixes two inputs by a vector of its own, as RWKV does: one layer that reads it twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.rand(8))
+        self.key = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = x
+        for _ in range(3):
+            found = found * self.mix + x.roll(1, -1) * (1 - self.mix)
+        return self.key(found)
+
+
+def test_a_module_that_computes_with_its_own_vector_again_and_again_is_one_reader() -> None:
+    net = nn.Sequential(_Mixing(), _Mixing())
+    model = tieops.from_torch(net, (torch.randn(2, 8),))
+    assert not model.ties
+    untied = tieops.untie(model)
+    assert {each.name for each in untied.parameters} == {name for name, _ in net.named_parameters()}

@@ -98,7 +98,11 @@ def record_names(
 
 
 def record_calls(model: onnx_ir.Model, exported: torch.export.ExportedProgram | None) -> None:
-    """Record on every node of a module that is called more than once which call it belongs to."""
+    """Record which call of its module a node belongs to, where a layer may depend on it.
+
+    That is in modules that are called more than once; and in those that compute by themselves,
+    which may read their own tensor several times in one call.
+    """
     if exported is None:
         return
     calls: dict[str, tuple[str, int]] = {}
@@ -111,7 +115,7 @@ def record_calls(model: onnx_ir.Model, exported: torch.export.ExportedProgram | 
     for node in model.graph.all_nodes():
         scope = scope_of(node)
         key, number = calls.get(scope.fx_name, ("", 0)) if scope is not None else ("", 0)
-        if key in again:
+        if key in again or (key and scope is not None and not scope.is_torch):
             record_call(node, number)
 
 
