@@ -53,11 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("CI"):
         return
     browser = "Chromium" if not CHROMIUM else "chromedriver" if not DRIVER else None
-    _leave_out(config, items, "browser", browser and f"no {browser}", "the page")
-    _leave_out(config, items, "fake_cuda", fake_cuda.why_not(), "CUDA on a stand-in")
+    _deselect(config, items, "browser", browser and f"no {browser}", "the page")
+    _deselect(config, items, "fake_cuda", fake_cuda.why_not(), "CUDA on a stand-in")
 
 
-def _leave_out(
+def _deselect(
     config: pytest.Config, items: list[pytest.Item], marker: str, missing: str | None, of: str
 ) -> None:
     left_out = [item for item in items if missing and item.get_closest_marker(marker)]

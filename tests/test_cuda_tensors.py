@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_said_and_the_cpu_takes_a_copy(cuda: FakeCuda, tmp_
     assert found[5] == [2, 4]
 
 
-# Where there is no device.
+# Without a device.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,6 +15,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    RuntimeException,
+)
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
 
 FORMS = ("stored", "constant", "identity", "concat", "fed", "overridable", "sizes", "referenced")
 Shape = tuple[int, ...]
@@ -249,7 +256,7 @@ def run(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndar
         taken = {each.name for each in session.get_inputs()}
         taken |= {each.name for each in session.get_overridable_initializers()}
         return session.run(None, {k: v for k, v in feeds.items() if k in taken})
-    except Exception:
+    except (Fail, InvalidArgument, InvalidGraph, NotImplementedByRuntime, RuntimeException):
         return None
 
 

@@ -89,7 +89,7 @@ def test_untie_gives_each_name_the_tensor_that_its_module_holds(view: str, read:
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.slow
 def test_what_a_tied_module_gets_can_be_loaded_under_its_names(view: str) -> None:
-    """A name that stands for a view is no name of the whole; one parameter is trained for both."""
+    """A name for a view does not name the whole tensor; both share one trained parameter."""
     tied = Model(VIEWS[view], READS["linear"], tied=True).eval()
     model = tieops.from_torch(tied, (IDS,))
     back = tieops.to_torch(model)
