@@ -34,8 +34,8 @@ import onnxruntime as ort
 from onnx import numpy_helper, parser
 
 import tieops
-from tieops.ir.data_files import is_temporary
-from tieops.tied_model import TiedModel
+from tieops.ir.storage.data_files import is_temporary
+from tieops.model import TiedModel
 
 FEEDS = {"x": np.array([0, 7, 99])}
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n] x) => (float[n, m] y) {

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import tieops
 from fixtures.torch_models import build
-from tieops.analysis.text import as_text
+from tieops.analysis.report.as_text import as_text
 from tieops.cli import app
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 MINIMUM = 1_000_000  # bytes from which on a second copy in memory is worth a word
 

@@ -8,7 +8,7 @@ import onnx_ir
 from tests.test_passes_untie import made
 from tieops.analysis import shapes
 from tieops.analysis.shapes import derived, infer_in_place, shaped
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 LARGE = 50_000
 

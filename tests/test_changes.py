@@ -15,7 +15,7 @@ from onnx import numpy_helper, parser
 import tieops
 from fixtures.torch_models import build
 from tests.counting import assert_linear
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 TEXT = """g (int64[b] ids) => (float[b, 60] y) {
     e = Gather(emb, ids)  r = Relu(e)  z = MatMul(r, head)  y = Add(z, bias) }"""

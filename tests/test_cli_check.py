@@ -15,7 +15,7 @@ import tieops
 from tests.properties.readings import pair
 from tieops.cli import app
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.names import add_names
+from tieops.ir.metadata.keys import add_names
 
 VOCAB, WIDTH = 10_000, 64
 

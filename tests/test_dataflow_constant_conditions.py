@@ -9,7 +9,7 @@ import pytest
 
 import tieops
 from tieops.ir.dataflow.constant_conditions import constant_ifs, fold_constant_conditions
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20, "f" : 1]> '
 

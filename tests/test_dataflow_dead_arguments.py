@@ -12,7 +12,7 @@ import pytest
 import tieops
 from tests.test_passes_disconnected_outputs import operators, removed, stored
 from tests.test_passes_untie import made, rows
-from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
+from tieops.ir.walk import all_graphs, all_nodes, nested_graphs
 from tieops.passes.base import run
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 

@@ -10,7 +10,7 @@ import tieops
 from tests.test_dataflow_dead_arguments import W, X, report, trimmed
 from tests.test_passes_disconnected_outputs import left, removed, stored
 from tests.test_passes_untie import FUNCTION, made
-from tieops.ir.scopes import all_nodes
+from tieops.ir.walk import all_nodes
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 
 TWO = "two (a, b, c) => (d, e) { d = Neg(a)  h = Mul(b, c)  e = Neg(h) }"

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tieops.detect import bits as module
-from tieops.detect.bits import Packed, bit_equal, unsigned
+from tieops.analysis.duplicates import bit_equality as module
+from tieops.analysis.duplicates.bit_equality import Packed, bit_equal, unsigned
 
 FLOATS = ["f2", "f4", "f8", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
 DTYPES = [*FLOATS, "c8", "c16", "?", "i1", "u2", "i8", ml_dtypes.int4]

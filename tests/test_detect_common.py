@@ -9,7 +9,7 @@ import onnx_ir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieops.detect.common import find_equal
+from tieops.analysis.duplicates.across_models import find_equal
 
 RNG = np.random.default_rng(0)
 

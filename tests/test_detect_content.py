@@ -11,10 +11,10 @@ import onnx_ir
 import pytest
 
 from tests.counting import assert_linear
-from tieops.detect import bits as bits_module
-from tieops.detect import content
-from tieops.detect.bits import bit_equal, bits
-from tieops.detect.content import find_duplicates, same_range
+from tieops.analysis.duplicates import bit_equality as bits_module
+from tieops.analysis.duplicates import by_content as content
+from tieops.analysis.duplicates.bit_equality import bit_equal, bits
+from tieops.analysis.duplicates.by_content import find_duplicates, same_range
 from tieops.ir.evidence import Evidence
 from tieops.ir.parameter import Parameter
 

@@ -9,7 +9,7 @@ import onnx_ir
 import pytest
 
 from tests.counting import assert_linear
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.counting import assert_linear
 from tieops.ir.evidence import Evidence
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 W4 = "{1, 2, 3, 4}"

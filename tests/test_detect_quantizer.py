@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import tieops
 from tieops.cli import app
 from tieops.errors import UnsupportedModelError
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 
 def model_of(text: str, **weights: np.ndarray) -> TiedModel:

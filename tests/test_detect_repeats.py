@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 import tieops
 from fixtures.torch_models import build
-from tieops.detect.repeats import Repeat, find_repeats
+from tieops.analysis.repeats import Repeat, find_repeats
+from tieops.model import TiedModel
 from tieops.rendering.picture import picture_of
-from tieops.tied_model import TiedModel
 
 
 def chain(names: Sequence[str], between: str = "") -> TiedModel:

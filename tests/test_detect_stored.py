@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tieops.detect.bits import bit_equal
-from tieops.detect.content import find_duplicates
-from tieops.detect.stored import StoredBits
+from tieops.analysis.duplicates.bit_equality import bit_equal
+from tieops.analysis.duplicates.by_content import find_duplicates
+from tieops.analysis.duplicates.stored_bits import StoredBits
 from tieops.ir.parameter import Parameter
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",

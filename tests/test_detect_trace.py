@@ -11,10 +11,10 @@ import onnx_ir
 import pytest
 
 from tests.counting import assert_linear
-from tieops.detect.trace import trace
+from tieops.analysis.trace import trace
 from tieops.errors import UnsupportedModelError
 from tieops.ir.operators.operands import known_ints
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 HEAD_F = '<ir_version: 10, opset_import: ["" : 20, "f" : 1]>\n'

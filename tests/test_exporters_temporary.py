@@ -17,7 +17,7 @@ from tieops.exporters.temporary import (
     remove_left_over,
     temporary,
 )
-from tieops.ir.data_files import is_temporary
+from tieops.ir.storage.data_files import is_temporary
 
 
 def dead_writer(folder: Path) -> None:

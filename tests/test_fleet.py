@@ -23,9 +23,9 @@ from tests.servers import serving
 from tests.test_importers_remote import save_random
 from tieops.cli import app
 from tieops.errors import PreconditionError
-from tieops.fleet.look import look
-from tieops.fleet.record import Failure, ScanRecord
-from tieops.fleet.summary import Summary
+from tieops.scanning.model_record import Failure, ScanRecord
+from tieops.scanning.one_model import look
+from tieops.scanning.summary import Summary
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_what_nobody_expected_is_in_the_record(
     def fail(*_: object, **__: object) -> Iterator[object]:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("tieops.fleet.look.from_onnx", fail)
+    monkeypatch.setattr("tieops.scanning.one_model.from_onnx", fail)
     record = look(str(models / NAMES[3]), whole=False, options=None, limits=None, known=None)
     assert record.error is not None
     assert ("Python says", "ZeroDivisionError: division") in record.error.facts

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tieops.errors import UnsupportedModelError
-from tieops.fleet.workers import WorkerPool
+from tieops.scanning.workers import WorkerPool
 
 
 def test_a_process_that_dies_costs_its_own_task() -> None:

@@ -12,7 +12,7 @@ import onnx_ir
 import pytest
 
 import tieops
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 GRAPHS = Path(__file__).parents[1] / "fixtures" / "graphs"
 CASES = sorted(folder.name for folder in GRAPHS.iterdir())

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 import tieops
 from tieops.errors import TieopsError
 from tieops.importers import embedded_mapped
-from tieops.ir.scopes import stored_values
+from tieops.ir.walk import stored_values
 from tieops.untrusted import onnx_file
 from tieops.untrusted.wire import varint
 

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import tieops
 from tieops.errors import PreconditionError
 from tieops.importers.torch.rnn import exporting_rnns, pack_rnn_weights, translations, unpack
-from tieops.ir import names
+from tieops.ir.metadata import keys as names
 
 # Said by torch's own forward, once a process.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not:UserWarning")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from tieops.ir.torch_inputs import TorchInputs
+from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.untrusted.treespecs import is_safe_treespec
 from tieops.verification.torch_side import run_module
 

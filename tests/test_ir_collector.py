@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tieops.ir.collector import collector_paused
+from tieops.system.gc_paused import collector_paused
 
 
 def test_it_is_on_again_after_the_last_pause_even_in_an_error() -> None:

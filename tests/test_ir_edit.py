@@ -20,7 +20,7 @@ from tieops.ir.edit import (
     replace_value,
     snapshot,
 )
-from tieops.ir.storage import stored_bytes
+from tieops.ir.storage.byte_ranges import stored_bytes
 
 ROOT = Path(tieops.__file__).parent
 BY_HAND = re.compile(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, parser
 
 import tieops
 from tieops.errors import UntrustedFileError
-from tieops.ir.external import CheckedTensor, open_data
+from tieops.ir.storage.external_tensors import CheckedTensor, open_data
 
 VALUES = np.arange(16, dtype=np.float32)
 

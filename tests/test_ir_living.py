@@ -10,7 +10,7 @@ import pytest
 
 import tieops
 from tests.test_exporters_onnx import files, tied_head, weight_of
-from tieops.ir import living
+from tieops.ir.storage import living
 
 
 @pytest.mark.parametrize("external_data", [True, False])

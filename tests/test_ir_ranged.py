@@ -9,12 +9,12 @@ import onnx
 import onnx_ir
 import pytest
 
-from tieops.detect.content import find_duplicates
+from tieops.analysis.duplicates.by_content import find_duplicates
 from tieops.errors import PreconditionError
 from tieops.ir.evidence import Evidence
 from tieops.ir.parameter import Parameter
-from tieops.ir.ranged import RangedTensor, elements_at, prefetch
-from tieops.ir.storage import storage_key
+from tieops.ir.storage.byte_ranges import storage_key
+from tieops.ir.storage.ranged_tensors import RangedTensor, elements_at, prefetch
 
 
 class Memory:
@@ -90,7 +90,7 @@ def test_a_large_tensor_is_fetched_once_and_in_blocks() -> None:
 
 def test_no_room_for_a_large_tensor_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _, (tensor,) = floats(normal(0, 1000, 1000))
-    monkeypatch.setattr("tieops.ir.ranged.tempfile.TemporaryFile", _full)
+    monkeypatch.setattr("tieops.ir.storage.ranged_tensors.tempfile.TemporaryFile", _full)
     with pytest.raises(PreconditionError, match="no room to keep w0 while it is read"):
         tensor.numpy()
 

@@ -12,7 +12,7 @@ import pytest
 
 import tieops
 from tests.wheels import fetch
-from tieops.ir.scopes import all_nodes, stored_values
+from tieops.ir.walk import all_nodes, stored_values
 
 WHEEL_FILES = {
     "silero-vad": "silero_vad/data/silero_vad.onnx",

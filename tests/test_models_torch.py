@@ -16,7 +16,7 @@ import tieops
 from fixtures.torch_models import TiedAutoencoder, TiedLanguageModel, build, tie_groups
 from tests.wheels import fetch
 from tieops.importers.torch.rnn import unpack
-from tieops.ir.names import aliases_of
+from tieops.ir.metadata.keys import aliases_of
 from tieops.runtime import Session
 
 UNDER, OVER = (150, 32), (2000, 32)

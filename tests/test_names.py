@@ -217,7 +217,7 @@ def test_a_name_of_ten_megabytes_is_cut(tmp_path):
 
 
 def test_escaping_twice_is_escaping_once():
-    from tieops.ir.brief import printable
+    from tieops.ir.notation import printable
 
     for text in map("".join, itertools.product(NASTY, repeat=2)):
         assert printable(printable(text)) == printable(text)

@@ -32,8 +32,8 @@ HEAVY = (
 # What each part may import of the others: those before it.
 ORDER = (
     "_interrupt", "_lazy", "_version", "errors", "arguments", "progress", "system", "ir",
-    "untrusted", "remote", "detect", "analysis", "tied_model", "changes", "select", "passes",
-    "pipeline", "importers", "fleet",
+    "untrusted", "remote", "analysis", "model", "analysis.diff", "select", "passes",
+    "pipeline", "importers", "scanning",
     "exporters", "runtime", "verification", "torch", "rendering", "__init__", "examples",
     "cli", "__main__",
 )  # fmt: skip
@@ -46,7 +46,14 @@ def modules() -> list[Path]:
 
 
 def part(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return place(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def place(name: str) -> str:
+    """Return which entry of ORDER a dotted name below tieops belongs to: the longest."""
+    words = name.split(".")
+    inner = ".".join(words[:2])
+    return inner if inner in ORDER else words[0]
 
 
 def dotted(path: Path) -> str:
@@ -66,7 +73,7 @@ def imported(path: Path) -> Iterator[str]:
         for name in names:
             top, _, rest = name.partition(".")
             if top == "tieops":
-                head = rest.partition(".")[0]
+                head = place(rest)
                 yield head if head in ORDER else "__init__"
 
 

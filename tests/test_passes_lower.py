@@ -9,9 +9,9 @@ import onnx
 import onnx_ir
 import pytest
 
+from tieops.model import TiedModel
 from tieops.passes.base import Preserves, SurgeryResult, run
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.tied_model import TiedModel
 
 W = "{" + ", ".join(str(i * 37 % 101 - 50) for i in range(96)) + "}"
 EMBED = "e = Gather(w, ids)\nt = Transpose(w)"

@@ -10,9 +10,9 @@ import pytest
 
 from tests.test_passes_lower import W, check_numbers, lowered, normal, parsed
 from tests.test_passes_untie import made, outputs, rows
+from tieops.model import TiedModel
 from tieops.passes.base import run
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.tied_model import TiedModel
 
 
 def test_an_empty_sequence_is_computed(plain_runtime: Any) -> None:

@@ -19,7 +19,7 @@ from tests.test_dataflow_dead_arguments import unread_anywhere
 from tests.test_golden import serialized
 from tests.test_models_onnx import inputs, model_path
 from tests.test_passes_untie import outputs
-from tieops.ir.scopes import all_nodes
+from tieops.ir.walk import all_nodes
 
 OPSET_8 = "test_scan_sum"
 

@@ -11,7 +11,7 @@ import pytest
 
 import tieops
 from tests.test_passes_untie import facts, made, outputs, rows
-from tieops.ir.part import PART
+from tieops.ir.slices import PART
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
 

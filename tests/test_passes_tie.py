@@ -14,9 +14,9 @@ import tieops
 from tests.counting import assert_linear
 from tieops.errors import PreconditionError, SelectionError, TieMismatchError
 from tieops.ir.evidence import Evidence
+from tieops.model import TiedModel
 from tieops.passes.base import Preserves, run
 from tieops.passes.tie import TiePass
-from tieops.tied_model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 W = "{" + ", ".join(str(i * 37 % 101) for i in range(64)) + "}"

@@ -9,7 +9,7 @@ from hypothesis import given
 import tieops
 from tests.conftest import PlainRuntime
 from tests.test_properties import Drawn, check_tie, graphs
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 A = "{" + ", ".join(str(i * 37 % 101) for i in range(64)) + "}"
 AT = "{" + ", ".join(str((i % 8 * 8 + i // 8) * 37 % 101) for i in range(64)) + "}"

@@ -17,10 +17,10 @@ from onnx import numpy_helper, parser
 import tieops
 from tests.test_golden import CASES, load, same_bits, serialized, ties_of
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.names import set_lr_factor
+from tieops.ir.metadata.keys import set_lr_factor
+from tieops.model import TiedModel
 from tieops.passes.base import Preserves, run
 from tieops.passes.untie import UntiePass
-from tieops.tied_model import TiedModel
 
 Arrays = Mapping[str, np.ndarray]
 FUNCTION = '<opset_import: ["" : 20, "f" : 1], domain: "f"> '

@@ -24,7 +24,7 @@ from tests.test_passes_untie import (
     rows,
     unread,
 )
-from tieops.ir.names import TORCH_KIND, TORCH_PERSISTENT
+from tieops.ir.metadata.keys import TORCH_KIND, TORCH_PERSISTENT
 
 # -- node names -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 import tieops
 from tests.test_passes_untie import made
 from tieops.errors import SelectionError
-from tieops.ir.names import add_names
+from tieops.ir.metadata.keys import add_names
 
 TEXT = """g (int64[n] x) => (float[n, 6] y) {
     h = Gather(emb, x)  t = Transpose<perm = [1, 0]>(emb)  y = MatMul(h, t) }"""

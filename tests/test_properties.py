@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 import tieops
 from tests.conftest import PlainRuntime
-from tieops.detect import bits, content
+from tieops.analysis.duplicates import bit_equality as bits
+from tieops.analysis.duplicates import by_content as content
 from tieops.ir.parameter import Parameter
 from tieops.ir.view import Reshape, Slice, Step, Transpose, View
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 Shape = tuple[int, ...]
 DTYPES = [np.dtype(name) for name in ("f4", "f2", "f8", "i1", "i4", "u8", "?", "c8", "c16")] + [

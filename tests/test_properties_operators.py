@@ -22,7 +22,7 @@ from onnx.backend.test.case import node as node_cases
 import tieops
 from tests.conftest import PlainRuntime
 from tieops.errors import PreconditionError
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 SEEDS = range(40)
 OPSET, IR_VERSION = 21, 10

@@ -17,8 +17,8 @@ from tieops.errors import (
     ProviderError,
     UnsupportedModelError,
 )
+from tieops.model import TiedModel
 from tieops.runtime import Port, cuda_blocker, environment, providers, session
-from tieops.tied_model import TiedModel
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "odd": 1]> '
 NEG = "f (float[n] x) => (float[n] y) { y = Neg(x) }"

@@ -18,9 +18,9 @@ from onnx import numpy_helper, parser
 import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.model import TiedModel
 from tieops.runtime.memory import shared
 from tieops.runtime.providers import Blocker
-from tieops.tied_model import TiedModel
 
 MODES = ("packed", "mapped", "default")
 ENCODER = "{ e = Gather(table, ids)  l = MatMul(e, w)  y = Tanh(l) }"

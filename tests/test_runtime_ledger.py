@@ -16,10 +16,10 @@ from onnx import numpy_helper, parser
 import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, UntrustedFileError
+from tieops.model import TiedModel
 from tieops.runtime import ResidentBytes, ledger_of
 from tieops.runtime.accounting import probe
 from tieops.runtime.recipe import Recipe
-from tieops.tied_model import TiedModel
 
 VOCAB, WIDTH = 40_000, 64
 BYTES = VOCAB * WIDTH * 4

@@ -13,7 +13,7 @@ import pytest
 
 import tieops
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 VOCAB, WIDTH = 40_000, 256
 BYTES = VOCAB * WIDTH * 4

@@ -11,14 +11,14 @@ import pytest
 import tieops
 
 ROOT = Path(tieops.__file__).parent
-HOMES = ("ir/dataflow/", "ir/functions/", "ir/edit/", "ir/operators/", "ir/scopes.py")
+HOMES = ("ir/dataflow/", "ir/functions/", "ir/edit/", "ir/operators/", "ir/walk.py")
 
 WALKS = {
     # The traces that readers, views and provenance are made of.
-    "detect/trace.py": {"trace"},
-    "detect/computed.py": {"uses", "_between"},
-    "ir/provenance.py": {"_backwards", "_arrivals", "source_of"},
-    "ir/learnables.py": {"_is_trained_later"},
+    "analysis/trace.py": {"trace"},
+    "analysis/computed_weights.py": {"uses", "_between"},
+    "ir/learnables/number_sources.py": {"_backwards", "_arrivals", "source_of"},
+    "ir/learnables/rules.py": {"_is_trained_later"},
     # A weight's way from what stores it to one slot, on which untie copies nodes.
     "passes/leave.py": {"handles_of", "_returned"},
     # Where numbers go that a caller feeds, by what each operator makes of values.

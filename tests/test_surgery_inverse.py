@@ -9,9 +9,9 @@ import tieops
 from tests.conftest import PlainRuntime
 from tests.test_properties import Drawn, bits_of, feeds_of, graphs
 from tests.test_surgery_properties import checked, facts
+from tieops.model import TiedModel
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
-from tieops.tied_model import TiedModel
 
 
 def only_permuted(model: TiedModel) -> bool:

@@ -19,7 +19,7 @@ import tieops
 from fixtures.torch_models import build
 from tests.test_models_onnx import inputs, model_path
 from tests.wheels import fetch
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 CLASSES = 15
 SIZES = (150, 32)

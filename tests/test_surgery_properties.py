@@ -12,7 +12,7 @@ import tieops
 from tests.conftest import PlainRuntime
 from tests.test_properties import Drawn, bits_of, feeds_of, graphs, serialized
 from tieops.ir.view import Slice
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 
 def checked(model: TiedModel) -> TiedModel:

@@ -9,8 +9,8 @@ import torch
 
 import tieops
 from tieops.errors import PreconditionError, UnsupportedModelError, VerificationError
+from tieops.model import TiedModel
 from tieops.runtime import session
-from tieops.tied_model import TiedModel
 from tieops.verification import verify
 from tieops.verification.randomness import random_nodes
 

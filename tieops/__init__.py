@@ -24,12 +24,12 @@ from tieops.errors import TieopsError
 
 if TYPE_CHECKING:
     from tieops import torch as torch
-    from tieops.changes.diff import diff
+    from tieops.analysis.diff.graphs import diff
     from tieops.exporters import to_torch
     from tieops.exporters.onnx import to_onnx
-    from tieops.fleet.scan import scan
     from tieops.importers import from_torch
     from tieops.importers.onnx import from_onnx
+    from tieops.model import TiedModel, analyze
     from tieops.passes.dead_branches import remove_dead_branches
     from tieops.passes.disconnected_outputs import remove_disconnected_outputs
     from tieops.passes.replace_head import replace_head
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tieops.rendering.formats import render
     from tieops.runtime import resident_bytes, session
     from tieops.runtime.group import sessions
-    from tieops.tied_model import TiedModel, analyze
+    from tieops.scanning.models import scan
     from tieops.torch.groups import param_groups
     from tieops.untrusted.limits import Limits
     from tieops.verification.equivalence import verify
@@ -75,9 +75,9 @@ _HOMES = {
     "Limits": "tieops.untrusted.limits",
     "Pipeline": "tieops.pipeline",
     "Sandbox": "tieops.verification.sandbox",
-    "TiedModel": "tieops.tied_model",
-    "analyze": "tieops.tied_model",
-    "diff": "tieops.changes.diff",
+    "TiedModel": "tieops.model",
+    "analyze": "tieops.model",
+    "diff": "tieops.analysis.diff.graphs",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",
@@ -86,7 +86,7 @@ _HOMES = {
     "render": "tieops.rendering.formats",
     "replace_head": "tieops.passes.replace_head",
     "resident_bytes": "tieops.runtime",
-    "scan": "tieops.fleet.scan",
+    "scan": "tieops.scanning.models",
     "session": "tieops.runtime",
     "sessions": "tieops.runtime.group",
     "tie": "tieops.passes.tie",

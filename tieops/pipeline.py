@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tieops.arguments import expect
-from tieops.ir.brief import brief_bytes
+from tieops.ir.notation import brief_bytes
+from tieops.model import TiedModel, check_model
 from tieops.passes.base import SurgeryPass, SurgeryResult
-from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["Pipeline", "PipelineReport"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from tieops.errors import SelectionError
-from tieops.ir.brief import printable
-from tieops.ir.layers import Layer
+from tieops.ir.layer import Layer
+from tieops.ir.notation import printable
 from tieops.ir.parameter import Slot
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 __all__ = ["Target", "one_layer", "slots_of", "weight_slot"]
 

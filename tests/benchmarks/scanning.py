@@ -25,7 +25,7 @@ import tieops
 from tests.benchmarks.big_models import COPY, DATA, TIED, write_transformer
 from tests.benchmarks.timing import interleaved, versions
 from tests.servers import serving
-from tieops.detect.content import find_duplicates
+from tieops.analysis.duplicates.by_content import find_duplicates
 
 LIMIT = 0.01
 ROUNDS = 3

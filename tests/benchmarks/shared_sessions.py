@@ -21,7 +21,7 @@ from onnx import numpy_helper, parser
 
 import tieops
 from tests.benchmarks.timing import versions
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 MEASURE = """
 import gc, json, sys, time

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import tieops
 from fixtures.torch_models import Case, TiedAutoencoder
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 __all__ = ["MODELS", "Contender", "contenders", "merged_decoder"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.corpus.families import FAMILIES, VOCABULARIES, WIDTH
 from tests.corpus.packages import PACKAGES
 from tests.corpus.stages import MODULE_STAGES, STAGES, take_module
-from tieops.ir.brief import brief_bytes, counted
+from tieops.ir.notation import brief_bytes, counted
 
 __all__ = ["PAGE", "not_run", "page"]
 

@@ -15,7 +15,7 @@ import pytest
 import tieops
 from tests.properties.argument_models import MODELS, embedding
 from tieops.errors import TieopsError
-from tieops.ir.scopes import all_graphs, stored_values
+from tieops.ir.walk import all_graphs, stored_values
 from tieops.passes.dead_branches import RemoveDeadBranchesPass
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 from tieops.passes.lower import LowerTiedReadsPass

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import tieops
 from tests.properties.readings import losses
-from tieops.ir.forms import FORMS, after, as_read, form_of, set_forms
+from tieops.ir.readers.forms import FORMS, after, as_read, form_of, set_forms
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 0, 7, 8]])

@@ -313,7 +313,7 @@ def test_a_round_trip_has_the_modules_parameters(family, length):
     assert not model.accidental_ties
 
 
-HOME = {"ir/learnables.py", "ir/torch_kinds.py", "ir/names.py"}
+HOME = {"ir/learnables/rules.py", "ir/metadata/torch_kinds.py", "ir/metadata/keys.py"}
 
 
 # Whether an operator is a layer by itself, whatever it reads.
@@ -330,7 +330,7 @@ def test_a_mask_of_quantized_scores_is_a_constant():
     assert [each.name for each in model.parameters] == ["w"]
 
 
-ASKS_FOR_ROLES = {"detect/computed.py", "detect/trace.py"}
+ASKS_FOR_ROLES = {"analysis/computed_weights.py", "analysis/trace.py"}
 
 
 def test_nobody_else_decides_what_is_learnable():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import tieops
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
 
 
 def assert_uses_are_of_the_model(model: onnx_ir.Model) -> None:

@@ -18,7 +18,7 @@ import tieops
 from tieops import TieopsError
 from tieops.cli import main
 from tieops.examples.pictures import save_reconstructions
-from tieops.ir.targets import check_target
+from tieops.system.write_targets import check_target
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper, parser
 
 import tieops
-from tieops.tied_model import TiedModel
+from tieops.model import TiedModel
 
 __all__ = ["DTYPES", "head", "recurrent", "stored", "weight", "written"]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.analysis.findings import Findings, Totals
-from tieops.analysis.html import as_html
-from tieops.analysis.ports import Ports
-from tieops.analysis.rows import count_of, rows_of
-from tieops.analysis.text import as_text
-from tieops.detect.problems import find_problems
-from tieops.detect.repeats import find_repeats
-from tieops.ir.layers import Layer
-from tieops.ir.learnables import Learnables
+from tieops.analysis.problems.all_problems import find_problems
+from tieops.analysis.repeats import find_repeats
+from tieops.analysis.report.as_html import as_html
+from tieops.analysis.report.as_text import as_text
+from tieops.analysis.report.findings import Findings, Totals
+from tieops.analysis.report.layer_ports import Ports
+from tieops.analysis.report.rows import count_of, rows_of
+from tieops.ir.layer import Layer
+from tieops.ir.learnables.rules import Learnables
 from tieops.ir.parameter import Parameter
-from tieops.ir.readers import Readers
-from tieops.ir.ties import Duplicate, Ledger, Tie
+from tieops.ir.readers.readers import Readers
+from tieops.ir.tie import Duplicate, Ledger, Tie
 
 __all__ = ["Analysis", "Totals", "analysis_of"]
 

@@ -10,8 +10,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.serde import SerdeError
 
 from tieops.ir.edit import copy_model
-from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, replace_tensors, subgraphs_of
+from tieops.ir.walk import all_graphs, all_nodes, attribute_tensors, replace_tensors, subgraphs_of
+from tieops.system.library_logs import silenced
 
 __all__ = ["derived", "infer_in_place", "shaped"]
 

@@ -21,7 +21,7 @@ from tieops.errors import (
     TieopsError,
     VerificationError,
 )
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 
 __all__ = ["app", "main"]
 

@@ -13,15 +13,15 @@ from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
 from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
-from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.ir.notation import brief_bytes, counted, printable
 from tieops.remote.urls import is_url, shown
 from tieops.runtime.choices import Memory
 from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
-    from tieops.ir.readers import Reader, Readers
+    from tieops.ir.readers.readers import Reader, Readers
+    from tieops.model import TiedModel
     from tieops.runtime import Held
-    from tieops.tied_model import TiedModel
 
 __all__ = ["check"]
 

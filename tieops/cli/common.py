@@ -13,13 +13,13 @@ import tieops
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.runtime.choices import Provider
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tieops.tied_model import TiedModel
+    from tieops.model import TiedModel
 
 __all__ = [
     "Json",

@@ -9,7 +9,7 @@ import typer
 from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, write_model
-from tieops.ir.brief import brief_bytes, counted
+from tieops.ir.notation import brief_bytes, counted
 
 __all__ = ["convert"]
 

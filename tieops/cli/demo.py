@@ -11,13 +11,13 @@ import tieops
 from tieops.cli.common import Json, ProviderName, as_record, print_json, refuse_unused, say_nothing
 from tieops.cli.streams import check_file
 from tieops.errors import MissingDependencyError
-from tieops.ir.brief import brief_bytes
+from tieops.ir.notation import brief_bytes
 from tieops.system.folders import temporary_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from tieops.tied_model import TiedModel
+    from tieops.model import TiedModel
 
 __all__ = ["demo"]
 

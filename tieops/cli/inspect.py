@@ -35,6 +35,6 @@ def inspect(
     if as_json:
         print_json(found.to_dict())
         return
-    from tieops.analysis.text import print_to
+    from tieops.analysis.report.as_text import print_to
 
     print_to(terminal(), found, path=model, everything=everything)

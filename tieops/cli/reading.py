@@ -16,13 +16,13 @@ import tieops
 from tieops.cli.streams import is_stdin, read_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.progress import progress
 from tieops.remote.urls import is_url, shown
 from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
-    from tieops.tied_model import TiedModel
+    from tieops.model import TiedModel
 
 __all__ = ["Limit", "ModelPath", "Reading", "Trust", "limits_of", "reads_models"]
 

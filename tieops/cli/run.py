@@ -28,7 +28,7 @@ from tieops.cli.common import (
 from tieops.cli.reading import Limit, limits_of
 from tieops.cli.streams import check_file, source_of
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 
 __all__ = ["run"]
 

@@ -55,7 +55,7 @@ def scan(
         tieops scan models/ -o found.jsonl
         tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60
     """
-    from tieops.fleet.summary import Summary
+    from tieops.scanning.summary import Summary
 
     check_file(out, "a scan that can go on")
     summary = Summary()

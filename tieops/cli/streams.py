@@ -13,12 +13,12 @@ import typer
 
 import tieops
 from tieops.errors import ExportError, PreconditionError
-from tieops.ir.targets import check_target
 from tieops.system.folders import temporary_folder
+from tieops.system.write_targets import check_target
 
 if TYPE_CHECKING:
     from tieops.exporters.onnx import Written
-    from tieops.tied_model import TiedModel
+    from tieops.model import TiedModel
 
 __all__ = [
     "check_file",

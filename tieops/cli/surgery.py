@@ -11,7 +11,7 @@ import tieops
 from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.streams import check_out, echo, is_stdout, write_model
-from tieops.ir.brief import brief_bytes
+from tieops.ir.notation import brief_bytes
 
 if TYPE_CHECKING:
     from tieops.passes.base import SurgeryPass

@@ -11,8 +11,8 @@ from tieops.errors import ExportError, UntrustedFileError
 from tieops.exporters.copying import write_array
 from tieops.exporters.layout import Layout
 from tieops.exporters.room import check_room
-from tieops.ir.brief import printable
-from tieops.ir.external import CheckedTensor, DataFile, open_data
+from tieops.ir.notation import printable
+from tieops.ir.storage.external_tensors import CheckedTensor, DataFile, open_data
 from tieops.progress import advance, progress
 from tieops.system.copying import copy_range
 from tieops.system.positions import write_at

@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from tieops.errors import ExportError
 from tieops.exporters.temporary import free_name, temporary
-from tieops.ir.data_files import is_temporary
-from tieops.ir.living import let_go
-from tieops.ir.targets import check_target
+from tieops.ir.storage.data_files import is_temporary
+from tieops.ir.storage.living import let_go
 from tieops.system.folders import keep_name, remove, replace
+from tieops.system.write_targets import check_target
 
 __all__ = [
     "MAKE_ROOM",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import onnx_ir
 
-from tieops.detect.common import find_equal
+from tieops.analysis.duplicates.across_models import find_equal
 from tieops.errors import ExportError
-from tieops.ir.brief import printable
-from tieops.ir.scopes import all_graphs
-from tieops.ir.storage import storage_key
+from tieops.ir.notation import printable
+from tieops.ir.storage.byte_ranges import storage_key
+from tieops.ir.walk import all_graphs
 
 __all__ = ["Layout", "Range", "lay_out"]
 

@@ -36,16 +36,16 @@ from tieops.exporters.old_data import (
 )
 from tieops.exporters.temporary import Temporary, folder_lock, temporary
 from tieops.importers.onnx import from_onnx, innermost
-from tieops.ir.brief import brief_bytes, printable
-from tieops.ir.collector import collector_paused
-from tieops.ir.data_files import MAX_PROTO_BYTES, mentions
-from tieops.ir.living import keep_readable
-from tieops.ir.logs import silenced
-from tieops.ir.scopes import nesting_depth, stored_values
-from tieops.ir.storage import stored_bytes
-from tieops.ir.targets import check_target
+from tieops.ir.notation import brief_bytes, printable
+from tieops.ir.storage.byte_ranges import stored_bytes
+from tieops.ir.storage.data_files import MAX_PROTO_BYTES, mentions
+from tieops.ir.storage.living import keep_readable
+from tieops.ir.walk import nesting_depth, stored_values
 from tieops.system.folders import give_name, ignores_case, remove, sync_folder
+from tieops.system.gc_paused import collector_paused
+from tieops.system.library_logs import silenced
 from tieops.system.names import unfit_for_data
+from tieops.system.write_targets import check_target
 from tieops.untrusted.limits import UNLIMITED
 
 __all__ = ["Draft", "check_nesting", "write_models"]

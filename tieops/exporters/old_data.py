@@ -18,7 +18,7 @@ from tieops.exporters.temporary import (
     left_over,
     remove_left_over,
 )
-from tieops.ir.data_files import bytes_of, is_temporary, mentions, models_in
+from tieops.ir.storage.data_files import bytes_of, is_temporary, mentions, models_in
 from tieops.system.folders import ignores_case, remove
 from tieops.system.opening import is_ours
 

@@ -19,14 +19,14 @@ from tieops.errors import ExportError
 from tieops.exporters.files import as_export_error
 from tieops.exporters.layout import Layout, lay_out
 from tieops.exporters.model_files import Draft, check_nesting, write_models
-from tieops.ir.brief import brief_bytes
-from tieops.ir.collector import collector_paused
-from tieops.ir.data_files import data_parts, unread_bytes
-from tieops.ir.metadata import number
-from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM, stored_bytes
-from tieops.ir.targets import check_target
+from tieops.ir.metadata.parsing import number
+from tieops.ir.notation import brief_bytes
+from tieops.ir.storage.byte_ranges import LISTED_WEIGHTS, OVERRIDABLE_FROM, stored_bytes
+from tieops.ir.storage.data_files import data_parts, unread_bytes
+from tieops.model import TiedModel, check_model
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.tied_model import TiedModel, check_model
+from tieops.system.gc_paused import collector_paused
+from tieops.system.write_targets import check_target
 
 __all__ = ["Written", "to_onnx"]
 

@@ -7,7 +7,7 @@ import os
 
 from tieops.errors import ExportError
 from tieops.exporters.files import MAKE_ROOM
-from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.notation import brief_bytes, printable
 from tieops.system.disk import too_few_free
 
 __all__ = ["check_room"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tieops.errors import ExportError
-from tieops.ir.data_files import TEMPORARY, is_temporary
+from tieops.ir.storage.data_files import TEMPORARY, is_temporary
 from tieops.system.folders import close_file, lock_folder, remove
 from tieops.system.locks import is_free, try_lock, unlock
 from tieops.system.opening import create_new, is_ours, open_regular, open_to_rewrite

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir
 
-from tieops.ir.scopes import replace_tensors
+from tieops.ir.walk import replace_tensors
 from tieops.untrusted.embedded import Lifted, lift
 from tieops.untrusted.limits import Limits
 

@@ -18,16 +18,16 @@ from google.protobuf.message import DecodeError, EncodeError
 from tieops.arguments import described
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
 from tieops.importers.embedded_mapped import Embedded, take_out
-from tieops.ir.collector import collector_paused
 from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths
-from tieops.ir.logs import silenced
-from tieops.ir.scopes import all_graphs
-from tieops.ir.storage import LISTED_WEIGHTS, OVERRIDABLE_FROM
+from tieops.ir.storage.byte_ranges import LISTED_WEIGHTS, OVERRIDABLE_FROM
+from tieops.ir.walk import all_graphs
+from tieops.model import TiedModel
 from tieops.remote.embedded_remote import read_graph
 from tieops.remote.remote_files import open_remote, settle_remote
 from tieops.remote.urls import is_url, local_path
-from tieops.tied_model import TiedModel
+from tieops.system.gc_paused import collector_paused
+from tieops.system.library_logs import silenced
 from tieops.untrusted.external_data import DataFolder, settle_external
 from tieops.untrusted.limits import Limits
 from tieops.untrusted.onnx_checks import (

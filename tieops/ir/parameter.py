@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from tieops.ir.brief import brief, printable
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import evidence_of, lr_factor_of, names_of
+from tieops.ir.metadata.keys import evidence_of, lr_factor_of, names_of
+from tieops.ir.notation import brief, printable
 from tieops.ir.view import Join, Shape, View
 
 __all__ = ["Entry", "Parameter", "Read", "Slot"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from tieops.ir.brief import brief_dtype
+from tieops.ir.notation import brief_dtype
 
 __all__ = [
     "Cast",

@@ -10,11 +10,11 @@ from typing import ClassVar
 import onnx_ir
 
 from tieops.errors import PostconditionError
-from tieops.ir.brief import printable
-from tieops.ir.collector import collector_paused
 from tieops.ir.edit import own_tensors
-from tieops.ir.scopes import all_nodes
-from tieops.tied_model import TiedModel, check_model
+from tieops.ir.notation import printable
+from tieops.ir.walk import all_nodes
+from tieops.model import TiedModel, check_model
+from tieops.system.gc_paused import collector_paused
 
 __all__ = ["Change", "Preserves", "Rewrite", "Skip", "SurgeryPass", "SurgeryResult", "run"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import onnx_ir
 
 from tieops.ir.dataflow.constant_conditions import fold_constant_conditions
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
-from tieops.tied_model import TiedModel
 
 __all__ = ["RemoveDeadBranchesPass", "remove_dead_branches"]
 

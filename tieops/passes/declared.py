@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from tieops.detect.bits import bit_equal, bits
-from tieops.detect.content import same_range
+from tieops.analysis.duplicates.bit_equality import bit_equal, bits
+from tieops.analysis.duplicates.by_content import same_range
 from tieops.errors import PreconditionError, TieMismatchError
-from tieops.ir.brief import brief, printable
 from tieops.ir.evidence import Evidence
+from tieops.ir.notation import brief, printable
 from tieops.ir.operators.operands import Missing, bool_attribute
 from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.view import Shape, permuted, relative
+from tieops.model import TiedModel
 from tieops.select import Target, weight_slot
-from tieops.tied_model import TiedModel
 
 __all__ = ["Group", "declared", "unshareable"]
 

@@ -11,12 +11,12 @@ import onnx_ir
 
 from tieops.arguments import names_of
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.brief import printable
 from tieops.ir.dataflow.dead_arguments import with_dead_outputs
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import eliminate_dead_code
+from tieops.ir.notation import printable
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.tied_model import TiedModel
 
 __all__ = ["RemoveDisconnectedOutputsPass", "remove_disconnected_outputs"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.brief import brief, printable
 from tieops.ir.dataflow.backwards import nodes_before_outputs
-from tieops.ir.layers import Layer
+from tieops.ir.layer import Layer
+from tieops.ir.notation import brief, printable
 from tieops.ir.operators.moving_shapes import slice_bounds
 from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.predicates import (
@@ -27,8 +27,8 @@ from tieops.ir.operators.predicates import (
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.parameter import Slot
 from tieops.ir.view import Shape
+from tieops.model import TiedModel
 from tieops.select import one_layer, slots_of
-from tieops.tied_model import TiedModel
 
 __all__ = ["Head", "as_head", "find_head"]
 

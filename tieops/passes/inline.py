@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import onnx_ir
 
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError
-from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path, call_behind, calls_of
 from tieops.ir.functions.inlining import Inliner
+from tieops.ir.notation import printable
+from tieops.model import TiedModel
 from tieops.passes.base import Change
-from tieops.tied_model import TiedModel
 
 __all__ = ["inline_all", "inline_behind", "inline_path", "inliner_of"]
 

@@ -14,11 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir
 
-from tieops.ir.accidental import title_of
-from tieops.ir.brief import brief_bytes
 from tieops.ir.edit import NameAuthority, add_initializer, copy_nodes, rename_initializer
-from tieops.ir.forms import form_of, keep_forms, set_forms
-from tieops.ir.names import (
+from tieops.ir.learnables.accidental import title_of
+from tieops.ir.metadata.keys import (
     PACKED,
     aliases_of,
     forget_evidence,
@@ -32,12 +30,14 @@ from tieops.ir.names import (
     set_names,
     set_origin,
 )
+from tieops.ir.metadata.torch_kinds import copy_kind, has_generated_name
+from tieops.ir.notation import brief_bytes
 from tieops.ir.operators.predicates import is_cut, is_identity, is_permutation, is_view, only_moves
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.part import record_part
-from tieops.ir.readers import Reader, Readers
-from tieops.ir.torch_kinds import copy_kind, has_generated_name
+from tieops.ir.readers.forms import form_of, keep_forms, set_forms
+from tieops.ir.readers.readers import Reader, Readers
+from tieops.ir.slices import record_part
 from tieops.ir.view import Shape, View, relative
 from tieops.passes.base import Change
 

@@ -13,16 +13,16 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir
 
+from tieops.analysis.problems.runtime_copies import is_transposed_product
 from tieops.analysis.shapes import derived
-from tieops.detect.runtime_copies import is_transposed_product
 from tieops.ir.edit import NameAuthority, add_initializer, replace_value
 from tieops.ir.functions.calls import function_graphs
-from tieops.ir.names import origin_of
+from tieops.ir.metadata.keys import origin_of
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.operators.predicates import is_gemm, is_matmul, is_permutation
 from tieops.ir.parameter import Slot
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
-from tieops.tied_model import TiedModel
 
 __all__ = ["LowerTiedReadsPass"]
 

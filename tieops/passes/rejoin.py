@@ -1,7 +1,7 @@
 """Putting parts back: tensors that were cut out of another one, and still equal what was cut.
 
 ``untie`` gives a slot that reads a slice just that slice, and records how it was cut
-(`tieops.ir.part`). Here the record is followed the other way: the part's readers read the whole
+(`tieops.ir.slices`). Here the record is followed the other way: the part's readers read the whole
 again, through the same nodes. Where the whole is gone it is put together from its parts.
 """
 
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from tieops.detect.bits import bit_equal
-from tieops.ir.brief import brief_bytes
+from tieops.analysis.duplicates.bit_equality import bit_equal
 from tieops.ir.edit import NameAuthority, add_initializer, drop_unread, move_to_main_graph
 from tieops.ir.evidence import Evidence
-from tieops.ir.forms import after, form_of, set_forms
 from tieops.ir.functions.calls import function_graphs
-from tieops.ir.names import add_names, origin_of, recorded_names, set_evidence, set_origin
+from tieops.ir.metadata.keys import add_names, origin_of, recorded_names, set_evidence, set_origin
+from tieops.ir.metadata.torch_kinds import copy_kind, join_kinds
+from tieops.ir.notation import brief_bytes
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.operators.views import ViewTransfer
-from tieops.ir.part import PART, part_of
-from tieops.ir.scopes import stored_values
-from tieops.ir.torch_kinds import copy_kind, join_kinds
+from tieops.ir.readers.forms import after, form_of, set_forms
+from tieops.ir.slices import PART, part_of
 from tieops.ir.view import View
+from tieops.ir.walk import stored_values
 from tieops.passes.base import Change, Skip
 
 __all__ = ["Rejoined", "rejoin"]

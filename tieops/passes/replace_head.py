@@ -13,7 +13,6 @@ import onnx_ir
 from tieops.analysis.shapes import infer_in_place
 from tieops.arguments import expect, whole_number
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.brief import brief, printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import (
     NameAuthority,
@@ -23,19 +22,20 @@ from tieops.ir.edit import (
     rename_initializer,
     replace_value,
 )
-from tieops.ir.layers import Layer
-from tieops.ir.names import is_made_up, set_lr_factor
+from tieops.ir.layer import Layer
+from tieops.ir.metadata.keys import is_made_up, set_lr_factor
+from tieops.ir.notation import brief, printable
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
-from tieops.ir.readers import Reader, Readers
-from tieops.ir.scopes import rename_scope
+from tieops.ir.readers.readers import Reader, Readers
+from tieops.ir.walk import rename_scope
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.passes.inline import inline_behind, inline_path, inliner_of
 from tieops.passes.leave import give_up_names
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
-from tieops.tied_model import TiedModel
 
 __all__ = ["ReplaceHeadPass", "replace_head"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import brief, printable
+from tieops.ir.notation import brief, printable
 from tieops.ir.operators.reshaping_shapes import resized_target
 from tieops.ir.operators.shape_rules import output_shapes, shows_size
 from tieops.ir.operators.sizes import NotKnownError, Resized, Sizes

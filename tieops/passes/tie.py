@@ -9,7 +9,6 @@ from typing import ClassVar
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import brief_bytes
 from tieops.ir.edit import (
     NameAuthority,
     TransposedInputs,
@@ -20,24 +19,25 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
-from tieops.ir.forms import as_read, form_of, set_forms
 from tieops.ir.functions.calls import function_graphs
-from tieops.ir.names import (
+from tieops.ir.metadata.keys import (
     add_names,
     join_packed_names,
     origin_of,
     recorded_names,
     set_evidence,
 )
+from tieops.ir.metadata.torch_kinds import has_generated_name, join_kinds, word_of
+from tieops.ir.notation import brief_bytes
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.scopes import scope_of, stored_values
-from tieops.ir.torch_kinds import has_generated_name, join_kinds, word_of
+from tieops.ir.readers.forms import as_read, form_of, set_forms
 from tieops.ir.view import View, relative
+from tieops.ir.walk import scope_of, stored_values
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.declared import Group, declared, unshareable
 from tieops.passes.rejoin import Rejoined, rejoin
 from tieops.select import Target
-from tieops.tied_model import TiedModel
 
 __all__ = ["TiePass", "tie"]
 

@@ -10,21 +10,21 @@ import onnx_ir
 
 from tieops.arguments import mapping_of
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.accidental import title_of
-from tieops.ir.brief import printable
 from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import NameAuthority
-from tieops.ir.forms import form_of
+from tieops.ir.learnables.accidental import title_of
+from tieops.ir.metadata.torch_kinds import note_learnable, word_of
+from tieops.ir.notation import printable
 from tieops.ir.operators.roles import is_statistic
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.readers import Reader, Readers, record_reads
-from tieops.ir.ties import Tie
-from tieops.ir.torch_kinds import note_learnable, word_of
+from tieops.ir.readers.forms import form_of
+from tieops.ir.readers.readers import Reader, Readers, record_reads
+from tieops.ir.tie import Tie
+from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.leave import Leaver
 from tieops.passes.untie_calls import Choice, UntieCalls, bound, places_of, stuck_slots
 from tieops.select import Target, slots_of
-from tieops.tied_model import TiedModel
 
 __all__ = ["UntiePass", "untie"]
 

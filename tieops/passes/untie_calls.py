@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import onnx_ir
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path, call_paths, function_graphs
+from tieops.ir.notation import printable
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.ties import Tie
+from tieops.ir.tie import Tie
+from tieops.model import TiedModel
 from tieops.passes.base import Change
 from tieops.passes.inline import inliner_of
 from tieops.passes.leave import handle_of, handles_of
 from tieops.select import Target
-from tieops.tied_model import TiedModel
 
 __all__ = ["Choice", "UntieCalls", "bound", "places_of", "stuck_slots"]
 

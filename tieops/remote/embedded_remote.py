@@ -7,8 +7,8 @@ model's own file, so that one kind of tensor serves both.
 from __future__ import annotations
 
 from tieops.errors import UntrustedFileError
-from tieops.ir.brief import printable
-from tieops.ir.ranged import Ranges
+from tieops.ir.notation import printable
+from tieops.ir.storage.ranged_tensors import Ranges
 from tieops.untrusted.embedded import Lifted, lift
 from tieops.untrusted.limits import Limits
 

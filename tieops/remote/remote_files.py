@@ -17,9 +17,9 @@ from tieops.errors import (
     TieopsError,
     UntrustedFileError,
 )
-from tieops.ir.brief import printable
-from tieops.ir.ranged import RangedTensor, prefetch_operands
-from tieops.ir.scopes import replace_tensors, stored_values
+from tieops.ir.notation import printable
+from tieops.ir.storage.ranged_tensors import RangedTensor, prefetch_operands
+from tieops.ir.walk import replace_tensors, stored_values
 from tieops.remote.urls import shown
 from tieops.system.names import leads_out, steps_back
 from tieops.untrusted.external_data import check_range

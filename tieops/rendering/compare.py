@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tieops.ir.brief import counted
+from tieops.ir.notation import counted
 from tieops.rendering.picture import Box, Group, Picture, Stored
 
 __all__ = ["compared"]

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir
 
-from tieops.detect.repeats import module_of
-from tieops.ir.brief import brief
+from tieops.analysis.repeats import module_of
 from tieops.ir.dataflow.regions import RegionInterface
-from tieops.ir.layers import Layer
+from tieops.ir.layer import Layer
+from tieops.ir.notation import brief
 from tieops.ir.operators.identity import operator_name
-from tieops.ir.scopes import is_constant
-from tieops.tied_model import TiedModel
+from tieops.ir.walk import is_constant
+from tieops.model import TiedModel
 
 __all__ = ["Bundle", "Flow", "Item", "Leaf", "flow_of", "layers_of", "leaves_of"]
 

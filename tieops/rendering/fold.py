@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from tieops.detect.repeats import Repeat, common_module, find_repeats
-from tieops.ir.brief import counted
-from tieops.ir.layers import Layer
+from tieops.analysis.repeats import Repeat, common_module, find_repeats
+from tieops.ir.layer import Layer
+from tieops.ir.notation import counted
 from tieops.ir.operators.predicates import says_little
 from tieops.rendering.flow import Bundle, Item, Leaf, layers_of, leaves_of
 

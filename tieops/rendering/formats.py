@@ -9,10 +9,10 @@ from typing import Any
 from tieops.arguments import file_path
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
-from tieops.ir.targets import check_target
+from tieops.model import TiedModel, check_model
 from tieops.rendering.compare import compared
 from tieops.rendering.picture import picture_of
-from tieops.tied_model import TiedModel, check_model
+from tieops.system.write_targets import check_target
 
 __all__ = ["FORMATS", "render"]
 

@@ -11,12 +11,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from tieops.ir.brief import brief, brief_bytes, counted, printable
-from tieops.ir.collector import collector_paused
+from tieops.ir.notation import brief, brief_bytes, counted, printable
 from tieops.ir.parameter import Parameter, Slot
+from tieops.model import TiedModel
 from tieops.rendering.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
 from tieops.rendering.fold import fold
-from tieops.tied_model import TiedModel
+from tieops.system.gc_paused import collector_paused
 
 __all__ = ["Box", "Edge", "Group", "Picture", "Row", "Stored", "Use", "picture_of"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from tieops.arguments import expect
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
-from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.ir.notation import brief_bytes, counted, printable
 from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.cuda.device import DeviceTensor
 from tieops.runtime.cuda.provider_options import checked_options, device_of

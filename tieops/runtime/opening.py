@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.runtime.cuda.cuda_nodes import check_nodes, missing_cudnn
 from tieops.runtime.cuda.provider_options import wants_graph
 from tieops.runtime.memory.weights import Arranged, arrange, keep_from_folding

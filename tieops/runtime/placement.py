@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import counted, printable
+from tieops.ir.notation import counted, printable
 from tieops.ir.operators.on_cuda import computes_shapes
 from tieops.ir.operators.roles import kind_of
 from tieops.runtime.providers import CUDA, first_line, onnxruntime_errors, onnxruntime_module

@@ -11,7 +11,7 @@ import onnx_ir
 
 from tieops.arguments import described
 from tieops.errors import PreconditionError
-from tieops.ir.brief import brief, printable
+from tieops.ir.notation import brief, printable
 from tieops.runtime.tensors import as_array, dtype_of, is_on_device, is_ort_value, shape_of
 
 if TYPE_CHECKING:

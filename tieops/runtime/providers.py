@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tieops.errors import MissingDependencyError, ProviderError
-from tieops.ir.brief import counted
+from tieops.ir.notation import counted
 from tieops.runtime.cuda.libraries import cudnn_error, load_libraries, provider_error
 from tieops.system.shared_libraries import CUDA_DRIVER, linker_says_what_lacks
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.runtime.cuda.cuda_nodes import missing_cudnn
 from tieops.runtime.ports import Port
 from tieops.runtime.providers import first_line, not_on_cuda, onnxruntime_errors, out_of_memory

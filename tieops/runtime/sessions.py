@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.cuda.cuda_graph import CapturedRun
 from tieops.runtime.cuda.provider_options import checked_options, stream_of, wants_graph

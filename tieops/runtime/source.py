@@ -14,11 +14,11 @@ import onnx_ir
 
 from tieops.arguments import described
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
 from tieops.ir.edit import copy_model
-from tieops.ir.scopes import all_graphs
+from tieops.ir.notation import printable
+from tieops.ir.walk import all_graphs
+from tieops.model import TiedModel
 from tieops.remote.urls import is_url, shown
-from tieops.tied_model import TiedModel
 from tieops.untrusted.limits import UNLIMITED, Limits
 
 __all__ = ["Folder", "Runnable", "limits_for", "mark_of", "source"]

@@ -16,7 +16,7 @@ import onnx_ir
 
 from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.values import RAW, raw_array
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from tieops.importers import from_torch
 from tieops.importers.torch.storages import find_aliases
-from tieops.ir.brief import printable
 from tieops.ir.evidence import Evidence
-from tieops.ir.ties import Tie
+from tieops.ir.notation import printable
+from tieops.ir.tie import Tie
 from tieops.ir.view import View
-from tieops.tied_model import Listing
+from tieops.model import Listing
 from tieops.torch.places import Place, brief_tensor, check_module, places
 from tieops.torch.sharing import shared
 

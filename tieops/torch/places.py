@@ -12,7 +12,7 @@ from torch import nn
 
 from tieops.arguments import described
 from tieops.errors import PreconditionError, SelectionError, UnsupportedModelError
-from tieops.ir.brief import brief
+from tieops.ir.notation import brief
 from tieops.ir.view import Transpose, View
 from tieops.torch.transposed import SUFFIX, transposed_names
 

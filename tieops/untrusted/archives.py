@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tieops.errors import UntrustedFileError
-from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.notation import brief_bytes, printable
 from tieops.system.opening import open_to_read
 
 __all__ = ["ArchiveLimits", "check_archive", "check_contents", "open_regular"]

@@ -8,9 +8,9 @@ import stat
 import onnx_ir
 
 from tieops.errors import PreconditionError, UntrustedFileError
-from tieops.ir.brief import brief, printable
-from tieops.ir.external import CheckedTensor, DataFile
-from tieops.ir.scopes import replace_tensors
+from tieops.ir.notation import brief, printable
+from tieops.ir.storage.external_tensors import CheckedTensor, DataFile
+from tieops.ir.walk import replace_tensors
 from tieops.system.names import is_inside, leads_out, steps_back
 from tieops.system.opening import open_below
 from tieops.untrusted.limits import Limits, raising

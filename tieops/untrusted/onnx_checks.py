@@ -12,10 +12,10 @@ import onnx_ir
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from tieops.errors import UnsupportedModelError, UntrustedFileError
-from tieops.ir.brief import printable
 from tieops.ir.dataflow.captures import branch_captures, is_in_order
+from tieops.ir.notation import printable
 from tieops.ir.operators.identity import domain_of, domain_title
-from tieops.ir.scopes import all_graphs, all_nodes, attribute_tensors, stored_values
+from tieops.ir.walk import all_graphs, all_nodes, attribute_tensors, stored_values
 from tieops.untrusted.limits import Limits
 from tieops.untrusted.onnx_attributes import check_defaults, check_metadata
 from tieops.untrusted.onnx_calls import check_calls, function_key

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tieops.errors import UntrustedFileError
-from tieops.ir.brief import printable
-from tieops.ir.data_files import MAX_PROTO_BYTES
+from tieops.ir.notation import printable
+from tieops.ir.storage.data_files import MAX_PROTO_BYTES
 from tieops.system.mapping import map_file
 from tieops.system.opening import open_to_read
 from tieops.untrusted.limits import Limits, raising

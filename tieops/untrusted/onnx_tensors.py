@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 
 from tieops.errors import UntrustedFileError
-from tieops.ir.brief import brief, printable
+from tieops.ir.notation import brief, printable
 from tieops.untrusted.limits import Limits, check_limit
 
 __all__ = ["check_tensor", "shown"]

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir
 
 from tieops.errors import UnsupportedModelError
-from tieops.ir.brief import brief, brief_dtype
+from tieops.ir.notation import brief, brief_dtype
 from tieops.untrusted.onnx_tensors import shown
 
 __all__ = ["check_declared", "check_type", "element_type", "settle_declarations"]

@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from tieops.errors import UntrustedFileError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.untrusted.treespecs import is_safe_treespec
 
 __all__ = ["check_payload", "check_program", "is_safe_expression"]

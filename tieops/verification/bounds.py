@@ -16,7 +16,7 @@ from tieops.ir.functions.calls import bound_attribute
 from tieops.ir.operators.shape_rules import output_shapes
 from tieops.ir.operators.sizes import NotKnownError, Resized
 from tieops.ir.operators.values import keeps_sizes, passes_values_on, table_of
-from tieops.ir.scopes import all_nodes
+from tieops.ir.walk import all_nodes
 
 __all__ = ["Size", "table_sizes"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tieops.errors import PreconditionError, VerificationError
-from tieops.ir.torch_inputs import torch_inputs_of
+from tieops.ir.metadata.torch_inputs import torch_inputs_of
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
 from tieops.runtime.ports import check_feeds, fitted

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir
 
 from tieops.errors import PreconditionError, UnsupportedModelError
-from tieops.ir.brief import brief_bytes, printable
+from tieops.ir.notation import brief_bytes, printable
 from tieops.verification.bounds import Size, table_sizes
 
 __all__ = ["InputSet", "check_plan", "make_inputs", "plan"]

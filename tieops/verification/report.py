@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tieops.errors import VerificationError
-from tieops.ir.brief import counted, printable
+from tieops.ir.notation import counted, printable
 from tieops.verification.outputs import OutputComparison
 
 __all__ = ["Report", "RunComparison", "Verdict"]

@@ -21,8 +21,8 @@ import numpy as np
 from tieops import errors
 from tieops.arguments import expect
 from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
-from tieops.ir.brief import brief_bytes, printable
-from tieops.ir.torch_inputs import TorchInputs
+from tieops.ir.metadata.torch_inputs import TorchInputs
+from tieops.ir.notation import brief_bytes, printable
 from tieops.system.processes import cannot_limit_memory, ended_by_time
 from tieops.verification.nested import Value, put_together
 from tieops.verification.wire import receive, send

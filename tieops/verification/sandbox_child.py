@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from tieops.errors import TieopsError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.ir.torch_inputs import TorchInputs
+from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
 from tieops.system.processes import confine

@@ -14,9 +14,9 @@ import onnx_ir
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.onnx import from_onnx
+from tieops.model import TiedModel
 from tieops.runtime import Port, Provider
 from tieops.runtime.source import Folder, source
-from tieops.tied_model import TiedModel
 from tieops.untrusted.limits import Limits
 from tieops.verification.nested import Value
 from tieops.verification.randomness import random_nodes

@@ -16,9 +16,9 @@ from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.onnx import from_onnx
-from tieops.ir.torch_inputs import TorchInputs
+from tieops.ir.metadata.torch_inputs import TorchInputs
+from tieops.model import TiedModel
 from tieops.runtime import Port, Provider, Session, session
-from tieops.tied_model import TiedModel
 from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
 from tieops.verification.nested import Value

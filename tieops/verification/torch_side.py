@@ -12,7 +12,7 @@ import numpy as np
 
 from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
-from tieops.ir.torch_inputs import TorchInputs
+from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.untrusted.treespecs import is_safe_treespec
 
 if TYPE_CHECKING:

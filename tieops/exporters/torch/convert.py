@@ -14,10 +14,10 @@ from tieops.exporters.torch.ops.symbolic_ints import find_symbolic_ints
 from tieops.exporters.torch.store import Store
 from tieops.importers.torch.lr_factors import set_lr_factor
 from tieops.ir.operators.predicates import is_constant_operator
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
+from tieops.model import TiedModel, check_model
 from tieops.passes.inline import inline_all
 from tieops.passes.untie import untie_in_place
-from tieops.tied_model import TiedModel, check_model
 
 __all__ = ["to_torch"]
 
@@ -27,7 +27,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
 
     Every stored learnable is one ``nn.Parameter`` under the FQN it had, a tied one under all of
     its names, so that ``load_state_dict`` works both ways with the original module. What is not
-    learnable is a buffer; ``tieops.ir.learnables`` tells which is which. A parameter that
+    learnable is a buffer; ``tieops.ir.learnables.rules`` tells which is which. A parameter that
     ``from_torch`` saw frozen has ``requires_grad=False``. Of a file that torch's own exporter wrote
     nobody knows: there all parameters train, and each module gets its own of those that were merged
     because they began equal. Regions without gradients (``no_grad``, ``detach``) and buffers that

@@ -19,9 +19,9 @@ from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
 from tieops.exporters.torch.ops.symbolic_ints import ON_INTEGERS, SymbolicInts, literal_of
 from tieops.exporters.torch.store import Store
-from tieops.ir.brief import brief_dtype, printable
-from tieops.ir.metadata import number
-from tieops.ir.names import PADDING_IDX, is_made_up
+from tieops.ir.metadata.keys import PADDING_IDX, is_made_up
+from tieops.ir.metadata.parsing import number
+from tieops.ir.notation import brief_dtype, printable
 from tieops.ir.operators.identity import domain_of, operator_name, opset_version
 from tieops.ir.operators.predicates import (
     is_constant_operator,

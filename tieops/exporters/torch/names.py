@@ -13,14 +13,14 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.torch.rnn import unpack
-from tieops.ir.forms import form_of
-from tieops.ir.metadata import parsed, whole_texts
-from tieops.ir.names import PACKED, aliases_of
+from tieops.ir.metadata.keys import PACKED, aliases_of
+from tieops.ir.metadata.parsing import parsed, whole_texts
+from tieops.ir.metadata.torch_kinds import has_generated_name, word_of
 from tieops.ir.operators.predicates import is_lookup, is_matmul, is_recurrent
 from tieops.ir.parameter import Slot
-from tieops.ir.readers import Reader
-from tieops.ir.scopes import scope_of
-from tieops.ir.torch_kinds import has_generated_name, word_of
+from tieops.ir.readers.forms import form_of
+from tieops.ir.readers.readers import Reader
+from tieops.ir.walk import scope_of
 
 __all__ = ["Naming", "identifier", "naming_of"]
 

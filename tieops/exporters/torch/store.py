@@ -18,10 +18,10 @@ from tieops.exporters.torch.attributes import attach
 from tieops.exporters.torch.module import is_of_graph_module
 from tieops.exporters.torch.names import identifier, naming_of
 from tieops.importers.torch.rnn import unpack
-from tieops.ir.brief import brief, printable
-from tieops.ir.names import lr_factor_of
-from tieops.ir.torch_kinds import has_generated_name, is_frozen
-from tieops.tied_model import TiedModel
+from tieops.ir.metadata.keys import lr_factor_of
+from tieops.ir.metadata.torch_kinds import has_generated_name, is_frozen
+from tieops.ir.notation import brief, printable
+from tieops.model import TiedModel
 
 __all__ = ["Store", "Stored", "as_torch"]
 

@@ -16,9 +16,9 @@ import onnx_ir
 import torch
 from torch import nn
 
-from tieops.detect.trace import trace
-from tieops.ir.readers import record_call, record_reads
-from tieops.ir.scopes import scope_of
+from tieops.analysis.trace import trace
+from tieops.ir.readers.readers import record_call, record_reads
+from tieops.ir.walk import scope_of
 
 __all__ = ["places_of", "record_calls", "record_names", "separate_names"]
 

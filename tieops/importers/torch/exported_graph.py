@@ -12,11 +12,11 @@ from tieops.errors import ExportError
 from tieops.importers.onnx import innermost
 from tieops.importers.torch.quiet import quiet
 from tieops.ir.edit import NameAuthority
-from tieops.ir.names import PADDING_IDX
+from tieops.ir.metadata.keys import PADDING_IDX
+from tieops.ir.metadata.torch_inputs import TorchInputs, set_torch_inputs
+from tieops.ir.metadata.torch_kinds import is_said_in_state
 from tieops.ir.operators.predicates import is_gather
-from tieops.ir.scopes import all_graphs, nested_graphs
-from tieops.ir.torch_inputs import TorchInputs, set_torch_inputs
-from tieops.ir.torch_kinds import is_said_in_state
+from tieops.ir.walk import all_graphs, nested_graphs
 
 __all__ = [
     "name_apart",

@@ -40,11 +40,11 @@ from tieops.importers.torch.rnn import exporting_rnns, pack_rnn_weights, transla
 from tieops.importers.torch.sharing import share
 from tieops.importers.torch.subclasses import plain_tensors
 from tieops.importers.torch.told_apart import put_back, tell_apart
-from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority, copy_model, release_removed, rename_initializer
+from tieops.ir.notation import printable
 from tieops.ir.operators.identity import opset_version
+from tieops.model import TiedModel
 from tieops.progress import progress
-from tieops.tied_model import TiedModel
 from tieops.untrusted.limits import UNLIMITED
 
 __all__ = ["from_torch"]

@@ -16,8 +16,8 @@ import onnx_ir
 from torch import nn
 
 from tieops.errors import PreconditionError, SelectionError, UnsupportedModelError
-from tieops.ir.names import names_of, packed_parts
-from tieops.ir.names import set_lr_factor as set_value_lr_factor
+from tieops.ir.metadata.keys import names_of, packed_parts
+from tieops.ir.metadata.keys import set_lr_factor as set_value_lr_factor
 
 __all__ = ["drop_lr_factor", "lr_factors", "note_lr_factors", "set_lr_factor"]
 

@@ -10,12 +10,12 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from tieops.detect.trace import trace
-from tieops.ir.contents import is_uniform
+from tieops.analysis.trace import trace
 from tieops.ir.evidence import Evidence
-from tieops.ir.names import TORCH_NOTES, aliases_of, evidence_of, packed_parts, set_evidence
-from tieops.ir.scopes import stored_values
-from tieops.ir.torch_kinds import Kind, note_kind, word_of
+from tieops.ir.metadata.keys import TORCH_NOTES, aliases_of, evidence_of, packed_parts, set_evidence
+from tieops.ir.metadata.torch_kinds import Kind, note_kind, word_of
+from tieops.ir.storage.value_samples import is_uniform
+from tieops.ir.walk import stored_values
 
 __all__ = ["note_learnables"]
 

@@ -8,7 +8,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.ir.edit import NameAuthority
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
 
 __all__ = ["check_port_names", "name_ports"]
 

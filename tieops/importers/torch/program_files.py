@@ -16,7 +16,7 @@ import torch
 
 from tieops.errors import UntrustedFileError
 from tieops.importers.torch.quiet import quiet
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 from tieops.untrusted.archives import check_archive, check_contents, open_regular
 from tieops.untrusted.program_checks import check_payload, check_program
 

@@ -18,9 +18,9 @@ import onnx_ir
 
 from tieops.errors import PreconditionError
 from tieops.importers.torch.rnn_chain import NotStaticError, chain_of, data_inputs, evaluate
-from tieops.ir import names
-from tieops.ir.brief import brief
 from tieops.ir.edit import insert_initializer, remove_initializer
+from tieops.ir.metadata import keys as names
+from tieops.ir.notation import brief
 from tieops.ir.operators.predicates import is_recurrent, only_moves
 from tieops.ir.operators.roles import GATE_ORDERS
 

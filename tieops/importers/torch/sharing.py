@@ -20,9 +20,9 @@ from tieops.ir.edit import (
     substitute,
 )
 from tieops.ir.evidence import Evidence
-from tieops.ir.forms import set_forms
-from tieops.ir.names import set_evidence, set_names, set_stand_in
-from tieops.ir.torch_kinds import copy_kind
+from tieops.ir.metadata.keys import set_evidence, set_names, set_stand_in
+from tieops.ir.metadata.torch_kinds import copy_kind
+from tieops.ir.readers.forms import set_forms
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
 __all__ = ["share"]

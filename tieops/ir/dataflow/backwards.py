@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir
 
 from tieops.ir.functions.calls import Path
-from tieops.ir.scopes import subgraphs_of
+from tieops.ir.walk import subgraphs_of
 
 __all__ = ["nodes_before_outputs"]
 

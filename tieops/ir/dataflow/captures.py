@@ -7,7 +7,7 @@ from itertools import chain
 
 import onnx_ir
 
-from tieops.ir.scopes import subgraphs_of
+from tieops.ir.walk import subgraphs_of
 
 __all__ = ["branch_captures", "is_in_order"]
 

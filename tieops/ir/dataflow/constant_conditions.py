@@ -10,7 +10,7 @@ from tieops.ir.dataflow.liveness import Liveness, release
 from tieops.ir.edit import NameAuthority, insert_initializer, remove_initializer
 from tieops.ir.operators.operands import known_array
 from tieops.ir.operators.predicates import is_if
-from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs
+from tieops.ir.walk import all_graphs, all_nodes, nested_graphs
 
 __all__ = ["constant_ifs", "fold_constant_conditions"]
 

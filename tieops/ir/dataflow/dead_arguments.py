@@ -16,7 +16,7 @@ from tieops.ir.dataflow.regions import (
     RegionInterface,
 )
 from tieops.ir.operators.predicates import is_scan
-from tieops.ir.scopes import all_nodes
+from tieops.ir.walk import all_nodes
 
 __all__ = ["DeadArguments", "find_dead_arguments", "with_dead_outputs"]
 

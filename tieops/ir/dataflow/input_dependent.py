@@ -10,7 +10,7 @@ import onnx_ir
 from tieops.ir.dataflow.regions import Flow, Functions, RegionInterface
 from tieops.ir.operators.predicates import is_random
 from tieops.ir.operators.traits import is_pure
-from tieops.ir.scopes import nested_graphs
+from tieops.ir.walk import nested_graphs
 
 __all__ = ["input_dependent_values"]
 

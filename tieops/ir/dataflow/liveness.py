@@ -10,7 +10,7 @@ import onnx_ir
 from tieops.ir.dataflow.dead_arguments import find_dead_arguments
 from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.edit import remove_initializer
-from tieops.ir.scopes import all_graphs, all_nodes, nested_graphs, subgraphs_of
+from tieops.ir.walk import all_graphs, all_nodes, nested_graphs, subgraphs_of
 
 __all__ = [
     "Liveness",

@@ -9,7 +9,7 @@ import onnx_ir
 
 from tieops.ir.operators.identity import is_runtime_domain, is_standard
 from tieops.ir.operators.predicates import is_if, is_loop, is_scan
-from tieops.ir.scopes import subgraphs_of
+from tieops.ir.walk import subgraphs_of
 
 __all__ = [
     "SCAN_INPUT_ATTRIBUTES",

@@ -7,7 +7,7 @@ from collections import Counter
 
 import onnx_ir
 
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
 
 __all__ = ["NameAuthority"]
 

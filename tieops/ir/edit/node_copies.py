@@ -8,7 +8,7 @@ import onnx_ir
 
 from tieops.ir.edit.initializers import add_initializer
 from tieops.ir.edit.name_authority import NameAuthority
-from tieops.ir.names import origin_of, set_origin
+from tieops.ir.metadata.keys import origin_of, set_origin
 from tieops.ir.operators.predicates import is_dequantization
 
 __all__ = ["copy_node", "copy_nodes"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
 
 __all__ = ["BorrowedTensor", "copy_model", "own_tensors", "snapshot"]
 

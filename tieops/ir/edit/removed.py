@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 
-from tieops.ir.scopes import all_graphs
+from tieops.ir.walk import all_graphs
 
 __all__ = ["release_removed"]
 

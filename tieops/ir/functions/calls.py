@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir
 
 from tieops.errors import UnsupportedModelError
-from tieops.ir.scopes import layer_name_of, nested_graphs
+from tieops.ir.walk import layer_name_of, nested_graphs
 
 __all__ = [
     "Path",

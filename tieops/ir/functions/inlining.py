@@ -13,11 +13,11 @@ import onnx
 import onnx_ir
 import onnx_ir.passes.common as common_passes
 
-from tieops.ir.brief import printable
 from tieops.ir.edit import NameAuthority, drop_unread, move_to_main_graph, substitute
 from tieops.ir.functions.calls import Path, call_paths, call_title, function_graphs
+from tieops.ir.notation import printable
 from tieops.ir.operators.identity import domain_of, domain_title, is_runtime_domain, opset_version
-from tieops.ir.scopes import all_nodes, is_constant, nested_graphs, set_layer_name
+from tieops.ir.walk import all_nodes, is_constant, nested_graphs, set_layer_name
 
 __all__ = ["Inliner"]
 

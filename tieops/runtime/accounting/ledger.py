@@ -12,6 +12,7 @@ from tieops.errors import PreconditionError
 from tieops.importers.onnx import from_onnx
 from tieops.ir.operators.on_cuda import is_copied_by_cudnn
 from tieops.ir.parameter import Parameter, Slot
+from tieops.model import TiedModel
 from tieops.progress import progress
 from tieops.runtime.accounting.optimized import (
     Packed,
@@ -27,7 +28,6 @@ from tieops.runtime.recipe import Recipe
 from tieops.runtime.sessions import Session
 from tieops.system.folders import temporary_folder
 from tieops.system.mapping import can_give_back
-from tieops.tied_model import TiedModel
 
 __all__ = ["ledger_of", "resident_bytes"]
 

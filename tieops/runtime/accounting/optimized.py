@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tieops.detect.bits import bit_equal, bits
+from tieops.analysis.duplicates.bit_equality import bit_equal, bits
 from tieops.ir.parameter import Parameter, Slot
-from tieops.ir.scopes import all_graphs
 from tieops.ir.view import Cast, Computed, Dequantize, Join, Transpose, View
+from tieops.ir.walk import all_graphs
 
 __all__ = ["Packed", "initializers", "packed_of", "read_optimized", "reading_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from tieops.ir.brief import brief_bytes, counted, printable
+from tieops.ir.notation import brief_bytes, counted, printable
 from tieops.runtime.accounting.probe import Measured
 from tieops.runtime.choices import Memory, Provider
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tieops.ir.brief import counted
+from tieops.ir.notation import counted
 from tieops.ir.operators.on_cuda import needs_cudnn
 from tieops.runtime.cuda.libraries import cudnn_error
 from tieops.runtime.placement import PlacedNode, recorded_placement

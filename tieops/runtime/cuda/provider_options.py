@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tieops.errors import PreconditionError
-from tieops.ir.brief import printable
+from tieops.ir.notation import printable
 
 __all__ = ["checked_options", "device_of", "elsewhere", "stream_of", "wants_graph"]
 

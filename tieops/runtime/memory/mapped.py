@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from tieops.ir.external import open_data
+from tieops.ir.storage.external_tensors import open_data
 from tieops.system.mapping import give_back, map_file
 from tieops.system.memory import resident_file_bytes
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import onnx_ir
 
-from tieops.detect.common import find_equal
+from tieops.analysis.duplicates.across_models import find_equal
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.importers.onnx import from_onnx
-from tieops.ir.brief import brief, printable
+from tieops.ir.notation import brief, printable
 from tieops.ir.parameter import Parameter
+from tieops.model import TiedModel
 from tieops.runtime.memory.mapped import can_be_mapped
 from tieops.runtime.source import Runnable, limits_for, source
-from tieops.tied_model import TiedModel
 from tieops.untrusted.limits import UNLIMITED, Limits
 
 __all__ = ["Opened", "Shared", "find_shared", "open_all"]

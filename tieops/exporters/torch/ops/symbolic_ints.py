@@ -18,7 +18,7 @@ from tieops.exporters.torch.ops import host
 from tieops.exporters.torch.ops.shape import shape_of, size_of
 from tieops.ir.operators.identity import is_standard
 from tieops.ir.operators.predicates import is_shape
-from tieops.ir.scopes import nested_graphs
+from tieops.ir.walk import nested_graphs
 
 __all__ = ["ON_INTEGERS", "SymbolicInts", "find_symbolic_ints", "literal_of"]
 

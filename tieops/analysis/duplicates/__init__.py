@@ -1,0 +1,4 @@
+"""Stored tensors that are equal bit for bit, in one model and across models.
+
+``by_content`` finds them: samples nominate, ``bit_equality`` decides, in any order of axes.
+"""

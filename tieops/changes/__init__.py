@@ -1,1 +1,0 @@
-"""What an edit changed: two models compared as graphs, without running them."""

@@ -1,1 +1,0 @@
-"""Finding what is shared: readers traced through the graph, and equal contents."""

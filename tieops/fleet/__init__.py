@@ -1,1 +1,0 @@
-"""Looking at many models: what each ties and wastes, through any executor, and resumable."""

@@ -1,0 +1,5 @@
+"""Who reads a stored tensor, and whose each of its names is.
+
+``readers`` says which slots are one reader and which names a reader owns, ``forms`` what of the
+tensor each name stands for.
+"""
