@@ -34,10 +34,10 @@ FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None
 
 
 _IN_TEST_ALL = {
-    "firefox.py": "selenium",
-    "pages.py": "selenium",
-    "test_render_browser.py": "selenium",
-    "test_site.py": "mkdocs",
+    "support/firefox.py": "selenium",
+    "support/pages.py": "selenium",
+    "rendering/test_html.py": "selenium",
+    "docs/test_site.py": "mkdocs",
 }
 collect_ignore = [file for file, package in _IN_TEST_ALL.items() if not find_spec(package)]
 

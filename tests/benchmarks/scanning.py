@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 import tieops
 from tests.benchmarks.big_models import COPY, DATA, TIED, write_transformer
 from tests.benchmarks.timing import interleaved, versions
-from tests.servers import serving
+from tests.support.servers import serving
 from tieops.analysis.duplicates.by_content import find_duplicates
 
 LIMIT = 0.01

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tests.wheels import download_models
+from tests.support.wheels import download_models
 
 __all__ = ["PACKAGES", "Package", "feeds", "files"]
 

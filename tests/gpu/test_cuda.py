@@ -1,7 +1,7 @@
 """On an NVIDIA GPU: ``pytest -m gpu tests/gpu -W default``. Without one these fail.
 
-They are not skipped. ``tests/test_cuda_rehearsal.py`` runs them on a stand-in, where those of
-``tests.gpu`` that need numbers or torch's CUDA are known to fail, and all others have to pass.
+They are not skipped. ``tests/runtime/cuda/test_rehearsal.py`` runs them on a stand-in, where those
+of ``tests.gpu`` that need numbers or torch's CUDA are known to fail, and all others have to pass.
 """
 
 from __future__ import annotations
