@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tieops.runtime import resident_bytes, session
     from tieops.runtime.group import sessions
     from tieops.scanning.models import scan
-    from tieops.torch.groups import param_groups
+    from tieops.torch.optimizer_groups import param_groups
     from tieops.untrusted.limits import Limits
     from tieops.verification.equivalence import verify
     from tieops.verification.sandbox import Sandbox

@@ -19,7 +19,7 @@ from tieops import TiedModel
 from tieops.ir.operators import identity
 from tieops.passes.lower import LowerTiedReadsPass
 from tieops.rendering.picture import picture_of
-from tieops.verification.bounds import table_sizes
+from tieops.verification.index_bounds import table_sizes
 from tieops.verification.randomness import random_nodes
 
 KNOWN = {schema.name for schema in onnx.defs.get_all_schemas()}

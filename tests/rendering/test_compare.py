@@ -6,8 +6,8 @@ import pytest
 
 import tieops
 from fixtures.gallery import seed_network
-from tieops.rendering.compare import compared
 from tieops.rendering.picture import picture_of
+from tieops.rendering.picture_changes import compared
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import tieops
 from fixtures.torch_models import build
 from tieops.rendering.flow import Leaf, flow_of, leaves_of
-from tieops.rendering.fold import fold
+from tieops.rendering.folding import fold
 from tieops.rendering.picture import Picture, picture_of
 
 

@@ -26,8 +26,8 @@ from tieops.errors import (
     PreconditionError,
     UnsupportedModelError,
 )
+from tieops.rendering.picture_text import letter
 from tieops.rendering.svg import asset
-from tieops.rendering.text import letter
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ import tieops
 from fixtures.torch_models import build
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.model import TiedModel
-from tieops.runtime.memory import shared
+from tieops.runtime.memory import shared_weights
 from tieops.runtime.providers import Blocker
 
 MODES = ("packed", "mapped", "default")
@@ -160,7 +160,7 @@ def test_other_dtypes_and_shapes_are_not_the_same_weight() -> None:
 def test_real_models_with_every_weight_shared(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "MIN_SHARED_BYTES", 512)
+    monkeypatch.setattr(shared_weights, "MIN_SHARED_BYTES", 512)
     case = build(name, 300, 32)
     source = tieops.from_torch(case.module, (), case.inputs, dynamic_shapes=case.dynamic_shapes)
     path = tieops.to_onnx(source, tmp_path / "m.onnx", external_data=True).path

@@ -79,7 +79,7 @@ def test_weights_outside_of_the_file_are_found(tmp_path):
 
 
 def test_models_beyond_protobuf_are_written_with_a_data_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("tieops.runtime.source._INLINE_BYTES", 0)
+    monkeypatch.setattr("tieops.runtime.model_source._INLINE_BYTES", 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = graph("f (float[n, 100] x) => (float[n, 3] y) { y = MatMul(x, w) }")
     weight = onnx_ir.tensor(np.ones((100, 3), np.float32))
@@ -240,7 +240,7 @@ def test_auto_says_what_it_took_and_why(capfd):
 
 def test_a_silent_fallback_is_caught(monkeypatch):
     # The checks beforehand find nothing; ONNX Runtime all the same runs on the CPU.
-    monkeypatch.setattr("tieops.runtime.opening.find_blocker", lambda *_: None)
+    monkeypatch.setattr("tieops.runtime.inference_session.find_blocker", lambda *_: None)
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"]
     )

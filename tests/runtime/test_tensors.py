@@ -12,8 +12,8 @@ import torch
 
 import tieops
 from tieops.errors import MissingDependencyError, PreconditionError
+from tieops.runtime.ort_values import value_of
 from tieops.runtime.tensors import as_array, bind_device_input, is_on_device, tensors_of
-from tieops.runtime.values import value_of
 
 DTYPES = {
     "float": torch.float32,

@@ -22,7 +22,7 @@ WALKS = {
     # A weight's way from what stores it to one slot, on which untie copies nodes.
     "passes/leave.py": {"handles_of", "_returned"},
     # Where numbers go that a caller feeds, by what each operator makes of values.
-    "verification/bounds.py": {"tables", "_shape"},
+    "verification/index_bounds.py": {"tables", "_shape"},
     # Chains of movements that an exporter writes before packed weights.
     "importers/torch/rnn_chain.py": {"chain_of"},
     "importers/torch/rnn_pack.py": {"_end", "_remove_unread"},
@@ -49,7 +49,7 @@ NAMES = {
     # Its table is of the operators that exporters/torch/ops has.
     "exporters/torch/graph.py": {"ON_INTEGERS[node.op_type]"},
     # The protobuf message of a session imports a domain.
-    "runtime/memory/fused.py": {"opset.domain != DOMAIN"},
+    "runtime/memory/fused_matmul.py": {"opset.domain != DOMAIN"},
 }
 """Decisions by an operator's bare name or domain."""
 

@@ -25,7 +25,7 @@ MAKES = {"node", "Node", "make_node", "build", "add", "call", "_op"}
 
 EXCEPTIONS: dict[str, set[str]] = {
     # The pattern that it looks for and makes anew, in the protobuf message of a session.
-    "runtime/memory/fused.py": {
+    "runtime/memory/fused_matmul.py": {
         "Concat", "FusedMatMul", "Gemm", "Reshape", "Shape", "Slice", "Transpose", "com.microsoft",
     },
     # What torch calls the modes of its kernels, and the activations that it writes for them.

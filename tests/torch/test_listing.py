@@ -168,7 +168,7 @@ def test_it_agrees_with_the_importer(name: str) -> None:
 
 def test_slices_that_cannot_meet_are_not_compared(monkeypatch) -> None:
     compared: list[object] = []
-    monkeypatch.setattr("tieops.torch.sharing.share", lambda *each: compared.append(each))
+    monkeypatch.setattr("tieops.torch.shared_elements.share", lambda *each: compared.append(each))
     flat = torch.zeros(500, 4)
     net = nn.ParameterList(nn.Parameter(row) for row in flat.unbind())
     net.append(nn.Parameter(flat[3:5]))

@@ -8,7 +8,7 @@ import pytest
 
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.verification import make_inputs, plan
-from tieops.verification.bounds import table_sizes
+from tieops.verification.index_bounds import table_sizes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20, "local": 1, "com.microsoft": 1]> '
 

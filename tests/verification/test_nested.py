@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 import tieops
 from tieops.errors import VerificationError
 from tieops.verification import OutputComparison, Report
-from tieops.verification.nested import compare_values, put_together, take_apart
+from tieops.verification.nested_values import compare_values, flatten, unflatten
 
 SEQ = "g (float[2] x) => (seq(float[2]) y) "
 ONE = SEQ + "{ h = Neg(x)  y = SequenceConstruct(x, h) }"
@@ -117,19 +117,19 @@ def test_no_value_is_equal_to_none_alone() -> None:
 )
 def test_what_a_sandbox_answers_is_checked(form: Any) -> None:
     with pytest.raises(ValueError, match="neither a tensor, a list nor a map"):
-        put_together(form, iter([]))
+        unflatten(form, iter([]))
     deep: Any = None
     for _ in range(100):
         deep = {"list": [deep]}
     with pytest.raises(ValueError, match="neither"):
-        put_together(deep, iter([]))
+        unflatten(deep, iter([]))
 
 
 def test_values_are_taken_apart_and_put_together() -> None:
     value: Any = [np.ones(2), {"a": None, "b": [np.zeros(1)]}]
     arrays: list[Any] = []
-    form = json.loads(json.dumps(take_apart(value, arrays)))
-    assert str(put_together(form, iter(arrays))) == str(value)
+    form = json.loads(json.dumps(flatten(value, arrays)))
+    assert str(unflatten(form, iter(arrays))) == str(value)
 
 
 def test_a_module_against_a_model_that_returns_a_sequence() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from tieops._interrupt import raise_at_interrupt
 from tieops.cli import check, convert, demo, diff, inspect, render, run, scan, surgery, verify
-from tieops.cli.common import print_json, refuse_unused
+from tieops.cli.shared_options import print_json, refuse_unused
 from tieops.cli.streams import flush_stdout, hold_descriptors
 from tieops.errors import (
     ExportError,

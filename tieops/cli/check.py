@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tieops.cli.common import Json, print_json, refuse_torch, refuse_unused
 from tieops.cli.reading import ModelPath, Reading, limits_of, reads_models
+from tieops.cli.shared_options import Json, print_json, refuse_torch, refuse_unused
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.ir.notation import brief_bytes, counted, printable
 from tieops.remote.urls import is_url, shown
-from tieops.runtime.choices import Memory
+from tieops.runtime.session_arguments import Memory
 from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
@@ -153,10 +153,10 @@ def _duplicates(model: TiedModel, limit: int, path: str) -> Iterator[Finding]:
 
 def _undone(path: str, memory: Memory, limits: Limits) -> Iterator[Finding]:
     from tieops.runtime import ledger_of
-    from tieops.runtime.memory.weights import MIN_BYTES
-    from tieops.runtime.recipe import Recipe
+    from tieops.runtime.memory.single_copy import MIN_BYTES
+    from tieops.runtime.session_config import SessionConfig
 
-    for held in ledger_of(Recipe(path, "cpu", memory, limits=limits)).undone:
+    for held in ledger_of(SessionConfig(path, "cpu", memory, limits=limits)).undone:
         if held.nbytes < MIN_BYTES:
             continue  # nothing is arranged for these, and little is lost
         names = " = ".join(map(printable, held.names))

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.shared_options import Json, OutPath, print_json
 from tieops.cli.streams import check_out, echo, write_model
 from tieops.ir.notation import brief_bytes, counted
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
-from tieops.cli.common import Json, ProviderName, as_record, print_json, refuse_unused, say_nothing
+from tieops.cli.shared_options import (
+    Json,
+    ProviderName,
+    as_record,
+    discard_message,
+    print_json,
+    refuse_unused,
+)
 from tieops.cli.streams import check_file
 from tieops.errors import MissingDependencyError
 from tieops.ir.notation import brief_bytes
@@ -68,7 +75,7 @@ def demo(
         return
     torch.manual_seed(0)
     module = _language_model()
-    say = say_nothing if as_json else typer.echo
+    say = discard_message if as_json else typer.echo
     head = f"Linear({WIDTH}, {VOCAB}) tied to the embedding -> softmax"
     say(f"Embedding({VOCAB}, {WIDTH}) -> LSTM({WIDTH}) -> {head}\n")
     example = torch.zeros(2, 5, dtype=torch.long)

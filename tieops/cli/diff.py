@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, print_json, refuse_two_streams
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.shared_options import Json, print_json, refuse_two_streams
 
 __all__ = ["diff"]
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tieops.cli.common import Json, print_json, terminal
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.shared_options import Json, print_json, terminal
 
 __all__ = ["inspect"]
 

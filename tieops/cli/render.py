@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.shared_options import Json, print_json
 from tieops.cli.streams import check_file
 
 __all__ = ["render"]

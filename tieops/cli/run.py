@@ -12,7 +12,8 @@ import numpy as np
 import typer
 
 import tieops
-from tieops.cli.common import (
+from tieops.cli.reading import Limit, limits_of
+from tieops.cli.shared_options import (
     Json,
     MemoryLimit,
     ProviderName,
@@ -25,7 +26,6 @@ from tieops.cli.common import (
     sandbox_of,
     sizes_of,
 )
-from tieops.cli.reading import Limit, limits_of
 from tieops.cli.streams import check_file, source_of
 from tieops.errors import PreconditionError
 from tieops.ir.notation import printable
@@ -60,7 +60,7 @@ def run(
     tieops run tied.onnx --size batch=4 --size sequence=16
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory
     """
-    from tieops.verification.inputs import make_inputs
+    from tieops.verification.input_sets import make_inputs
     from tieops.verification.sandboxed_sides import SandboxedOnnx
 
     refuse_torch(model)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json
 from tieops.cli.reading import Limit, limits_of
+from tieops.cli.shared_options import Json
 from tieops.cli.streams import check_file
 
 __all__ = ["scan"]

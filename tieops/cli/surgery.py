@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tieops
-from tieops.cli.common import Json, OutPath, print_json
 from tieops.cli.reading import ModelPath, Reading, reads_models
+from tieops.cli.shared_options import Json, OutPath, print_json
 from tieops.cli.streams import check_out, echo, is_stdout, write_model
 from tieops.ir.notation import brief_bytes
 

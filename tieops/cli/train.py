@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 
 import tieops
-from tieops.cli.common import as_record, print_json, say_nothing
+from tieops.cli.shared_options import as_record, discard_message, print_json
 from tieops.errors import ExportError
-from tieops.runtime.choices import Provider
+from tieops.runtime.session_arguments import Provider
 from tieops.system.folders import temporary_folder
 
 __all__ = ["train_autoencoder"]
@@ -42,7 +42,7 @@ def train_autoencoder(
     from tieops.examples.pictures import save_reconstructions, save_training
 
     folder = _folder(plots)
-    say = say_nothing if as_json else typer.echo
+    say = discard_message if as_json else typer.echo
     data, validation, test = draw_data(images)
     net = tie_decoder(Autoencoder())
     say(f"encoder {' -> '.join(map(str, SIZES))}, decoder with the same weights, transposed\n")

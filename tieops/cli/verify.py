@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import tieops
-from tieops.cli.common import (
+from tieops.cli.reading import Limit, Reading, Trust, limits_of
+from tieops.cli.shared_options import (
     Json,
     MemoryLimit,
     ProviderName,
@@ -20,7 +21,6 @@ from tieops.cli.common import (
     sandbox_of,
     sizes_of,
 )
-from tieops.cli.reading import Limit, Reading, Trust, limits_of
 from tieops.cli.streams import source_of
 
 __all__ = ["verify"]

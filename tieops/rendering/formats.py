@@ -10,8 +10,8 @@ from tieops.arguments import file_path
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
 from tieops.model import TiedModel, check_model
-from tieops.rendering.compare import compared
 from tieops.rendering.picture import picture_of
+from tieops.rendering.picture_changes import compared
 from tieops.system.write_targets import check_target
 
 __all__ = ["FORMATS", "render"]
@@ -91,9 +91,9 @@ def render(
 
 
 def _writers() -> dict[str, Callable[[dict[str, Any]], bytes]]:
-    from tieops.rendering.html import html_of
+    from tieops.rendering.html_page import html_of
+    from tieops.rendering.picture_text import text_of
     from tieops.rendering.svg import png_of, svg_of
-    from tieops.rendering.text import text_of
 
     return {
         ".html": lambda data: html_of(data).encode(),

@@ -15,7 +15,7 @@ from tieops.ir.notation import brief, brief_bytes, counted, printable
 from tieops.ir.parameter import Parameter, Slot
 from tieops.model import TiedModel
 from tieops.rendering.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
-from tieops.rendering.fold import fold
+from tieops.rendering.folding import fold
 from tieops.system.gc_paused import collector_paused
 
 __all__ = ["Box", "Edge", "Group", "Picture", "Row", "Stored", "Use", "picture_of"]
@@ -136,10 +136,10 @@ def picture_of(model: TiedModel, title: str = "") -> Picture:
         model: The model. Of its weights only what ``model.duplicates`` needs is read.
         title: What to call it.
     """
-    return _Draft(model, flow_of(model)).picture(title)
+    return _PictureBuilder(model, flow_of(model)).picture(title)
 
 
-class _Draft:
+class _PictureBuilder:
     def __init__(self, model: TiedModel, flow: Flow) -> None:
         self._model = model
         self._flow = flow

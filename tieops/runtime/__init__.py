@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     # `sessions` stays in its module: here its name is the module of `session`.
     from tieops.runtime.accounting.ledger import ledger_of, resident_bytes
     from tieops.runtime.accounting.resident import Held, ResidentBytes
-    from tieops.runtime.choices import Provider
+    from tieops.runtime.feeds import Port
     from tieops.runtime.group import Sessions
-    from tieops.runtime.ports import Port
+    from tieops.runtime.model_source import Runnable
     from tieops.runtime.providers import cuda_blocker, environment
+    from tieops.runtime.session_arguments import Provider
     from tieops.runtime.sessions import Session, session
-    from tieops.runtime.source import Runnable
 
 __all__ = [
     "Held",
@@ -34,10 +34,10 @@ __getattr__ = lazy(
     __name__,
     {
         "Held": "tieops.runtime.accounting.resident",
-        "Port": "tieops.runtime.ports",
-        "Provider": "tieops.runtime.choices",
+        "Port": "tieops.runtime.feeds",
+        "Provider": "tieops.runtime.session_arguments",
         "ResidentBytes": "tieops.runtime.accounting.resident",
-        "Runnable": "tieops.runtime.source",
+        "Runnable": "tieops.runtime.model_source",
         "Session": "tieops.runtime.sessions",
         "Sessions": "tieops.runtime.group",
         "cuda_blocker": "tieops.runtime.providers",

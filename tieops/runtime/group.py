@@ -9,30 +9,30 @@ from typing import Any, Literal, TypeAlias
 from tieops.arguments import expect
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.ir.notation import brief_bytes, counted, printable
-from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.cuda.device import DeviceTensor
 from tieops.runtime.cuda.provider_options import checked_options, device_of
-from tieops.runtime.memory.mapped import map_tensor
-from tieops.runtime.memory.shared import Opened, Shared, find_shared, open_all
-from tieops.runtime.memory.weights import Arranged, hand_over
-from tieops.runtime.opening import blocker_of, create, open_on_cuda
+from tieops.runtime.inference_session import blocker_of, create, open_on_cuda
+from tieops.runtime.memory.mapped_weights import map_tensor
+from tieops.runtime.memory.shared_weights import Opened, Shared, find_shared, open_all
+from tieops.runtime.memory.single_copy import PreparedWeights, add_shared_initializers
+from tieops.runtime.model_source import Folder, Runnable
 from tieops.runtime.providers import (
     find_blocker,
     first_line,
-    no_room,
     not_on_cuda,
     onnxruntime_errors,
     onnxruntime_module,
     out_of_memory,
+    out_of_memory_error,
 )
-from tieops.runtime.recipe import Recipe, settings_of
+from tieops.runtime.session_arguments import Memory, Provider, check_choices
+from tieops.runtime.session_config import SessionConfig, session_options
 from tieops.runtime.sessions import Session
-from tieops.runtime.source import Folder, Runnable
 from tieops.untrusted.limits import Limits
 
 __all__ = ["Sessions", "sessions"]
 
-Prepare: TypeAlias = Callable[[str, Any], Arranged]
+Prepare: TypeAlias = Callable[[str, Any], PreparedWeights]
 """What gives one session, by its name, what it shares: adds it to ONNX Runtime's options."""
 
 
@@ -108,23 +108,23 @@ def sessions(
     def made(on: Literal["cuda", "cpu"], note: str, prepare: Prepare) -> dict[str, Session]:
         asked = provider if on == "cuda" else on
         members: dict[str, Session] = {}
-        arranged: dict[str, Arranged] = {}
+        arranged: dict[str, PreparedWeights] = {}
         for name, model in models.items():
             file = opened[name]
-            recipe = Recipe(
+            config = SessionConfig(
                 file.path, asked, memory, given, optimize, threads, file.limits, on_provider
             )
-            own = settings_of(recipe)
+            own = session_options(config)
             arranged[name] = prepare(name, own)
             try:
                 if on == "cuda":
-                    inner, said = open_on_cuda(recipe, arranged[name].opened, own)
+                    inner, said = open_on_cuda(config, arranged[name].opened, own)
                 else:
                     inner, said = create(arranged[name].opened, own, on), note
             except UnsupportedModelError as error:
                 error.facts = {"session": printable(name), **error.facts}
                 raise
-            ran = replace(recipe, provider=on)
+            ran = replace(config, provider=on)
             members[name] = Session(inner, model, said, folder, arranged[name], ran)
         # Not before: what one gives back is what the next one is about to pack.
         for each in arranged.values():
@@ -210,13 +210,15 @@ def _on_cpu(
 ) -> Prepare:
     mappings = [(each, map_tensor(each.tensor, memory)) for each in shared]
 
-    def prepare(name: str, settings: Any) -> Arranged:
+    def prepare(name: str, settings: Any) -> PreparedWeights:
         path, model = opened[name].path, opened[name].model
         if memory == "default" or model is None or isinstance(path, bytes):
-            return Arranged(path)
+            return PreparedWeights(path)
         mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
         allowed = opened[name].limits
-        return hand_over(path, settings, memory, options, mine, optimize=optimize, limits=allowed)
+        return add_shared_initializers(
+            path, settings, memory, options, mine, optimize=optimize, limits=allowed
+        )
 
     return prepare
 
@@ -224,11 +226,11 @@ def _on_cpu(
 def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared], device: int) -> Prepare:
     uploads = [(each, _uploaded(each, device)) for each in shared]
 
-    def prepare(name: str, settings: Any) -> Arranged:
+    def prepare(name: str, settings: Any) -> PreparedWeights:
         mine = {own: pair for each, pair in uploads for own in each.names_in(name)}
         for own, (_, value) in mine.items():
             settings.add_initializer(own, value)
-        return Arranged(opened[name].path, alive=tuple(mine.values()))
+        return PreparedWeights(opened[name].path, alive=tuple(mine.values()))
 
     return prepare
 
@@ -242,6 +244,6 @@ def _uploaded(shared: Shared, device: int) -> tuple[DeviceTensor, Any]:
         return there, onnxruntime_module().OrtValue.from_dlpack(there)
     except (OSError, *onnxruntime_errors()) as error:
         says = out_of_memory(str(error))
-        raise (no_room(says) if says else not_on_cuda(first_line(error))) from error
+        raise (out_of_memory_error(says) if says else not_on_cuda(first_line(error))) from error
     finally:
         mapped.give_back()

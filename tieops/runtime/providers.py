@@ -28,11 +28,11 @@ __all__ = [
     "find_blocker",
     "first_line",
     "library_error",
-    "no_room",
     "not_on_cuda",
     "onnxruntime_errors",
     "onnxruntime_module",
     "out_of_memory",
+    "out_of_memory_error",
 ]
 
 CUDA = "CUDAExecutionProvider"
@@ -169,7 +169,7 @@ def out_of_memory(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-def no_room(says: str) -> ProviderError:
+def out_of_memory_error(says: str) -> ProviderError:
     """Return the error for a model that does not fit into the memory of the GPU.
 
     Args:

@@ -11,10 +11,10 @@ import numpy as np
 from tieops.errors import PreconditionError
 from tieops.ir.notation import printable
 from tieops.runtime.cuda.cuda_nodes import missing_cudnn
-from tieops.runtime.ports import Port
+from tieops.runtime.feeds import Port
+from tieops.runtime.ort_values import RAW, raw_array, value_of
 from tieops.runtime.providers import first_line, not_on_cuda, onnxruntime_errors, out_of_memory
 from tieops.runtime.tensors import bind_device_input, is_on_device
-from tieops.runtime.values import RAW, raw_array, value_of
 
 __all__ = ["errors_with_feeds", "run_arrays", "run_bound"]
 

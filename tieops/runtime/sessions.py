@@ -11,17 +11,18 @@ import numpy as np
 
 from tieops.errors import PreconditionError
 from tieops.ir.notation import printable
-from tieops.runtime.choices import Memory, Provider, check_choices
 from tieops.runtime.cuda.cuda_graph import CapturedRun
-from tieops.runtime.cuda.provider_options import checked_options, stream_of, wants_graph
-from tieops.runtime.memory.weights import Arranged
-from tieops.runtime.opening import open_recipe
+from tieops.runtime.cuda.provider_options import checked_options, stream_of, uses_cuda_graph
+from tieops.runtime.feeds import Port, check_feeds, fitted
+from tieops.runtime.inference_session import open_session
+from tieops.runtime.memory.single_copy import PreparedWeights
+from tieops.runtime.model_source import Folder, Runnable, file_identity, limits_for, source
+from tieops.runtime.ort_values import raw_array
 from tieops.runtime.placement import Placement, placement_of
-from tieops.runtime.ports import Port, check_feeds, fitted
 from tieops.runtime.providers import onnxruntime_module
-from tieops.runtime.recipe import Recipe, settings_of
 from tieops.runtime.running import errors_with_feeds, run_arrays, run_bound
-from tieops.runtime.source import Folder, Runnable, limits_for, mark_of, source
+from tieops.runtime.session_arguments import Memory, Provider, check_choices
+from tieops.runtime.session_config import SessionConfig, session_options
 from tieops.runtime.tensors import (
     device_value,
     is_on_device,
@@ -30,7 +31,6 @@ from tieops.runtime.tensors import (
     to_host,
     torch_module,
 )
-from tieops.runtime.values import raw_array
 from tieops.untrusted.limits import Limits
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def session(
             ``{"session.disable_prepacking": "1"}``.
         optimize: False turns every graph optimization of ONNX Runtime off.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
-        limits: What a file may ask for, as for ``from_onnx``, which tieops reads to arrange its
+        limits: What a file may ask for, as for ``from_onnx``, which tieops reads to prepare its
             weights. One that asks for more is opened with ONNX Runtime's own copies of them. An
             imported model has been held to limits before, and is to none here.
         provider_options: Options of ONNX Runtime's CUDA provider, such as ``{"device_id": 1,
@@ -104,12 +104,14 @@ def session(
         opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
         given = {key: str(value) for key, value in (options or {}).items()}
         allowed = limits_for(model, limits)
-        recipe = Recipe(opened, provider, memory, given, optimize, threads, allowed, on_provider)
-        inner, chosen, note, arranged = open_recipe(recipe, settings_of(recipe))
+        config = SessionConfig(
+            opened, provider, memory, given, optimize, threads, allowed, on_provider
+        )
+        inner, chosen, note, arranged = open_session(config, session_options(config))
     except BaseException:
         folder.remove()
         raise
-    return Session(inner, model, note, folder, arranged, replace(recipe, provider=chosen))
+    return Session(inner, model, note, folder, arranged, replace(config, provider=chosen))
 
 
 class Session:
@@ -120,7 +122,7 @@ class Session:
         provider: "cuda" or "cpu": what runs it.
         note: Why "auto" took that one; empty if it was asked for by name.
         providers: ONNX Runtime's own names of what runs it, the first choice first.
-        recipe: What it was opened with.
+        config: What it was opened with.
         inputs: What `run` has to be fed.
         outputs: What `run` can return, in the graph's order.
 
@@ -138,17 +140,17 @@ class Session:
         model: Runnable,
         note: str,
         folder: Folder,
-        arranged: Arranged,
-        recipe: Recipe,
+        arranged: PreparedWeights,
+        config: SessionConfig,
     ) -> None:
         self._inner = inner
         self._arranged = arranged
         # ONNX Runtime may map the weights' file for as long as the session lives.
         self._folder: Folder | None = folder
         self.model = model
-        self.recipe = recipe
-        self._mark = mark_of(recipe.opened)
-        self.provider: Literal["cuda", "cpu"] = "cuda" if recipe.provider == "cuda" else "cpu"
+        self.config = config
+        self._mark = file_identity(config.opened)
+        self.provider: Literal["cuda", "cpu"] = "cuda" if config.provider == "cuda" else "cpu"
         self.note = note
         self.providers: tuple[str, ...] = tuple(inner.get_providers())
         self.inputs = tuple(_port(each) for each in inner.get_inputs())
@@ -160,8 +162,8 @@ class Session:
             if each.name not in arranged.names
         )
         self._captured: CapturedRun | None = None
-        if self.provider == "cuda" and wants_graph(recipe.provider_options):
-            self._captured = CapturedRun(inner, self.inputs, self.outputs, recipe.device)
+        if self.provider == "cuda" and uses_cuda_graph(config.provider_options):
+            self._captured = CapturedRun(inner, self.inputs, self.outputs, config.device)
 
     def __enter__(self) -> Session:
         return self
@@ -181,7 +183,7 @@ class Session:
     @property
     def is_current(self) -> bool:
         """Whether the file it was opened from is still the one that has this name."""
-        return mark_of(self.recipe.opened) == self._mark
+        return file_identity(self.config.opened) == self._mark
 
     def placement(self) -> Placement:
         """Tell which nodes run on which provider, and which fell to the CPU.
@@ -206,7 +208,7 @@ class Session:
         """Free the session's memory and files; running it after that raises."""
         self._inner = None
         self._captured = None
-        self._arranged = Arranged("")
+        self._arranged = PreparedWeights("")
         self._folder = None
 
     def run(
@@ -247,7 +249,7 @@ class Session:
             if self._captured is not None:
                 found = self._values(inner, arrays, names, fed, "cpu")
                 return {name: raw_array(value) for name, value in found.items()}
-            stream = stream_of(self.recipe.provider_options)
+            stream = stream_of(self.config.provider_options)
             return run_arrays(inner, arrays, names, (*fed, *self.outputs), stream)
 
     def run_tensors(
@@ -325,8 +327,8 @@ class Session:
             if self._captured is not None:
                 found = self._captured.run(arrays, names, device)
             else:
-                place = device, self.recipe.device
-                stream = stream_of(self.recipe.provider_options)
+                place = device, self.config.device
+                stream = stream_of(self.config.provider_options)
                 found = run_bound(inner, arrays, names, fed, place, stream)
         return dict(zip(names, found, strict=True))
 
@@ -334,7 +336,7 @@ class Session:
         """Return what lies on the GPU and is not torch's as ONNX Runtime's value."""
         if is_torch(value) or not is_on_device(value):
             return value
-        return device_value(value, stream_of(self.recipe.provider_options))
+        return device_value(value, stream_of(self.config.provider_options))
 
     @contextmanager
     def _in_use(self) -> Generator[Any]:

@@ -17,8 +17,8 @@ import onnx_ir
 from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError
 from tieops.ir.notation import printable
+from tieops.runtime.ort_values import RAW, raw_array
 from tieops.runtime.providers import onnxruntime_module
-from tieops.runtime.values import RAW, raw_array
 
 if TYPE_CHECKING:
     import torch

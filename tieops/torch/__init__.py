@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 from tieops.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from tieops.torch.groups import param_groups
-    from tieops.torch.heads import replace_head
-    from tieops.torch.listing import ModuleTie, find_ties
+    from tieops.torch.module_heads import replace_head
+    from tieops.torch.module_ties import ModuleTie, find_ties
+    from tieops.torch.optimizer_groups import param_groups
     from tieops.torch.tying import tie, untie
 
 __all__ = ["ModuleTie", "find_ties", "param_groups", "replace_head", "tie", "untie"]
 
 # No file is called like a verb: importing it would put the module in the function's place.
 _HOMES = {
-    "ModuleTie": "listing",
-    "find_ties": "listing",
-    "param_groups": "groups",
-    "replace_head": "heads",
+    "ModuleTie": "module_ties",
+    "find_ties": "module_ties",
+    "param_groups": "optimizer_groups",
+    "replace_head": "module_heads",
     "tie": "tying",
     "untie": "tying",
 }

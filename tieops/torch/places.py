@@ -14,7 +14,7 @@ from tieops.arguments import described
 from tieops.errors import PreconditionError, SelectionError, UnsupportedModelError
 from tieops.ir.notation import brief
 from tieops.ir.view import Transpose, View
-from tieops.torch.transposed import SUFFIX, transposed_names
+from tieops.torch.transposed_weight import SUFFIX, transposed_names
 
 __all__ = ["Place", "brief_tensor", "check_module", "place_of", "places"]
 

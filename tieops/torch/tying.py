@@ -10,8 +10,8 @@ from torch import nn
 from tieops.errors import PreconditionError, TieMismatchError, UnsupportedModelError
 from tieops.importers.torch.lr_factors import drop_lr_factor, lr_factors, set_lr_factor
 from tieops.torch.places import Place, brief_tensor, check_module, place_of, places
-from tieops.torch.sharing import shared
-from tieops.torch.transposed import SUFFIX, hold_transposed, let_go
+from tieops.torch.shared_elements import shared
+from tieops.torch.transposed_weight import SUFFIX, register_transposed, release_transposed
 
 __all__ = ["tie", "untie"]
 
@@ -173,9 +173,9 @@ def _put(place: Place, parameter: nn.Parameter, *, transposed: bool) -> None:
     if place.transposed and transposed:
         setattr(place.owner, place.key, parameter)
     elif transposed:
-        hold_transposed(place.owner, place.attribute, parameter)
+        register_transposed(place.owner, place.attribute, parameter)
     elif place.transposed:
-        let_go(place.owner, place.attribute, parameter)
+        release_transposed(place.owner, place.attribute, parameter)
     else:
         setattr(place.owner, place.attribute, parameter)
 

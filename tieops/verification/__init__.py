@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from tieops._lazy import lazy
 
 if TYPE_CHECKING:
+    from tieops.verification.array_comparison import OutputComparison, compare
     from tieops.verification.equivalence import verify
-    from tieops.verification.inputs import InputSet, make_inputs, plan
-    from tieops.verification.outputs import OutputComparison, compare
-    from tieops.verification.report import Report, RunComparison, Verdict
+    from tieops.verification.input_sets import InputSet, make_inputs, plan
     from tieops.verification.sandbox import Sandbox
     from tieops.verification.sides import Comparable
+    from tieops.verification.verification_report import Report, RunComparison, Verdict
 
 __all__ = [
     "Comparable",
@@ -33,15 +33,15 @@ __getattr__ = lazy(
     __name__,
     {
         "Comparable": "tieops.verification.sides",
-        "InputSet": "tieops.verification.inputs",
-        "OutputComparison": "tieops.verification.outputs",
-        "Report": "tieops.verification.report",
-        "RunComparison": "tieops.verification.report",
+        "InputSet": "tieops.verification.input_sets",
+        "OutputComparison": "tieops.verification.array_comparison",
+        "Report": "tieops.verification.verification_report",
+        "RunComparison": "tieops.verification.verification_report",
         "Sandbox": "tieops.verification.sandbox",
-        "Verdict": "tieops.verification.report",
-        "compare": "tieops.verification.outputs",
-        "make_inputs": "tieops.verification.inputs",
-        "plan": "tieops.verification.inputs",
+        "Verdict": "tieops.verification.verification_report",
+        "compare": "tieops.verification.array_comparison",
+        "make_inputs": "tieops.verification.input_sets",
+        "plan": "tieops.verification.input_sets",
         "verify": "tieops.verification.equivalence",
     },
 )

@@ -14,16 +14,16 @@ from tieops.errors import PreconditionError, VerificationError
 from tieops.ir.metadata.torch_inputs import torch_inputs_of
 from tieops.progress import advance, progress
 from tieops.runtime import Port, Provider
-from tieops.runtime.ports import check_feeds, fitted
+from tieops.runtime.feeds import check_feeds, fitted
 from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
-from tieops.verification.inputs import InputSet, check_plan, plan
-from tieops.verification.nested import Value, compare_values, leaves_of
-from tieops.verification.outputs import OutputComparison, check_tolerances
-from tieops.verification.report import Report, RunComparison, Verdict
+from tieops.verification.array_comparison import OutputComparison, check_tolerances
+from tieops.verification.input_sets import InputSet, check_plan, plan
+from tieops.verification.nested_values import Value, compare_values, leaves_of
 from tieops.verification.sandbox import Sandbox
 from tieops.verification.sandboxed_sides import open_sandboxed
 from tieops.verification.sides import Comparable, OnnxSide, TorchSide, open_side
+from tieops.verification.verification_report import Report, RunComparison, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -107,7 +107,7 @@ def verify(
             opening = partial(open_sandboxed, **opening.keywords, sandbox=held)
         left = stack.enter_context(closing(opening(candidate)))
         right = stack.enter_context(closing(opening(against)))
-        _tell_layout(left, right)
+        _pass_layout(left, right)
         names = _common_outputs(left, right)
         sets = _input_sets(left, right, inputs, sizes, seed)
         comparison = _Comparison(left, right, names, rtol, atol)
@@ -220,7 +220,7 @@ def _flat(values: Sequence[Value], names: Sequence[str]) -> tuple[list[Value], l
     return found, called
 
 
-def _tell_layout(left: _Side, right: _Side) -> None:
+def _pass_layout(left: _Side, right: _Side) -> None:
     """Tell a torch side how a model that was imported from torch nests its inputs."""
     for one, other in ((left, right), (right, left)):
         if isinstance(one, TorchSide) and isinstance(other, OnnxSide):

@@ -24,8 +24,8 @@ from tieops.errors import PreconditionError, TieopsError, UntrustedFileError
 from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.ir.notation import brief_bytes, printable
 from tieops.system.processes import cannot_limit_memory, ended_by_time
-from tieops.verification.nested import Value, put_together
-from tieops.verification.wire import receive, send
+from tieops.verification.nested_values import Value, unflatten
+from tieops.verification.sandbox_messages import receive, send
 
 __all__ = ["Sandbox", "SandboxedModel"]
 
@@ -35,7 +35,7 @@ _CHILD = "from tieops.verification.sandbox_child import main; main()"
 _NO_MEMORY = re.compile(r"bad.?alloc|allocate memory|out of memory|MemoryError|Cannot allocate|"
                         r"can't allocate|failed to allocate|array is too big|DefaultCPUAllocator",
                         re.IGNORECASE)  # fmt: skip
-_TOLD_BYTES = 4000
+_STDERR_BYTES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class SandboxedModel:
     def __init__(self, path: str, label: str, sandbox: Sandbox, options: Mapping[str, Any]) -> None:
         self._label, self._sandbox = printable(label), sandbox
         self._left_s = float(sandbox.seconds)
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._expired = False
         search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
@@ -97,7 +97,7 @@ class SandboxedModel:
             env={**os.environ, "PYTHONPATH": search, "MALLOC_ARENA_MAX": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._told,
+            stderr=self._stderr,
             start_new_session=True,
         )
         limits = {"memory_bytes": sandbox.memory_bytes, "seconds": sandbox.seconds}
@@ -130,7 +130,7 @@ class SandboxedModel:
         request = {"names": list(feeds), "outputs": wanted, "layout": nesting}
         answer, arrays = self._answer(request, list(feeds.values()))
         try:
-            found = put_together(answer.get("outputs"), iter(arrays))
+            found = unflatten(answer.get("outputs"), iter(arrays))
             if isinstance(found, list):
                 return found
             why = "no list of outputs"
@@ -142,7 +142,7 @@ class SandboxedModel:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._told):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
                     stream.close()
@@ -186,8 +186,8 @@ class SandboxedModel:
     def _raise_end(self) -> NoReturn:
         """Raise the error that says why the process ended."""
         code = self._process.wait()
-        self._told.seek(max(0, self._told.seek(0, os.SEEK_END) - _TOLD_BYTES))
-        text = self._told.read().decode("utf-8", "replace")
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _STDERR_BYTES))
+        text = self._stderr.read().decode("utf-8", "replace")
         lines = [printable(line)[:300] for line in text.splitlines() if line.strip()]
         told = lines[-1] if lines else "nothing"
         if self._expired or ended_by_time(code):

@@ -13,10 +13,10 @@ from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.runtime import session
 from tieops.runtime.providers import onnxruntime_module
 from tieops.system.processes import confine
-from tieops.verification.nested import take_apart
+from tieops.verification.nested_values import flatten
+from tieops.verification.sandbox_messages import receive, send
 from tieops.verification.sides import TorchSide
 from tieops.verification.torch_side import load_program
-from tieops.verification.wire import receive, send
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def main() -> None:
             feeds = dict(zip(request["names"], arrays, strict=True))
             found = model.run(feeds, request["outputs"])
             tensors: list[Any] = []
-            forms = take_apart(list(found.values()) if isinstance(found, dict) else found, tensors)
+            forms = flatten(list(found.values()) if isinstance(found, dict) else found, tensors)
             send(answers, {"outputs": forms}, tensors)
         except BaseException as error:
             _tell(answers, error)

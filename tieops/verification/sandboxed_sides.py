@@ -16,9 +16,9 @@ from tieops.importers import TORCH_SUFFIXES
 from tieops.importers.onnx import from_onnx
 from tieops.model import TiedModel
 from tieops.runtime import Port, Provider
-from tieops.runtime.source import Folder, source
+from tieops.runtime.model_source import Folder, source
 from tieops.untrusted.limits import Limits
-from tieops.verification.nested import Value
+from tieops.verification.nested_values import Value
 from tieops.verification.randomness import random_nodes
 from tieops.verification.sandbox import Sandbox, SandboxedModel
 from tieops.verification.sides import Comparable, OnnxSide, TorchSide, label_of, open_side

@@ -21,7 +21,7 @@ from tieops.model import TiedModel
 from tieops.runtime import Port, Provider, Session, session
 from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
-from tieops.verification.nested import Value
+from tieops.verification.nested_values import Value
 from tieops.verification.randomness import random_nodes
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def open_side(
         >>> side.close()
     """
     if isinstance(model, Session):
-        allowed = limits or model.recipe.limits
+        allowed = limits or model.config.limits
         return OnnxSide(label_of(model.model), model, own=False, limits=allowed)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tieops
 from tieops.ir.dataflow.liveness import live_nodes
 from tieops.ir.dataflow.regions import RegionInterface
-from tieops.verification.bounds import table_sizes
+from tieops.verification.index_bounds import table_sizes
 
 ROOT = Path(tieops.__file__).parent
 # The names of the operators are in the home of operators; how values go through them is not.

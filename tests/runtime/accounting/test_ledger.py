@@ -19,7 +19,7 @@ from tieops.errors import PreconditionError, UntrustedFileError
 from tieops.model import TiedModel
 from tieops.runtime import ResidentBytes, ledger_of
 from tieops.runtime.accounting import probe
-from tieops.runtime.recipe import Recipe
+from tieops.runtime.session_config import SessionConfig
 
 VOCAB, WIDTH = 40_000, 64
 BYTES = VOCAB * WIDTH * 4
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
 
 
 def looked_at(path: Path, memory: str, **changes: object) -> ResidentBytes:
-    return ledger_of(Recipe(str(path), "cpu", memory, threads=1, **changes))
+    return ledger_of(SessionConfig(str(path), "cpu", memory, threads=1, **changes))
 
 
 def kinds(found: ResidentBytes) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import pytest
 
 import tieops
 from tests.runtime.memory.test_weights import head
-from tieops.runtime.memory.fused import fuse_products
+from tieops.runtime.memory.fused_matmul import fuse_products
 
 SHAPES = {"w": (5, 4)}
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tieops.runtime.memory.mapped import can_be_mapped, map_tensor
+from tieops.runtime.memory.mapped_weights import can_be_mapped, map_tensor
 from tieops.system import memory
 
 ARRAY = np.arange(3 * 4096, dtype=np.float32).reshape(3, 4096)

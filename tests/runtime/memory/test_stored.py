@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tieops.errors import UntrustedFileError
-from tieops.runtime.memory.stored import StoredWeight, stored_weights
+from tieops.runtime.memory.stored_weights import StoredWeight, stored_weights
 from tieops.untrusted.external_data import DataFolder
 from tieops.untrusted.limits import Limits
 

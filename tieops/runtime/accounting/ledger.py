@@ -23,8 +23,8 @@ from tieops.runtime.accounting.optimized import (
 )
 from tieops.runtime.accounting.probe import GRAPH, Probe, probe
 from tieops.runtime.accounting.resident import Copy, Held, Place, ResidentBytes
-from tieops.runtime.memory.weights import MIN_BYTES
-from tieops.runtime.recipe import Recipe
+from tieops.runtime.memory.single_copy import MIN_BYTES
+from tieops.runtime.session_config import SessionConfig
 from tieops.runtime.sessions import Session
 from tieops.system.folders import temporary_folder
 from tieops.system.mapping import can_give_back
@@ -75,29 +75,29 @@ def resident_bytes(session: Session) -> ResidentBytes:
     if not session.is_current:
         raise PreconditionError(
             "cannot look into the session: its file was replaced since it was opened",
-            {"file": session.recipe.opened},
+            {"file": session.config.opened},
             "open a new one",
         )
-    return ledger_of(session.recipe)
+    return ledger_of(session.config)
 
 
-def ledger_of(recipe: Recipe) -> ResidentBytes:
+def ledger_of(config: SessionConfig) -> ResidentBytes:
     """Tell what ``resident_bytes`` tells of a session that need not be open.
 
     Args:
-        recipe: What a session would be opened with.
+        config: What a session would be opened with.
 
     Raises:
         PreconditionError: If the file does not exist, or no session can be opened.
-        UnsupportedModelError: If tieops cannot read the model within the recipe's limits.
+        UnsupportedModelError: If tieops cannot read the model within the config's limits.
     """
-    model = from_onnx(recipe.opened, limits=recipe.limits)
+    model = from_onnx(config.opened, limits=config.limits)
     with temporary_folder() as folder, progress("measuring what ONNX Runtime holds"):
-        found = probe(recipe, folder)
-        held, others = _held(model, read_optimized(folder / GRAPH), recipe, found)
+        found = probe(config, folder)
+        held, others = _held(model, read_optimized(folder / GRAPH), config, found)
     return ResidentBytes(
-        recipe.provider,
-        recipe.memory,
+        config.provider,
+        config.memory,
         model.ledger.stored_bytes,
         held,
         others,
@@ -107,7 +107,7 @@ def ledger_of(recipe: Recipe) -> ResidentBytes:
 
 
 def _held(
-    model: TiedModel, optimized: onnx_ir.Model, recipe: Recipe, found: Probe
+    model: TiedModel, optimized: onnx_ir.Model, config: SessionConfig, found: Probe
 ) -> tuple[tuple[Held, ...], tuple[Copy, ...]]:
     slots: defaultdict[Parameter, list[Slot]] = defaultdict(list)
     for slot in model.slots:
@@ -135,11 +135,11 @@ def _held(
             str(each),
             each.nbytes,
             each in tied,
-            tuple(_copies(each, equal[each], buffers[each], optimized, recipe, found)),
+            tuple(_copies(each, equal[each], buffers[each], optimized, config, found)),
         )
         for each in sorted(looked_at, key=lambda parameter: -parameter.nbytes)
     ]
-    place: Place = "device" if recipe.provider == "cuda" else "private"
+    place: Place = "device" if config.provider == "cuda" else "private"
     others = [copy for value in made for copy in _computed(value, place, optimized)]
     return tuple(held), tuple(others)
 
@@ -188,19 +188,19 @@ def _copies(
     equal: Mapping[onnx_ir.Value, str],
     buffers: Mapping[str, tuple[Packed, ...]],
     optimized: onnx_ir.Model,
-    recipe: Recipe,
+    config: SessionConfig,
     found: Probe,
 ) -> Iterator[Copy]:
     """Yield the copies of one parameter; ``equal`` has each initializer with its reading."""
-    made: Place = "device" if recipe.provider == "cuda" else "private"
+    made: Place = "device" if config.provider == "cuda" else "private"
     if all(value.name != parameter.name for value in equal):
         yield Copy("original", "dropped", parameter.name, "", parameter.nbytes)
     for value, reading in equal.items():
         ops = {packed.op_type for packed in buffers[reading]}
         is_original = value.name == parameter.name
         place = made
-        if is_original and recipe.provider == "cpu":
-            place = _place_of_original(parameter, recipe, found, packed=bool(ops))
+        if is_original and config.provider == "cpu":
+            place = _place_of_original(parameter, config, found, packed=bool(ops))
         if place != "given back" and _is_dropped(value, ops, optimized):
             place = "dropped"
         nbytes = 0 if value.const_value is None else int(value.const_value.nbytes)
@@ -221,10 +221,10 @@ def _held_by_cudnn(value: onnx_ir.Value, found: Probe) -> Iterator[str]:
 
 
 def _place_of_original(
-    parameter: Parameter, recipe: Recipe, found: Probe, *, packed: bool
+    parameter: Parameter, config: SessionConfig, found: Probe, *, packed: bool
 ) -> Place:
     if parameter.name in found.arranged:
-        gone = recipe.memory == "packed" and packed and can_give_back()
+        gone = config.memory == "packed" and packed and can_give_back()
         return "given back" if gone else "mapped"
     external = isinstance(parameter.tensor, onnx_ir.ExternalTensor)
     return "mapped" if external else "private"

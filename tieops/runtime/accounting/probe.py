@@ -24,10 +24,10 @@ from tieops.errors import PreconditionError, TieopsError
 from tieops.ir.operators.on_cuda import is_copied_by_cudnn
 from tieops.runtime.cuda.device import used_bytes
 from tieops.runtime.cuda.provider_options import elsewhere
-from tieops.runtime.opening import open_recipe
+from tieops.runtime.inference_session import open_session
 from tieops.runtime.placement import recorded_placement
 from tieops.runtime.providers import CUDA
-from tieops.runtime.recipe import Recipe, settings_of
+from tieops.runtime.session_config import SessionConfig, session_options
 from tieops.system.memory import process_memory, trim_heap
 from tieops.untrusted.limits import Limits
 
@@ -75,20 +75,20 @@ class Probe:
     recurrent: tuple[str, ...] = ()
 
 
-def probe(recipe: Recipe, folder: Path) -> Probe:
+def probe(config: SessionConfig, folder: Path) -> Probe:
     """Open a session again in a process of its own; the graph it made is written to the folder.
 
     Args:
-        recipe: What to open.
+        config: What to open.
         folder: An empty folder; gets the graph and its weights, packed copies included.
 
     Raises:
         PreconditionError: If the process cannot be started, or fails.
     """
-    opened = str(_as_path(recipe.opened, folder))
-    options = elsewhere(recipe.provider_options)
-    request = asdict(replace(recipe, opened=opened, provider_options=options))
-    request["bytes"] = isinstance(recipe.opened, bytes)
+    opened = str(_as_path(config.opened, folder))
+    options = elsewhere(config.provider_options)
+    request = asdict(replace(config, opened=opened, provider_options=options))
+    request["bytes"] = isinstance(config.opened, bytes)
     (folder / _REQUEST).write_text(json.dumps(request), "utf-8")
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     done = subprocess.run(
@@ -142,20 +142,20 @@ def main(name: str) -> None:
 
 
 def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, Any]:
-    recipe = replace(Recipe(**request), limits=Limits(**request["limits"]))
+    config = replace(SessionConfig(**request), limits=Limits(**request["limits"]))
     path = str(request["opened"])
-    warm = replace(recipe, opened=_nothing(), options={})
-    empty = open_recipe(warm, settings_of(warm))
+    warm = replace(config, opened=_nothing(), options={})
+    empty = open_session(warm, session_options(warm))
     onnx.defs.has("Identity")  # onnx loads its operators once a process: 8 MB, no session's
-    before, unmeasured = _memory(recipe.provider, recipe.device)
+    before, unmeasured = _memory(config.provider, config.device)
     opened = Path(path).read_bytes() if held else path
-    recipe = replace(recipe, opened=opened)
-    session = open_recipe(recipe, settings_of(recipe))
-    after, _ = _memory(recipe.provider, recipe.device)
+    config = replace(config, opened=opened)
+    session = open_session(config, session_options(config))
+    after, _ = _memory(config.provider, config.device)
     arranged = session[3].names
-    recurrent = _recurrent(session[0]) if recipe.provider == "cuda" else []
+    recurrent = _recurrent(session[0]) if config.provider == "cuda" else []
     del session, empty
-    saving = settings_of(recipe)
+    saving = session_options(config)
     saving.optimized_model_filepath = str(folder / GRAPH)
     for key, value in (
         ("session.save_external_prepacked_constant_initializers", "1"),
@@ -163,7 +163,7 @@ def _found(request: Mapping[str, Any], held: bool, folder: Path) -> dict[str, An
         ("session.optimized_model_external_initializers_min_size_in_bytes", str(_SAVED_BYTES)),
     ):
         saving.add_session_config_entry(key, value)
-    open_recipe(recipe, saving)
+    open_session(config, saving)
     measured = {key: max(0, after[key] - before[key]) for key in before}
     return {
         "measured": measured,

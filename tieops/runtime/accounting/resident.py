@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from tieops.ir.notation import brief_bytes, counted, printable
 from tieops.runtime.accounting.probe import Measured
-from tieops.runtime.choices import Memory, Provider
+from tieops.runtime.session_arguments import Memory, Provider
 
 __all__ = ["Copy", "Held", "Place", "ResidentBytes", "Verdict"]
 

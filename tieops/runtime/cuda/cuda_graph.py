@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tieops.errors import PreconditionError
-from tieops.runtime.ports import Port
+from tieops.runtime.feeds import Port
+from tieops.runtime.ort_values import value_of
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.tensors import device_value
-from tieops.runtime.values import value_of
 
 __all__ = ["CapturedRun"]
 

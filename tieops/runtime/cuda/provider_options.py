@@ -8,7 +8,7 @@ from typing import Any
 from tieops.errors import PreconditionError
 from tieops.ir.notation import printable
 
-__all__ = ["checked_options", "device_of", "elsewhere", "stream_of", "wants_graph"]
+__all__ = ["checked_options", "device_of", "elsewhere", "stream_of", "uses_cuda_graph"]
 
 _STREAM = "user_compute_stream"
 _OF_THIS_PROCESS = (_STREAM, "has_user_compute_stream", "gpu_external_alloc", "gpu_external_free",
@@ -85,7 +85,7 @@ def stream_of(options: Mapping[str, str]) -> int:
     return int(options.get(_STREAM, "0"))
 
 
-def wants_graph(options: Mapping[str, str]) -> bool:
+def uses_cuda_graph(options: Mapping[str, str]) -> bool:
     """Tell whether runs are captured into a CUDA graph."""
     return options.get("enable_cuda_graph", "0") not in ("0", "False", "false")
 

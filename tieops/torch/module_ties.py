@@ -17,7 +17,7 @@ from tieops.ir.tie import Tie
 from tieops.ir.view import View
 from tieops.model import Listing
 from tieops.torch.places import Place, brief_tensor, check_module, places
-from tieops.torch.sharing import shared
+from tieops.torch.shared_elements import shared
 
 __all__ = ["ModuleTie", "Reader", "find_ties"]
 

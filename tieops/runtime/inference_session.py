@@ -9,34 +9,40 @@ from typing import Any, Literal
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
 from tieops.ir.notation import printable
 from tieops.runtime.cuda.cuda_nodes import check_nodes, missing_cudnn
-from tieops.runtime.cuda.provider_options import wants_graph
-from tieops.runtime.memory.weights import Arranged, arrange, keep_from_folding
+from tieops.runtime.cuda.provider_options import uses_cuda_graph
+from tieops.runtime.memory.single_copy import (
+    PreparedWeights,
+    limit_constant_folding,
+    prepare_weights,
+)
 from tieops.runtime.providers import (
     CUDA,
     Blocker,
     find_blocker,
     first_line,
     library_error,
-    no_room,
     not_on_cuda,
     onnxruntime_errors,
     onnxruntime_module,
     out_of_memory,
+    out_of_memory_error,
 )
-from tieops.runtime.recipe import Recipe
+from tieops.runtime.session_config import SessionConfig
 
-__all__ = ["blocker_of", "create", "open_on_cuda", "open_recipe"]
+__all__ = ["blocker_of", "create", "open_on_cuda", "open_session"]
 
 _EXACT_WEIGHTS = "session.use_device_allocator_for_initializers"
 """Without it weights come out of an arena that grows in powers of two: up to twice their bytes."""
 _ABOUT_OPTION = re.compile(r'(?:Unknown provider option:|Failed to parse provider option) "(.*?)"')
 
 
-def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    """Open a session of ONNX Runtime on the provider that a recipe asks for.
+def open_session(
+    config: SessionConfig, settings: Any
+) -> tuple[Any, Literal["cuda", "cpu"], str, PreparedWeights]:
+    """Open a session of ONNX Runtime on the provider that a config asks for.
 
     Args:
-        recipe: What to open, and how.
+        config: What to open, and how.
         settings: The session's options; on the CPU, they get the tied weights.
 
     Returns:
@@ -45,27 +51,27 @@ def open_recipe(recipe: Recipe, settings: Any) -> tuple[Any, Literal["cuda", "cp
     Raises:
         ProviderError: If CUDA was asked for and would not run.
     """
-    if recipe.provider == "cpu":
-        return _open_on_cpu(recipe, settings, "")
-    blocker = find_blocker(recipe.device)
+    if config.provider == "cpu":
+        return _open_on_cpu(config, settings, "")
+    blocker = find_blocker(config.device)
     if blocker is None:
         try:
-            inner, note = open_on_cuda(recipe, recipe.opened, settings)
-            return inner, "cuda", note, Arranged(recipe.opened)
+            inner, note = open_on_cuda(config, config.opened, settings)
+            return inner, "cuda", note, PreparedWeights(config.opened)
         except ProviderError as error:
-            if recipe.provider == "cuda":
+            if config.provider == "cuda":
                 raise
             blocker = blocker_of(error)
-    if recipe.provider == "cuda":
+    if config.provider == "cuda":
         raise not_on_cuda(blocker.what, blocker.fix)
-    return _open_on_cpu(recipe, settings, f"running on the CPU: {blocker.what}")
+    return _open_on_cpu(config, settings, f"running on the CPU: {blocker.what}")
 
 
-def open_on_cuda(recipe: Recipe, opened: str | bytes, settings: Any) -> tuple[Any, str]:
+def open_on_cuda(config: SessionConfig, opened: str | bytes, settings: Any) -> tuple[Any, str]:
     """Open a session of ONNX Runtime on CUDA, where nothing is known to keep it from that.
 
     Args:
-        recipe: What to open, and how.
+        config: What to open, and how.
         opened: The path or the bytes to open.
         settings: The session's options.
 
@@ -76,16 +82,16 @@ def open_on_cuda(recipe: Recipe, opened: str | bytes, settings: Any) -> tuple[An
     Raises:
         ProviderError: If it would not run on CUDA.
     """
-    options = dict(recipe.provider_options)
-    if _EXACT_WEIGHTS not in recipe.options:
+    options = dict(config.provider_options)
+    if _EXACT_WEIGHTS not in config.options:
         if "gpu_mem_limit" in options:  # a limit of the arena: weights have to come out of it
             options.setdefault("arena_extend_strategy", "kSameAsRequested")
         else:
             settings.add_session_config_entry(_EXACT_WEIGHTS, "1")
-    if recipe.optimize:
-        keep_from_folding(opened, settings, recipe.options, recipe.limits)
+    if config.optimize:
+        limit_constant_folding(opened, settings, config.options, config.limits)
     inner = create(opened, settings, "cuda", options)
-    on_gpu = "" if recipe.provider == "cuda" else "running on the GPU"
+    on_gpu = "" if config.provider == "cuda" else "running on the GPU"
     return inner, "; ".join(filter(None, (on_gpu, check_nodes(inner))))
 
 
@@ -95,15 +101,15 @@ def blocker_of(error: ProviderError) -> Blocker:
 
 
 def _open_on_cpu(
-    recipe: Recipe, settings: Any, note: str
-) -> tuple[Any, Literal["cuda", "cpu"], str, Arranged]:
-    arranged = arrange(
-        recipe.opened,
+    config: SessionConfig, settings: Any, note: str
+) -> tuple[Any, Literal["cuda", "cpu"], str, PreparedWeights]:
+    arranged = prepare_weights(
+        config.opened,
         settings,
-        recipe.memory,
-        recipe.options,
-        optimize=recipe.optimize,
-        limits=recipe.limits,
+        config.memory,
+        config.options,
+        optimize=config.optimize,
+        limits=config.limits,
     )
     inner = create(arranged.opened, settings, "cpu")
     arranged.created()
@@ -140,7 +146,7 @@ def create(
         _refuse_options(str(error), provider_options or {}, error)
         says = out_of_memory(str(error))
         if provider == "cuda" and says:
-            raise no_room(says) from error
+            raise out_of_memory_error(says) from error
         if provider == "cuda" and (why := missing_cudnn(error)):
             raise not_on_cuda(why) from error
         if provider == "cuda" and any(word in text.lower() for word in ("cuda", "cublas", "cudnn")):
@@ -161,7 +167,7 @@ def _refuse_options(text: str, options: Mapping[str, str], error: Exception) -> 
             {"given": printable(f"{name}={options.get(name, '')}"), "it says": about[0]},
             "see ONNX Runtime's page on its CUDA provider for names and values",
         ) from error
-    if wants_graph(options) and "graph" in text.lower() and "CUDA" in text:
+    if uses_cuda_graph(options) and "graph" in text.lower() and "CUDA" in text:
         raise PreconditionError(
             "the model cannot be captured into a CUDA graph",
             {"it says": first_line(error)},

@@ -13,7 +13,7 @@ from tieops.errors import PreconditionError, SelectionError, UnsupportedModelErr
 from tieops.importers.torch.lr_factors import set_lr_factor
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.torch.places import check_module
-from tieops.torch.transposed import plain_class
+from tieops.torch.transposed_weight import plain_class
 
 __all__ = ["replace_head"]
 

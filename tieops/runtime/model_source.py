@@ -21,7 +21,7 @@ from tieops.model import TiedModel
 from tieops.remote.urls import is_url, shown
 from tieops.untrusted.limits import UNLIMITED, Limits
 
-__all__ = ["Folder", "Runnable", "limits_for", "mark_of", "source"]
+__all__ = ["Folder", "Runnable", "file_identity", "limits_for", "source"]
 
 Runnable: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
 """What a session can be made from: a model, its path, or its bytes."""
@@ -80,7 +80,7 @@ def limits_for(model: Runnable, limits: Limits | None) -> Limits:
     return Limits() if limits is None else limits
 
 
-def mark_of(opened: str | bytes) -> tuple[int, ...] | None:
+def file_identity(opened: str | bytes) -> tuple[int, ...] | None:
     """Return what tells a file from one that took its name later; None of bytes, and of no file."""
     if isinstance(opened, bytes):
         return None

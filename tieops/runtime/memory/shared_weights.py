@@ -16,8 +16,8 @@ from tieops.importers.onnx import from_onnx
 from tieops.ir.notation import brief, printable
 from tieops.ir.parameter import Parameter
 from tieops.model import TiedModel
-from tieops.runtime.memory.mapped import can_be_mapped
-from tieops.runtime.source import Runnable, limits_for, source
+from tieops.runtime.memory.mapped_weights import can_be_mapped
+from tieops.runtime.model_source import Runnable, limits_for, source
 from tieops.untrusted.limits import UNLIMITED, Limits
 
 __all__ = ["Opened", "Shared", "find_shared", "open_all"]

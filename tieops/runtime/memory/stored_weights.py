@@ -1,6 +1,6 @@
 """The weights in a model's data files and who reads them, told from the protobuf message alone.
 
-A session needs no more than that to arrange its memory. The IR would tell more, and cost a session
+A session needs no more than that to prepare its memory. The IR would tell more, and cost a session
 of a small transformer several megabytes and most of the time in which it is made.
 """
 

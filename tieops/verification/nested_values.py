@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 
-from tieops.verification.outputs import OutputComparison, compare
+from tieops.verification.array_comparison import OutputComparison, compare
 
-__all__ = ["Value", "compare_values", "leaves_of", "put_together", "take_apart"]
+__all__ = ["Value", "compare_values", "flatten", "leaves_of", "unflatten"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 Value: TypeAlias = Union["_Array", "Sequence[Value]", "Mapping[str | int, Value]", None]
@@ -96,20 +96,20 @@ def leaves_of(name: str, value: Value) -> Iterator[tuple[str, _Array]]:
         yield name, np.asarray(value)
 
 
-def take_apart(value: Value, arrays: list[_Array]) -> Any:
+def flatten(value: Value, arrays: list[_Array]) -> Any:
     """Return how a value nests as what JSON can hold, and append its tensors to a list."""
     if value is None:
         return None
     if isinstance(value, Mapping):
-        return {"map": [[key, take_apart(each, arrays)] for key, each in value.items()]}
+        return {"map": [[key, flatten(each, arrays)] for key, each in value.items()]}
     if _is_list(value):
-        return {"list": [take_apart(each, arrays) for each in value]}
+        return {"list": [flatten(each, arrays) for each in value]}
     arrays.append(np.asarray(value))
     return "tensor"
 
 
-def put_together(form: Any, arrays: Iterator[_Array], levels: int = _MOST_LEVELS) -> Value:
-    """Return the value that ``take_apart`` took apart.
+def unflatten(form: Any, arrays: Iterator[_Array], levels: int = _MOST_LEVELS) -> Value:
+    """Return the value that ``flatten`` took apart.
 
     Raises:
         ValueError: If the form is none of its, or there are fewer tensors.
@@ -121,9 +121,9 @@ def put_together(form: Any, arrays: Iterator[_Array], levels: int = _MOST_LEVELS
         if found is not None:
             return found
     elif levels and isinstance(form, dict) and isinstance(form.get("list"), list):
-        return [put_together(each, arrays, levels - 1) for each in form["list"]]
+        return [unflatten(each, arrays, levels - 1) for each in form["list"]]
     elif levels and isinstance(form, dict) and isinstance(form.get("map"), list):
-        pairs = [(key, put_together(each, arrays, levels - 1)) for key, each in form["map"]]
+        pairs = [(key, unflatten(each, arrays, levels - 1)) for key, each in form["map"]]
         if all(isinstance(key, str | int) for key, _ in pairs):
             return dict(pairs)
     raise ValueError("an output that is neither a tensor, a list nor a map")

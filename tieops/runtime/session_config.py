@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tieops.runtime.choices import Memory, Provider
 from tieops.runtime.cuda.provider_options import device_of
 from tieops.runtime.providers import onnxruntime_module
+from tieops.runtime.session_arguments import Memory, Provider
 from tieops.untrusted.limits import Limits
 
-__all__ = ["Recipe", "settings_of"]
+__all__ = ["SessionConfig", "session_options"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SessionConfig:
     """What a session was opened with.
 
     Args:
@@ -25,7 +25,7 @@ class Recipe:
         options: Configuration entries of ONNX Runtime that the user gave.
         optimize: Whether graph optimizations are on.
         threads: How many threads one operator may use; None leaves it to ONNX Runtime.
-        limits: What the file may ask of tieops, which reads it to arrange its weights.
+        limits: What the file may ask of tieops, which reads it to prepare its weights.
         provider_options: Options of the CUDA provider, as ONNX Runtime takes them.
     """
 
@@ -44,17 +44,17 @@ class Recipe:
         return device_of(self.provider_options)
 
 
-def settings_of(recipe: Recipe) -> Any:
-    """Return the ``SessionOptions`` that a recipe asks for, without its weights."""
+def session_options(config: SessionConfig) -> Any:
+    """Return the ``SessionOptions`` that a config asks for, without its weights."""
     ort = onnxruntime_module()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
     # So that a session can tell afterwards which node runs where; it costs the nodes' names.
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if not recipe.optimize:
+    if not config.optimize:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if recipe.threads is not None:
-        settings.intra_op_num_threads = recipe.threads
-    for key, value in recipe.options.items():
+    if config.threads is not None:
+        settings.intra_op_num_threads = config.threads
+    for key, value in config.options.items():
         settings.add_session_config_entry(key, value)
     return settings

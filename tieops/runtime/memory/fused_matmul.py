@@ -17,7 +17,7 @@ import onnx
 
 from tieops.ir.operators.identity import operator_name
 from tieops.ir.operators.predicates import is_constant_operator, is_matmul, is_reshape
-from tieops.runtime.memory.stored import subgraphs
+from tieops.runtime.memory.stored_weights import subgraphs
 
 __all__ = ["fuse_products"]
 

@@ -14,7 +14,7 @@ from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
 from tieops.ir.notation import printable
-from tieops.runtime.choices import Provider
+from tieops.runtime.session_arguments import Provider
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,12 +30,12 @@ __all__ = [
     "Seconds",
     "Sizes",
     "as_record",
+    "discard_message",
     "print_json",
     "refuse_torch",
     "refuse_two_streams",
     "refuse_unused",
     "sandbox_of",
-    "say_nothing",
     "sizes_of",
     "terminal",
 ]
@@ -155,6 +155,6 @@ def terminal() -> Console:
     return console
 
 
-def say_nothing(text: str) -> None:
+def discard_message(text: str) -> None:
     """Drop a line: with ``--json`` only JSON is printed."""
     del text

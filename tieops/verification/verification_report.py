@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from tieops.errors import VerificationError
 from tieops.ir.notation import counted, printable
-from tieops.verification.outputs import OutputComparison
+from tieops.verification.array_comparison import OutputComparison
 
 __all__ = ["Report", "RunComparison", "Verdict"]
 

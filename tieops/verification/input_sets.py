@@ -14,7 +14,7 @@ import onnx_ir
 
 from tieops.errors import PreconditionError, UnsupportedModelError
 from tieops.ir.notation import brief_bytes, printable
-from tieops.verification.bounds import Size, table_sizes
+from tieops.verification.index_bounds import Size, table_sizes
 
 __all__ = ["InputSet", "check_plan", "make_inputs", "plan"]
 

@@ -16,7 +16,7 @@ from tieops.ir.storage.external_tensors import open_data
 from tieops.system.mapping import give_back, map_file
 from tieops.system.memory import resident_file_bytes
 
-__all__ = ["Mapped", "can_be_mapped", "give_back_again", "map_tensor"]
+__all__ = ["Mapped", "can_be_mapped", "map_tensor", "release_pages_again"]
 
 # What a provider's kernels read as it is stored, and what can be handed over. On the CPU float16 is
 # converted into a copy of its own, so handing it over saves nothing.
@@ -52,7 +52,7 @@ class Mapped:
         give_back(self.pages)
 
 
-def give_back_again(mappings: Sequence[Mapped]) -> None:
+def release_pages_again(mappings: Sequence[Mapped]) -> None:
     """Drop the pages of mappings that came back, once they are more than a few.
 
     Args:

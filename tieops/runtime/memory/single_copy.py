@@ -27,16 +27,26 @@ import onnx
 
 from tieops.errors import UnsupportedModelError
 from tieops.importers.onnx import read_proto, read_structure
-from tieops.runtime.choices import Memory
-from tieops.runtime.memory.fused import fuse_products
-from tieops.runtime.memory.mapped import Mapped, can_be_mapped, give_back_again, map_tensor
-from tieops.runtime.memory.stored import StoredWeight, folded_ties, stored_weights
+from tieops.runtime.memory.fused_matmul import fuse_products
+from tieops.runtime.memory.mapped_weights import (
+    Mapped,
+    can_be_mapped,
+    map_tensor,
+    release_pages_again,
+)
+from tieops.runtime.memory.stored_weights import StoredWeight, folded_ties, stored_weights
 from tieops.runtime.providers import onnxruntime_module
+from tieops.runtime.session_arguments import Memory
 from tieops.system.memory import trim_heap
 from tieops.untrusted.external_data import DataFolder
 from tieops.untrusted.limits import Limits
 
-__all__ = ["Arranged", "arrange", "hand_over", "keep_from_folding"]
+__all__ = [
+    "PreparedWeights",
+    "add_shared_initializers",
+    "limit_constant_folding",
+    "prepare_weights",
+]
 
 MIN_BYTES = 1_000_000
 """Smaller weights are not worth a mapping of their own."""
@@ -47,7 +57,7 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, eq=False)
-class Arranged:
+class PreparedWeights:
     """What a session is made of, and what has to live as long as it does.
 
     Args:
@@ -74,10 +84,10 @@ class Arranged:
     def has_run(self) -> None:
         """Tell that the session has run: what it looked up in the originals may go again."""
         if self.packed:
-            give_back_again(self.packed)
+            release_pages_again(self.packed)
 
 
-def arrange(
+def prepare_weights(
     opened: str | bytes,
     settings: Any,
     memory: Memory,
@@ -85,7 +95,7 @@ def arrange(
     *,
     optimize: bool = True,
     limits: Limits,
-) -> Arranged:
+) -> PreparedWeights:
     """Arrange the tied weights of a model that is about to be opened on the CPU.
 
     Args:
@@ -97,14 +107,16 @@ def arrange(
         limits: What the file may ask for; one that asks for more is left to the runtime.
 
     Returns:
-        What to open. Unchanged where there is nothing to arrange: no ties, no data file.
+        What to open. Unchanged where there is nothing to prepare: no ties, no data file.
     """
     if memory == "default" or isinstance(opened, bytes):
-        return Arranged(opened)
-    return hand_over(opened, settings, memory, options, {}, optimize=optimize, limits=limits)
+        return PreparedWeights(opened)
+    return add_shared_initializers(
+        opened, settings, memory, options, {}, optimize=optimize, limits=limits
+    )
 
 
-def hand_over(
+def add_shared_initializers(
     opened: str,
     settings: Any,
     memory: Memory,
@@ -113,7 +125,7 @@ def hand_over(
     *,
     optimize: bool = True,
     limits: Limits,
-) -> Arranged:
+) -> PreparedWeights:
     """Hand a session's tied weights over to it, and those that it shares with other sessions.
 
     Args:
@@ -123,21 +135,21 @@ def hand_over(
         options: Configuration entries that the user gave, which are left as they are.
         shared: The mapping of each weight that other sessions have too, by its name here.
         optimize: Whether the graph may be changed for speed.
-        limits: As for `arrange`.
+        limits: As for `prepare_weights`.
 
     Returns:
         What to open.
     """
     read = _readable(opened, limits)
     if read is None:
-        return Arranged(opened)
+        return PreparedWeights(opened)
     proto, folder = read
     weights = stored_weights(proto, folder)
     tied = {name: each for name, each in weights.items() if _is_tied(each)}
     mappings = {name: map_tensor(each.tensor, memory) for name, each in tied.items()}
     mappings |= shared
     if not mappings:
-        return Arranged(opened)
+        return PreparedWeights(opened)
     folded = [int(each.tensor.nbytes) for each in tied.values() if each.is_transposed]
     if _FOLDING_LIMIT not in options and folded:
         settings.add_session_config_entry(_FOLDING_LIMIT, str(min(folded) - 1))
@@ -154,10 +166,10 @@ def hand_over(
     if unpacked or is_fused:
         settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
         changed = _overridable(proto, unpacked)
-    return Arranged(changed, tuple(mappings), memory, alive, read_once)
+    return PreparedWeights(changed, tuple(mappings), memory, alive, read_once)
 
 
-def keep_from_folding(
+def limit_constant_folding(
     opened: str | bytes, settings: Any, options: Mapping[str, str], limits: Limits
 ) -> None:
     """Keep ONNX Runtime from computing a transposed copy of a tied weight that CUDA need not have.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["SUFFIX", "hold_transposed", "let_go", "plain_class", "transposed_names"]
+__all__ = ["SUFFIX", "plain_class", "register_transposed", "release_transposed", "transposed_names"]
 
 SUFFIX = "_transposed"
 """What the name of the Parameter has behind the name that is read: honest about its layout."""
@@ -26,14 +26,14 @@ def transposed_names(module: nn.Module) -> tuple[str, ...]:
     return getattr(type(module), "_tieops_transposed", ())
 
 
-def hold_transposed(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def register_transposed(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     """Make ``module.name`` the transpose of a Parameter, in place of the one it has now."""
     _rename(module, name, name + SUFFIX, parameter)
     names = (*transposed_names(module), name)
     module.__class__ = _class_of(plain_class(module), names)
 
 
-def let_go(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def release_transposed(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     """Make ``module.name``, which is read transposed, an ordinary Parameter again."""
     names = tuple(each for each in transposed_names(module) if each != name)
     plain = plain_class(module)
@@ -64,7 +64,7 @@ def _class_of(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]
 
     def assign(self: nn.Module, name: str, value: object) -> None:
         if name in names and isinstance(value, nn.Parameter):
-            let_go(self, name, value)  # as in torch: a new Parameter is not tied
+            release_transposed(self, name, value)  # as in torch: a new Parameter is not tied
         else:
             plain.__setattr__(self, name, value)  # pyright: ignore[reportArgumentType]
 
