@@ -26,7 +26,7 @@ from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.pickling import content_of, model_of
 from tieops.ir.readers.readers import Readers, readers_of
 from tieops.ir.storage.byte_ranges import stored_bytes
-from tieops.ir.storage.living import note
+from tieops.ir.storage.external_tensors import hold_files
 from tieops.ir.tie import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
 from tieops.system.gc_paused import collector_paused
@@ -92,7 +92,7 @@ class TiedModel:
     def __init__(self, ir: onnx_ir.Model) -> None:
         release_removed(ir)
         self._ir = ir
-        note(ir)
+        hold_files(ir)
 
     @property
     def ir(self) -> onnx_ir.Model:

@@ -12,7 +12,7 @@ from tieops.exporters.copying import write_array
 from tieops.exporters.layout import Layout
 from tieops.exporters.room import check_room
 from tieops.ir.notation import printable
-from tieops.ir.storage.external_tensors import CheckedTensor, DataFile, open_data
+from tieops.ir.storage.external_tensors import DataFile, HeldTensor, open_data
 from tieops.progress import advance, progress
 from tieops.system.copying import copy_range
 from tieops.system.positions import write_at
@@ -66,7 +66,7 @@ class _Source:
     def copy(self, tensor: onnx_ir.ExternalTensor, target: int, to: int) -> None:
         """Copy a tensor's bytes into another file."""
         # Of two imports, each has checked a file of its own, also where the path is the same.
-        file = tensor.data if isinstance(tensor, CheckedTensor) else tensor.path
+        file = tensor.data if isinstance(tensor, HeldTensor) else tensor.path
         if file != self._opened:
             self.close()
             self._open(tensor)

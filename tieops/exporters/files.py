@@ -12,7 +12,6 @@ from typing import BinaryIO
 from tieops.errors import ExportError
 from tieops.exporters.temporary import free_name, temporary
 from tieops.ir.storage.data_files import is_temporary
-from tieops.ir.storage.living import let_go
 from tieops.system.folders import keep_name, remove, replace
 from tieops.system.write_targets import check_target
 
@@ -115,25 +114,16 @@ def replace_all(staged: Sequence[tuple[Path, Path]]) -> list[Path]:
 
 def _put(new: Path, target: Path) -> None:
     try:
-        new.replace(target)
-    except PermissionError:
-        # Windows neither renames nor replaces a file that is mapped. The new one was: it was read.
-        let_go(new)
-        held = let_go(target)
-        try:
-            replace(new, target)
-        except PermissionError as error:
-            raise ExportError(
-                f"cannot write {target}: it cannot be replaced",
-                {"the system says": error.strerror or error, "held by": _HOLDERS[held]},
-                "close what has it open, or choose another name; what was there is unchanged",
-            ) from error
+        replace(new, target)
+    except PermissionError as error:
+        raise ExportError(
+            f"cannot write {target}: it cannot be replaced",
+            {"the system says": error.strerror or error, "held by": _HOLDER},
+            "close what has it open, or choose another name; what was there is unchanged",
+        ) from error
 
 
-_HOLDERS = {
-    True: "this process: arrays of a model that was read from it are alive",
-    False: "another program or session that has it open, if it is not read-only",
-}
+_HOLDER = "a program or session that has it open, if it is not read-only"
 
 
 def _kept(target: Path, *, copy: bool) -> Path | None:

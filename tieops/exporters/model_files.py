@@ -39,7 +39,7 @@ from tieops.importers.onnx import from_onnx, innermost
 from tieops.ir.notation import brief_bytes, printable
 from tieops.ir.storage.byte_ranges import stored_bytes
 from tieops.ir.storage.data_files import MAX_PROTO_BYTES, mentions
-from tieops.ir.storage.living import keep_readable
+from tieops.ir.storage.external_tensors import HeldTensor, hold_open
 from tieops.ir.walk import nesting_depth, stored_values
 from tieops.system.folders import give_name, ignores_case, remove, sync_folder
 from tieops.system.gc_paused import collector_paused
@@ -213,10 +213,8 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
 def _remove_data(stale: Path) -> bool:
     """Remove data that no file refers to, and tell whether it is gone; models in memory keep it."""
     try:
-        keep_readable(stale)
-    # Rather a file too many than a model without its data. A model whose data was cut or replaced
-    # by somebody else raises what it raises for any reader.
-    except (OSError, ValueError, TieopsError):
+        hold_open(stale)
+    except OSError:  # rather a file too many than a model without its data
         return False
     if remove(stale):
         return True
@@ -225,12 +223,14 @@ def _remove_data(stale: Path) -> bool:
 
 
 def _check_kept(layout: Layout) -> None:
-    for path in layout.files_kept:
-        if not path.is_file():
+    """Refuse to refer to data that is gone, or another file than the model reads."""
+    for tensor in layout.staying.values():
+        is_held = isinstance(tensor, HeldTensor)
+        if not (tensor.data.is_current() if is_held else os.path.isfile(tensor.path)):
             raise ExportError(
-                "the data that should be reused is gone",
-                {"file": path},
-                "another program removed it: import the model again; nothing was written",
+                "the data that should be reused is gone, or another file by now",
+                {"file": tensor.path},
+                "another program changed it: import the model again; nothing was written",
             )
 
 

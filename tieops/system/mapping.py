@@ -7,7 +7,9 @@ import os
 import sys
 import weakref
 
-__all__ = ["advise", "can_give_back", "give_back", "map_file", "mappings_of"]
+from tieops.system.opening import most_held_open
+
+__all__ = ["advise", "can_give_back", "give_back", "map_file", "may_stay_mapped"]
 
 
 def map_file(descriptor: int, length: int = 0, offset: int = 0) -> mmap.mmap:
@@ -22,24 +24,27 @@ def map_file(descriptor: int, length: int = 0, offset: int = 0) -> mmap.mmap:
         OSError: If it cannot be mapped.
         ValueError: If it is empty, or shorter than that.
     """
-    pages = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=offset)
-    status = os.fstat(descriptor)
-    _mapped[pages] = status.st_dev, status.st_ino
+    if sys.version_info >= (3, 13) and os.name == "posix":
+        # Else each mapping keeps a descriptor of its own, and those run out before memory does.
+        options = {"trackfd": False}
+    else:
+        options = {}
+    pages = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=offset, **options)
+    _mapped.add(pages)
     return pages
 
 
-_mapped: weakref.WeakKeyDictionary[mmap.mmap, tuple[int, int]] = weakref.WeakKeyDictionary()
-"""Mappings that are in use, and which file each is of: where mapped files cannot be replaced."""
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""Mappings that somebody still holds."""
 
 
-def mappings_of(path: str | os.PathLike[str]) -> list[mmap.mmap]:
-    """Return what this process has mapped of a file, by whatever name, and somebody still holds."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    file = status.st_dev, status.st_ino
-    return [pages for pages, of in list(_mapped.items()) if of == file]
+def may_stay_mapped() -> bool:
+    """Return whether a file may stay mapped for as long as somebody likes.
+
+    Not on Windows, where it could not be replaced meanwhile; and not where so many are mapped that
+    there would soon be no descriptors left: then it is read into memory.
+    """
+    return os.name == "posix" and len(_mapped) < most_held_open()
 
 
 def advise(pages: mmap.mmap, advice: str, start: int = 0, stop: int | None = None) -> None:

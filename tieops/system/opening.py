@@ -8,7 +8,16 @@ import stat
 
 from tieops.system.names import is_inside
 
-__all__ = ["create_new", "is_ours", "open_below", "open_regular", "open_to_read", "open_to_rewrite"]
+__all__ = [
+    "create_new",
+    "is_ours",
+    "is_too_many",
+    "most_held_open",
+    "open_below",
+    "open_regular",
+    "open_to_read",
+    "open_to_rewrite",
+]
 
 # A FIFO would wait for a writer, a terminal could become ours, a child would inherit the file, and
 # Windows would translate line ends and stop at the first Ctrl-Z.
@@ -139,6 +148,26 @@ def open_to_rewrite(path: str | os.PathLike[str], status: os.stat_result) -> int
         os.close(descriptor)
         raise
     return descriptor
+
+
+def most_held_open() -> int:
+    """Return how many files may be held open so that they stay readable without their name.
+
+    A quarter of what the process may open, so that the rest of it never runs out. None on Windows,
+    where a file that is open can be neither removed nor replaced: holding it would be in the way
+    of whoever wants to, and its name cannot get lost while it is read.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft // 4
+
+
+def is_too_many(error: Exception) -> bool:
+    """Return whether a call failed because the process, or the system, has too many files open."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def is_ours(status: os.stat_result) -> bool:

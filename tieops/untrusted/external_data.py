@@ -118,11 +118,11 @@ class DataFolder:
         except OSError as error:
             raise _missing(name, real, error) from error
         try:
-            status = os.fstat(descriptor)
-        finally:
+            self._check_status(name, real, os.fstat(descriptor))
+        except BaseException:
             os.close(descriptor)
-        self._check_status(name, real, status)
-        return DataFile.of(real, status)
+            raise
+        return DataFile.of(real, descriptor)
 
     def _check_status(self, name: str, real: str, status: os.stat_result) -> None:
         file = printable(real)

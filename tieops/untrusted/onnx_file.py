@@ -11,7 +11,7 @@ from pathlib import Path
 from tieops.errors import UntrustedFileError
 from tieops.ir.notation import printable
 from tieops.ir.storage.data_files import MAX_PROTO_BYTES
-from tieops.system.mapping import map_file
+from tieops.system.mapping import map_file, may_stay_mapped
 from tieops.system.opening import open_to_read
 from tieops.untrusted.limits import Limits, raising
 from tieops.untrusted.onnx_tensors import shown
@@ -19,7 +19,7 @@ from tieops.untrusted.onnx_tensors import shown
 __all__ = ["ModelFile", "check_size", "read_file", "refuse_other_formats"]
 
 MAPPED_FROM = 1 << 20
-"""Files from this size on are mapped; their large weights stay in the mapping."""
+"""Files from this size on are mapped where they can be, and their large weights stay in them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_file(path: Path, limits: Limits) -> ModelFile:
         status = os.fstat(descriptor)  # again: it may have been swapped in between
         _refuse_others(status, name)
         check_size(status.st_size, name, limits)
-        if status.st_size >= MAPPED_FROM:
+        if status.st_size >= MAPPED_FROM and may_stay_mapped():
             data = map_file(descriptor, status.st_size)
         else:
             data = file.read(status.st_size + 1)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 import tieops
 from tests.exporters.test_onnx import files, tied_head, weight_of
-from tieops.ir.storage import living
+from tieops.errors import UntrustedFileError
 
 
 @pytest.mark.parametrize("external_data", [True, False])
@@ -48,11 +55,118 @@ def test_what_is_one_range_of_a_file_that_went_is_one_range_still(tmp_path):
     assert written.stored_bytes == stored
 
 
-def test_a_model_that_nobody_holds_is_forgotten():
+@pytest.mark.parametrize("how", ["removed", "replaced", "a link", "a FIFO", "the folder removed"])
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_model_that_was_read_stays_readable_whatever_happens_to_the_name(
+    how, looked_at, tmp_path
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    first = tied_head()
+    weight = weight_of(first)
+    path = tieops.to_onnx(first, folder / "m.onnx", external_data=True).path
+    model, derived = tieops.from_onnx(path), tieops.untie(tieops.from_onnx(path))
+    if looked_at:
+        weight_of(model)
+    data = folder / "m.onnx.data"
+    size = data.stat().st_size
+    data.unlink()
+    if how == "replaced":
+        data.write_bytes(bytes(size))
+    elif how == "a link":
+        (tmp_path / "other").write_bytes(bytes(size))
+        data.symlink_to(tmp_path / "other")
+    elif how == "a FIFO":
+        os.mkfifo(data)
+    elif how == "the folder removed":
+        shutil.rmtree(folder)
+    for each in (model, derived):
+        np.testing.assert_array_equal(weight_of(each), weight)
+        again = tieops.to_onnx(each, tmp_path / "again.onnx", external_data=True)
+        np.testing.assert_array_equal(weight_of(tieops.from_onnx(again)), weight)
+    with tieops.session(model, "cpu") as one, tieops.session(first, "cpu") as other:
+        feeds = {port.name: np.zeros((2, 3), np.int64) for port in one.inputs}
+        (got,), (wanted,) = one.run(feeds).values(), other.run(feeds).values()
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["cut", "longer", "other bytes"])
+def test_data_that_was_written_to_after_the_import_is_refused(how, tmp_path):
+    path = tieops.to_onnx(tied_head(), tmp_path / "m.onnx", external_data=True).path
+    model = tieops.from_onnx(path)
+    with (tmp_path / "m.onnx.data").open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if how == "other bytes":
+            file.write(b"other")
+        else:
+            os.truncate(file.fileno(), {"cut": size // 2, "longer": 2 * size}[how])
+    os.utime(tmp_path / "m.onnx.data", ns=(0, 0))
+    (tmp_path / "m.onnx.data").unlink()  # it is the file that is asked, not its name
+    with pytest.raises(UntrustedFileError, match="is not the file that was imported"):
+        weight_of(model)
+
+
+def test_thousands_of_models_do_not_use_up_the_descriptors(tmp_path):
+    """Of each file there is one descriptor, and of a quarter of what a process may open."""
+    code = """
+    import os, resource, sys
+    import numpy as np, tieops
+    from tests.exporters.test_onnx import tied_head, weight_of
+    first = tied_head()
+    weight = weight_of(first)
+    path = tieops.to_onnx(first, sys.argv[1] + "/m.onnx", external_data=True)
+    def opened():
+        return len(os.listdir("/proc/self/fd"))
+    before = opened()
+    same = [tieops.from_onnx(path) for _ in range(50)]
+    for each in same:
+        weight_of(each)
+    assert opened() <= before + 2, (before, opened())
+    most = before + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    models, kept = [], []
+    for number in range(most + 20):
+        folder = f"{sys.argv[1]}/{number}"
+        os.mkdir(folder)
+        models.append(tieops.from_onnx(tieops.to_onnx(first, folder + "/m.onnx",
+                                                      external_data=True)))
+    assert opened() <= before + 2 + most // 4
+    # What is not held open is, once its name goes by our own hand.
+    for number in (0, 1, most, most + 10):
+        tieops.to_onnx(tied_head(), f"{sys.argv[1]}/{number}/m.onnx", external_data=True)
+        assert not os.path.exists(f"{sys.argv[1]}/{number}/m.onnx.data")
+    for each in models:
+        np.testing.assert_array_equal(weight_of(each), weight)
+        for parameter in each.parameters:
+            parameter.tensor.release()
+    print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), tmp_path],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_a_graph_of_onnx_ir_holds_its_data_as_well(tmp_path):
+    first = tied_head()
+    weight = weight_of(first)
+    path = tieops.to_onnx(first, tmp_path / "m.onnx", external_data=True).path
+    model = tieops.TiedModel(onnx_ir.load(path))
+    tieops.to_onnx(model, path, external_data=True)
+    assert "m.onnx.data" not in files(tmp_path)
+    np.testing.assert_array_equal(weight_of(model), weight)
+
+
+def test_a_model_that_nobody_holds_holds_no_file(tmp_path):
+    path = tieops.to_onnx(tied_head(), tmp_path / "m.onnx", external_data=True).path
     gc.collect()
-    before = len(living._models)
-    model = tied_head()
-    assert len(living._models) > before
+    before = len(os.listdir("/proc/self/fd"))
+    model = tieops.from_onnx(path)
+    assert len(os.listdir("/proc/self/fd")) > before
     del model
     gc.collect()
-    assert len(living._models) <= before
+    assert len(os.listdir("/proc/self/fd")) == before
