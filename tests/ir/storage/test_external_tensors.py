@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def tensors(model: tieops.TiedModel) -> list[CheckedTensor]:
 
 
 def descriptors() -> int:
+    gc.collect()  # models have cycles, and hold their files until they are collected
     return len(os.listdir("/proc/self/fd"))
 
 
