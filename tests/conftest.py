@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
 
-import numpy as np
-import onnx_ir
-import onnxruntime as ort
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from tests.support import fake_cuda
+pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
+
+from tests.support import fake_cuda  # noqa: E402
+from tests.support.browsers import CHROMIUM, DRIVER  # noqa: E402
+from tests.support.plain_runtime import PlainRuntime  # noqa: E402
 
 settings.register_profile(
     "tieops",
@@ -26,11 +24,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("tieops")
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-DRIVER = shutil.which("chromedriver")
-FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
 
 
 _IN_TEST_ALL = {
@@ -68,36 +61,6 @@ def _deselect(
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(f"{missing} here: {len(left_out)} tests of {of} left out")
-
-
-class PlainRuntime:
-    """ONNX Runtime on the CPU with its graph optimizations off: what the graph says, in order."""
-
-    def run(self, model: onnx_ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        data = onnx_ir.to_proto(model).SerializeToString()
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return session.run(None, dict(feeds))
-
-    def feeds(self, model: onnx_ir.Model, seed: int = 0, ids_below: int = 8) -> dict[str, Any]:
-        """Return seeded inputs; flags are true where ``seed`` is odd."""
-        rng = np.random.default_rng(seed)
-        feeds: dict[str, Any] = {}
-        for value in model.graph.inputs:
-            if value.is_initializer():
-                continue
-            shape = tuple(int(size) for size in value.shape.numpy())
-            kind = value.dtype.numpy()
-            if kind == np.bool_:
-                feeds[value.name] = np.full(shape, bool(seed % 2))
-            elif np.issubdtype(kind, np.integer):
-                feeds[value.name] = rng.integers(0, ids_below, shape).astype(kind)
-            else:
-                feeds[value.name] = rng.standard_normal(shape).astype(kind)
-        return feeds
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import made
+from tests.support.graphs import made
+from tests.support.model_facts import serialized
 from tieops.cli import app, main
 from tieops.errors import PreconditionError, SelectionError, TieopsError
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass

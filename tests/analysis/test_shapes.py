@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir
 
-from tests.passes.test_untie import made
+from tests.support.graphs import made
 from tieops.analysis import shapes
 from tieops.analysis.shapes import derived, infer_in_place, shaped
 from tieops.model import TiedModel

@@ -119,7 +119,7 @@ LOOKS: dict[str, Callable[[], Look]] = {
 
 def measure(what: str, name: str, path: str) -> dict[str, float]:
     """Return the seconds or the growth of anonymous memory, and the bytes that may go."""
-    from tests.benchmarks.surgery_memory import growth
+    from tests.support.memory import growth
 
     look = LOOKS[name]()
     if name != "tieops":

@@ -10,12 +10,10 @@ the weights' size.
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from onnx import helper
 
 import tieops
 from tests.benchmarks.timing import versions
+from tests.support.memory import growth
 
 LIMIT = 50_000_000
 WIDTH = 1024
@@ -88,37 +87,6 @@ def write_models(folder: Path, total_bytes: int) -> None:
         graph = helper.make_graph(nodes, "g", [ids], outputs, stored)
         opsets = [helper.make_opsetid("", 20)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / name)
-
-
-def _anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not say how much anonymous memory a process has")
-
-
-def growth(work: Callable[[], object]) -> int:
-    """Return the peak of anonymous memory while ``work`` runs, less what there was before."""
-    gc.collect()
-    before = _anonymous_bytes()
-    peak = before
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        result = work()
-        peak = max(peak, _anonymous_bytes())
-    finally:
-        done.set()
-        watcher.join()
-    del result
-    return peak - before
 
 
 VERBS: dict[str, tuple[str, Verb]] = {

@@ -24,8 +24,8 @@ import numpy as np
 
 import tieops
 from tests.benchmarks.big_models import COPY, DATA, TIED, write_transformer
-from tests.benchmarks.surgery_memory import growth
 from tests.benchmarks.timing import medians, versions
+from tests.support.memory import growth
 
 OUT = "out.onnx"
 Work = Callable[[Path], object]

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tieops
-from tests.analysis.diff.test_diff import model_of
+from tests.support.heads import model_of
 from tieops.cli import app, main
 
 

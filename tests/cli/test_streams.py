@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tieops
-from tests.analysis.diff.test_diff import model_of
+from tests.support.heads import model_of
 from tieops.cli import main
 
 

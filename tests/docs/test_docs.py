@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import re
 import sys
 import types
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+from tests.support.markdown import BLOCK, PAGES, ROOT
 
 
 def steps(page: Path) -> list[tuple[int, str, str | None]]:

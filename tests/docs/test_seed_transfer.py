@@ -10,7 +10,7 @@ import torch
 
 import tieops
 from fixtures.torch_models import TiedLanguageModel
-from tests.golden.test_golden import serialized
+from tests.support.model_facts import serialized
 from tieops.passes.untie import UntiePass
 
 VOCAB, WIDTH, CLASSES = 1000, 300, 15

@@ -22,8 +22,8 @@ import pytest
 import tieops
 import tieops.torch
 from fixtures.site import EXPLORED
-from tests.conftest import CHROMIUM, DRIVER
-from tests.docs.test_docs import BLOCK, PAGES, ROOT
+from tests.support.browsers import CHROMIUM, DRIVER
+from tests.support.markdown import BLOCK, PAGES, ROOT
 from tests.support.pages import open_browser
 from tieops import errors
 

@@ -203,7 +203,7 @@ def test_a_transposed_view_takes_no_copy_of_the_whole(tmp_path):
     code = """
     import os, sys
     import numpy as np
-    from tests.benchmarks.surgery_memory import growth
+    from tests.support.memory import growth
     from tieops.exporters.copying import write_array
 
     array = np.zeros((65536, 1024), np.float32)

@@ -140,7 +140,7 @@ def test_weights_of_torch_are_not_copied_in_memory(tmp_path):
     """A transposed and a plain weight of 128 MB each: blocks of 16 MiB, and nothing more."""
     code = """
     import sys, torch, tieops
-    from tests.benchmarks.surgery_memory import growth
+    from tests.support.memory import growth
 
     class Net(torch.nn.Module):
         def __init__(self):

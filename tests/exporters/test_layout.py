@@ -13,7 +13,8 @@ from onnx import numpy_helper, parser
 from typer.testing import CliRunner
 
 import tieops
-from tests.exporters.test_onnx import files, ids, tied_head, weight_of
+from tests.support.files import files
+from tests.support.heads import ids, tied_head, weight_of
 from tieops.cli import app
 from tieops.cli.streams import check_out
 from tieops.errors import ExportError, PreconditionError

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 import tieops
-from tests.exporters.test_onnx import files, tied_head
-from tests.exporters.test_temporary import dead_writer
+from tests.support.files import dead_writer, files
+from tests.support.heads import tied_head
 from tieops.exporters.old_data import DATA, data_of, free_data_path, is_data_name, sweep, unread
 from tieops.exporters.temporary import free_name
 

@@ -20,46 +20,11 @@ import pytest
 from onnx import TensorProto, numpy_helper, parser
 
 import tieops
+from tests.support.files import files
+from tests.support.heads import RNG, ids, tied_head, weight_of
 from tieops.errors import ExportError, PostconditionError
 from tieops.exporters import model_files
 from tieops.exporters.layout import PAGE_ALIGNED_FROM, PAGE_BYTES
-
-RNG = np.random.default_rng(0)
-
-
-def tied_head(
-    vocab: int = 200,
-    width: int = 16,
-    *,
-    shape: str = "n, s",
-    bias: bool = False,
-    dtype: Any = np.float32,
-) -> tieops.TiedModel:
-    """Return Gather(w) -> MatMul(Transpose(w)) [-> Add(b)]."""
-    kind = {np.float32: "float", np.float16: "float16", np.float64: "double"}[dtype]
-    tail = "y = MatMul(h, t)" if not bias else "m = MatMul(h, t)  y = Add(m, b)"
-    proto = parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 20]>
-        g (int64[{shape}] x) => ({kind}[{shape}, {vocab}] y) {{
-            h = Gather(w, x)  t = Transpose<perm = [1, 0]>(w)  {tail} }}""")
-    weight = RNG.standard_normal((vocab, width)).astype(dtype)
-    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    if bias:
-        values = RNG.standard_normal(vocab).astype(dtype)
-        proto.graph.initializer.append(numpy_helper.from_array(values, "b"))
-    return tieops.from_onnx(proto)
-
-
-def weight_of(model: tieops.TiedModel, name: str = "w") -> np.ndarray:
-    return model.ir.graph.initializers[name].const_value.numpy()
-
-
-def ids(*shape: int, vocab: int = 200) -> np.ndarray:
-    return RNG.integers(0, vocab, shape)
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
-
 
 # What is written
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
+from tests.support.files import dead_writer
 from tieops.errors import ExportError
 from tieops.exporters import temporary as module
 from tieops.exporters.temporary import (
@@ -18,15 +18,6 @@ from tieops.exporters.temporary import (
     temporary,
 )
 from tieops.ir.storage.data_files import is_temporary
-
-
-def dead_writer(folder: Path) -> None:
-    """Leave a temporary file as a killed process leaves it."""
-    child = os.fork()
-    if not child:
-        with temporary(folder, "data"):
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
 
 
 def test_a_temporary_file_is_new_and_goes(tmp_path):

@@ -12,29 +12,13 @@ import onnx_ir
 import pytest
 
 import tieops
+from tests.support.golden_graphs import CASES, GRAPHS, load
+from tests.support.model_facts import same_bits, serialized, ties_of
 from tieops.model import TiedModel
-
-GRAPHS = Path(__file__).parents[2] / "fixtures" / "graphs"
-CASES = sorted(folder.name for folder in GRAPHS.iterdir())
-
-
-def load(case: str, which: str) -> onnx_ir.Model:
-    return onnx_ir.from_onnx_text((GRAPHS / case / f"{which}.onnxtxt").read_text())
 
 
 def expected(case: str) -> dict[str, Any]:
     return json.loads((GRAPHS / case / "expect.json").read_text())
-
-
-def serialized(model: onnx_ir.Model) -> bytes:
-    return onnx_ir.to_proto(model).SerializeToString(deterministic=True)
-
-
-def ties_of(model: TiedModel) -> dict[str, list[list[str]]]:
-    ties: dict[str, list[list[str]]] = {}
-    for tie in model.ties:
-        ties.setdefault(tie.parameter.name, []).append(sorted(slot.name for slot in tie.slots))
-    return {name: sorted(groups) for name, groups in ties.items()}
 
 
 def one_each(ties: dict[str, list[str]]) -> dict[str, list[list[str]]]:
@@ -99,12 +83,6 @@ def graph_facts(graph: onnx_ir.Graph) -> Any:
 def facts(model: onnx_ir.Model) -> Any:
     functions = {str(key): graph_facts(each.graph) for key, each in model.functions.items()}
     return {"main": graph_facts(model.graph), "functions": functions}
-
-
-def same_bits(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return [(a.dtype, a.shape, a.tobytes()) for a in some] == [
-        (b.dtype, b.shape, b.tobytes()) for b in others
-    ]
 
 
 # -- the tests ------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def test_a_large_file_is_not_copied_into_memory(tmp_path: Path, place: str) -> N
     onnx.save(model(large) if place == "initializer" else nested(place, large), path)
     program = """
 import json, sys, tieops
-from tests.benchmarks.surgery_memory import growth
+from tests.support.memory import growth
 tieops.from_onnx
 print(json.dumps(growth(lambda: tieops.from_onnx(sys.argv[1]).duplicates)))
 """

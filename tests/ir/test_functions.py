@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import tieops
-from tests.passes.test_untie import CONSTANT, X, made, outputs
+from tests.support.graphs import CONSTANT, made, rows
+from tests.support.model_facts import outputs
+
+X = rows(2, 8)
 
 HOME = Path(tieops.__file__).parent / "ir" / "functions"
 ALPHA = "LeakyRelu<alpha: float = @alpha>"

@@ -10,47 +10,15 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import IDS, dead, made, outputs, rows, unread
+from tests.support.checked_passes import removed
+from tests.support.graphs import IDS, made, rows
+from tests.support.model_facts import left, operators, serialized, stored
 from tieops.errors import PreconditionError, SelectionError
 from tieops.passes.base import Preserves, run
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 
 X = {"x": rows(2, 8)}
 CX = {**X, "c": np.array(True)}
-
-
-def removed(
-    model: tieops.TiedModel, feeds: dict[str, np.ndarray], **options: Any
-) -> tieops.TiedModel:
-    """Remove outputs, and check all that always holds."""
-    before = serialized(model.ir)
-    small = tieops.remove_disconnected_outputs(model, **options)
-    assert serialized(model.ir) == before, "the argument was changed"
-    onnx.checker.check_model(onnx_ir.to_proto(small.ir), full_check=True)
-    want = outputs(model, feeds)
-    inputs = {str(value.name) for value in small.ir.graph.inputs}
-    got = outputs(small, {name: array for name, array in feeds.items() if name in inputs})
-    assert got
-    for name, array in got.items():
-        assert array.tobytes() == want[name].tobytes(), name
-    assert not unread(small)
-    assert not dead(small)
-    again = tieops.remove_disconnected_outputs(small, keep=[*got])
-    assert serialized(again.ir) == serialized(small.ir)
-    return small
-
-
-def left(model: tieops.TiedModel) -> list[str]:
-    return [str(value.name) for value in model.ir.graph.outputs]
-
-
-def stored(model: tieops.TiedModel) -> list[str]:
-    return [*model.ir.graph.initializers]
-
-
-def operators(model: tieops.TiedModel) -> list[str]:
-    return [node.op_type for node in model.ir.graph.all_nodes()]
 
 
 # -- what no input reaches ------------------------------------------------------------------------
@@ -349,3 +317,54 @@ def test_what_went_is_reported_with_its_reason():
         "initializer v: nothing needs it any more",
     ]
     assert RemoveDisconnectedOutputsPass.preserves == Preserves.BITS
+
+
+# -- branches, random functions and names ----------------------------------------------------------
+
+
+def test_a_branch_computes_nothing_for_an_output_that_is_gone():
+    """z's weights in both branches stay, for the If still has two outputs."""
+    model = made(
+        "g (bool c, float[2,8] x) => (float[2,8] y, float[2,8] z)"
+        "{ y, z = If<then_branch = a () => (float[2,8] p, float[2,8] q)"
+        " { p = MatMul(x, w)  q = MatMul(x, v) },"
+        " else_branch = b () => (float[2,8] r, float[2,8] s)"
+        " { r = MatMul(x, w)  s = MatMul(x, u) }>(c) }",
+        w=(8, 8),
+        v=(8, 8),
+        u=(8, 8),
+    )
+    assert stored(removed(model, CX, keep=["y"])) == ["w"]
+
+
+def test_random_numbers_in_a_function_are_no_constant():
+    model = made(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] z) { y = Relu(x)  z = f.noise() }",
+        ["noise () => (o) { o = RandomNormal<shape = [2, 8], seed = 1.0>() }"],
+    )
+    assert left(tieops.remove_disconnected_outputs(model)) == ["y", "z"]
+
+
+def test_a_norm_in_training_mode_needs_its_three_outputs():
+    """Taking two of them away makes the model invalid."""
+    model = made(
+        "g (float[2,3,4,4] x) => (float[2,3,4,4] y, float[3] m, float[3] v)"
+        "{ y, m, v = BatchNormalization<training_mode = 1>(x, s, s, s, s) }",
+        s=np.ones(3, np.float32),
+    )
+    small = tieops.remove_disconnected_outputs(model, keep=["y"])
+    onnx.checker.check_model(onnx_ir.to_proto(small.ir), full_check=True)
+    assert rows(2, 3, 4, 4).any()
+
+
+def test_one_name_is_one_name():
+    """A string is an iterable of letters: "the model has no output called l"."""
+    model = made(THREE.replace(" a", " logits"), **SIZES)
+    assert left(tieops.remove_disconnected_outputs(model, keep="logits")) == ["logits"]
+
+
+@pytest.mark.parametrize("name", ["logit", "Logits"])
+def test_near_names_are_listed(name: str) -> None:
+    model = made(THREE.replace(" a", " logits"), **SIZES)
+    with pytest.raises(tieops.TieopsError, match="nearest: logits"):
+        tieops.remove_disconnected_outputs(model, keep=[name])

@@ -8,11 +8,13 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import CONSTANT, X, dead, made, outputs, rows, unread
+from tests.support.graphs import CONSTANT, made, rows
+from tests.support.model_facts import dead, outputs, serialized, unread
 from tieops.errors import PreconditionError
 from tieops.passes.base import run
 from tieops.passes.replace_head import ReplaceHeadPass
+
+X = rows(2, 8)
 
 WEIGHT, BIAS = rows(5, 8), rows(5)
 RELU = "act (a) => (o) { o = Relu(a) }"

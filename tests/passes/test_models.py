@@ -17,7 +17,7 @@ import torch
 
 import tieops
 from fixtures.torch_models import build
-from tests.importers.test_models import inputs, model_path
+from tests.support.onnx_models import inputs, model_path
 from tests.support.wheels import fetch
 from tieops.model import TiedModel
 

@@ -15,10 +15,8 @@ from onnx.backend.test.case.test_case import TestCase as Case
 from onnx.reference import ReferenceEvaluator
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.importers.test_models import inputs, model_path
-from tests.ir.dataflow.test_dead_arguments import unread_anywhere
-from tests.passes.test_untie import outputs
+from tests.support.model_facts import outputs, serialized, unread_anywhere
+from tests.support.onnx_models import inputs, model_path
 from tieops.ir.walk import all_nodes
 
 OPSET_8 = "test_scan_sum"

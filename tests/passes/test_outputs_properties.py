@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from onnx import inliner
 
 import tieops
-from tests.conftest import PlainRuntime
-from tests.golden.test_golden import serialized
-from tests.ir.dataflow.test_dead_arguments import unread_anywhere
-from tests.passes.test_untie import FUNCTION
+from tests.support.graphs import FUNCTION
+from tests.support.model_facts import serialized, unread_anywhere
+from tests.support.plain_runtime import PlainRuntime
 from tieops.errors import PreconditionError
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 

@@ -10,7 +10,8 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.passes.test_untie import facts, made, outputs, rows
+from tests.support.graphs import made, rows
+from tests.support.model_facts import facts, outputs
 from tieops.ir.slices import PART
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass

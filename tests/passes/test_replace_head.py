@@ -6,31 +6,20 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
-import onnx_ir
 import pytest
 import torch
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import IDS, dead, homes, made, outputs, rows, unread
+from tests.support.checked_passes import as_declared, refused, replaced
+from tests.support.graphs import IDS, made, rows
+from tests.support.head_tails import BAKED, FOLLOWS
+from tests.support.heads import LINEAR, head_on, inferred
+from tests.support.model_facts import homes, outputs, serialized
 from tieops.errors import PreconditionError, SelectionError
 from tieops.passes.base import Preserves, run
 from tieops.passes.replace_head import ReplaceHeadPass
 
 X = {"x": rows(2, 8)}
-LINEAR = "g (float[n,8] x) => (float[n,10] y) { y = MatMul(x, w) }"
-
-
-def inferred(model: tieops.TiedModel) -> tieops.TiedModel:
-    """Give every value its shape, as exporters do."""
-    return tieops.from_onnx(onnx.shape_inference.infer_shapes(onnx_ir.to_proto(model.ir)))
-
-
-def head_on(tail: str, outs: str = "float[n,10] y", **tensors: Any) -> tieops.TiedModel:
-    """Return a model whose head's result ``k``, of 10 classes, goes through ``tail``."""
-    text = f"g (float[n,8] x) => ({outs}) {{ h = MatMul(x, w)  k = Add(h, b)  {tail} }}"
-    return inferred(made(text, w=(8, 10), b=(10,), **tensors))
 
 
 def with_upstream(model: tieops.TiedModel, value: str) -> tieops.TiedModel:
@@ -39,29 +28,6 @@ def with_upstream(model: tieops.TiedModel, value: str) -> tieops.TiedModel:
     found = [v for node in graph.graph for v in node.outputs if v.name == value]
     graph.graph.outputs.extend(found)
     return tieops.from_onnx(graph)
-
-
-def replaced(model: tieops.TiedModel, *args: Any, **options: Any) -> tieops.TiedModel:
-    """Replace the head by one of 15, and check all that always holds."""
-    before = serialized(model.ir)
-    small = tieops.replace_head(model, *args, **{"out_features": 15} | options)
-    assert serialized(model.ir) == before, "the argument was changed"
-    onnx.checker.check_model(onnx_ir.to_proto(small.ir), full_check=True)
-    assert not unread(small)
-    assert not dead(small)
-    return small
-
-
-def as_declared(model: tieops.TiedModel, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a model, and compare its outputs with the sizes that it declares."""
-    found = outputs(model, feeds)
-    for value in model.ir.graph.outputs:
-        array = found[str(value.name)]
-        assert value.shape is not None
-        assert len(value.shape) == array.ndim
-        sizes = zip(value.shape.dims, array.shape, strict=True)
-        assert all(not isinstance(size, int) or size == actual for size, actual in sizes)
-    return found
 
 
 def new_values(model: tieops.TiedModel, name: str) -> np.ndarray:
@@ -321,117 +287,12 @@ def test_the_weights_output_of_the_seed_stays():
 
 # -- downstream -----------------------------------------------------------------------------------
 
-FOLLOWS: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
-    "Softmax": ("y = Softmax(k)", "float[n,10] y", {}, (2, 15)),
-    "LogSoftmax": ("y = LogSoftmax(k)", "float[n,10] y", {}, (2, 15)),
-    "Sigmoid": ("y = Sigmoid(k)", "float[n,10] y", {}, (2, 15)),
-    "Transpose": ("y = Transpose(k)", "float[10,n] y", {}, (15, 2)),
-    "ArgMax": ("y = ArgMax<axis = -1>(k)", "int64[n,1] y", {}, (2, 1)),
-    "ArgMax of rows": ("y = ArgMax<axis = 0, keepdims = 0>(k)", "int64[10] y", {}, (15,)),
-    "TopK": ("y, i = TopK(k, c)", "float[n,3] y, int64[n,3] i", {"c": np.array([3])}, (2, 3)),
-    "Reshape": ("y = Reshape(k, c)", "float[n,10] y", {"c": np.array([-1, 10])}, (2, 15)),
-    "Reshape to more axes": (
-        "y = Reshape(k, c)",
-        "float[n,1,10] y",
-        {"c": np.array([-1, 1, 10])},
-        (2, 1, 15),
-    ),
-    "Reshape that keeps": ("y = Reshape(k, c)", "float[n,10] y", {"c": np.array([0, -1])}, (2, 15)),
-    "Flatten": ("y = Flatten(k)", "float[n,10] y", {}, (2, 15)),
-    "Unsqueeze": ("y = Unsqueeze(k, c)", "float[n,1,10] y", {"c": np.array([1])}, (2, 1, 15)),
-    "Squeeze": (
-        "u = Unsqueeze(k, c)  y = Squeeze(u, c)",
-        "float[n,10] y",
-        {"c": np.array([0])},
-        (2, 15),
-    ),
-    "a scale": ("y = Mul(k, c)", "float[n,10] y", {"c": np.ones(1, np.float32)}, (2, 15)),
-    "Where": ("z = Greater(k, c)  y = Where(z, k, c)", "float[n,10] y", {"c": (1,)}, (2, 15)),
-    "ReduceSum": ("y = ReduceSum(k, c)", "float[n,1] y", {"c": np.array([1])}, (2, 1)),
-    "ReduceMax": (
-        "y = ReduceMax<keepdims = 0>(k, c)",
-        "float[10] y",
-        {"c": np.array([0])},
-        (15,),
-    ),
-    "Gather": ("y = Gather<axis = 1>(k, c)", "float[n,2] y", {"c": np.array([3, 9])}, (2, 2)),
-    "Gather of rows": (
-        "y = Gather<axis = 0>(k, c)",
-        "float[10] y",
-        {"c": np.array(0)},
-        (15,),
-    ),
-    "Slice of rows": (
-        "y = Slice(k, s, e, a)",
-        "float[m,10] y",
-        {"s": np.array([0]), "e": np.array([1]), "a": np.array([0])},
-        (1, 15),
-    ),
-    "Slice of all": (
-        "y = Slice(k, s, e, a)",
-        "float[n,10] y",
-        {"s": np.array([0]), "e": np.array([2**62]), "a": np.array([1])},
-        (2, 15),
-    ),
-    "Cast": ("y = Cast<to = 10>(k)", "float16[n,10] y", {}, (2, 15)),
-    "several": (
-        "s = Softmax(k)  t = Transpose(s)  y = Log(t)",
-        "float[10,n] y",
-        {},
-        (15, 2),
-    ),
-}
-
 
 @pytest.mark.parametrize("name", FOLLOWS)
 def test_sizes_downstream_follow(name: str) -> None:
     tail, outs, stored, want = FOLLOWS[name]
     small = replaced(head_on(tail, outs, **stored))
     assert as_declared(small, X)["y"].shape == want
-
-
-BAKED: dict[str, tuple[str, str, dict[str, Any], str]] = {
-    "Add of a constant": ("n1 = Relu(k)  y = Mul(n1, c)", "float[n,10] y", {"c": (10,)}, "Mul"),
-    "Reshape that splits": (
-        "y = Reshape(k, c)",
-        "float[n,2,5] y",
-        {"c": np.array([-1, 2, 5])},
-        "Reshape",
-    ),
-    "Gather out of range": (
-        "y = Gather<axis = 1>(k, c)",
-        "float[n,1] y",
-        {"c": np.array([9])},
-        "Gather",
-    ),
-    "Slice": (
-        "y = Slice(k, s, e, a)",
-        "float[n,5] y",
-        {"s": np.array([5]), "e": np.array([10]), "a": np.array([1])},
-        "Slice",
-    ),
-    "Slice to the end": (
-        "y = Slice(k, s, e, a)",
-        "float[n,10] y",
-        {"s": np.array([0]), "e": np.array([10]), "a": np.array([1])},
-        "Slice",
-    ),
-    "TopK": ("y, i = TopK(k, c)", "float[n,9] y, int64[n,9] i", {"c": np.array([9])}, "TopK"),
-    "an operator that is not known": (
-        "y = Pad(k, c)",
-        "float[n,12] y",
-        {"c": np.array([0, 1, 0, 1])},
-        "Pad",
-    ),
-    "another layer": ("y = MatMul(k, c)", "float[n,3] y", {"c": (10, 3)}, "MatMul"),
-    "both axes": ("t = Transpose(k)  y = MatMul(k, t)", "float[n,n] y", {}, "MatMul"),
-    "Split": (
-        "y, z = Split<axis = 1, num_outputs = 2>(k)",
-        "float[n,5] y, float[n,5] z",
-        {},
-        "Split",
-    ),
-}
 
 
 @pytest.mark.parametrize("name", BAKED)
@@ -495,14 +356,6 @@ def test_a_norm_at_another_output_is_no_head():
     small = replaced(model)
     want, got = outputs(model, X), as_declared(small, X)
     assert got["z"].tobytes() == want["z"].tobytes()
-
-
-def refused(model: tieops.TiedModel, *args: Any, **options: Any) -> str:
-    before = serialized(model.ir)
-    with pytest.raises(tieops.TieopsError) as caught:
-        tieops.replace_head(model, *args, **{"out_features": 15} | options)
-    assert serialized(model.ir) == before
-    return str(caught.value)
 
 
 def test_wrong_names_list_near_ones():

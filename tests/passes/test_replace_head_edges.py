@@ -10,21 +10,16 @@ import pytest
 
 import tieops
 from fixtures.torch_models import build
-from tests.passes.test_replace_head import (
-    BAKED,
-    FOLLOWS,
-    LINEAR,
-    X,
-    as_declared,
-    head_on,
-    inferred,
-    refused,
-    replaced,
-)
-from tests.passes.test_untie import made, outputs, rows
+from tests.support.checked_passes import as_declared, refused, replaced
+from tests.support.graphs import made, rows
+from tests.support.head_tails import BAKED, FOLLOWS
+from tests.support.heads import LINEAR, head_on, inferred
+from tests.support.model_facts import outputs
 from tieops.errors import PreconditionError
 from tieops.passes.base import run
 from tieops.passes.replace_head import ReplaceHeadPass
+
+X = {"x": rows(2, 8)}
 
 # -- graphs without value infos: what people write, and what old exporters write ------------------
 

@@ -10,7 +10,7 @@ import onnx_ir
 import pytest
 from onnx import numpy_helper, parser
 
-from tests.golden.test_golden import serialized
+from tests.support.model_facts import serialized
 from tieops.errors import PreconditionError
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
 

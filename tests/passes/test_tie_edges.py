@@ -7,8 +7,8 @@ import onnx_ir
 from hypothesis import given
 
 import tieops
-from tests.conftest import PlainRuntime
-from tests.properties.test_views_and_ties import Drawn, check_tie, graphs
+from tests.support.drawn_graphs import Drawn, check_tie, graphs
+from tests.support.plain_runtime import PlainRuntime
 from tieops.model import TiedModel
 
 A = "{" + ", ".join(str(i * 37 % 101) for i in range(64)) + "}"

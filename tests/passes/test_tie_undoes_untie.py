@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tieops
-from tests.conftest import PlainRuntime
-from tests.passes.test_properties import checked, facts
-from tests.properties.test_views_and_ties import Drawn, bits_of, feeds_of, graphs
+from tests.support.checked_passes import valid
+from tests.support.drawn_graphs import Drawn, bits_of, feeds_of, graphs
+from tests.support.model_facts import facts
+from tests.support.plain_runtime import PlainRuntime
 from tieops.model import TiedModel
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
@@ -23,7 +24,7 @@ def test_tie_undoes_untie(plain_runtime: PlainRuntime, drawn: Drawn) -> None:
     model = tieops.tie(drawn.model(), include_small=True)
     if not only_permuted(model):
         return
-    again = checked(tieops.tie(tieops.untie(model)))
+    again = valid(tieops.tie(tieops.untie(model)))
     assert facts(again) == facts(model)
     feeds = feeds_of(drawn.proto)
     assert bits_of(plain_runtime.run(again.ir, feeds)) == bits_of(
@@ -52,7 +53,7 @@ def test_untie_together_keeps_who_leaves_tied(
     leaving = data.draw(
         st.lists(st.sampled_from(tie.slots), min_size=2, max_size=len(tie.slots) - 1, unique=True)
     )
-    free = checked(tieops.untie(model, *leaving, together=True))
+    free = valid(tieops.untie(model, *leaving, together=True))
     at = {(slot.node.outputs[0].name, slot.index) for slot in leaving}
     homes = {s.parameter for s in free.slots if (s.node.outputs[0].name, s.index) in at}
     assert len(homes) == 1

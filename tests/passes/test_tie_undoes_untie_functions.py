@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import dead, facts, made, outputs, unread
+from tests.support.graphs import made
+from tests.support.model_facts import dead, facts, outputs, serialized, unread
 from tieops.errors import PreconditionError
 from tieops.ir.view import Slice
 from tieops.passes.base import run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,55 +9,31 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime as ort
 import pytest
-from onnx import numpy_helper, parser
+from onnx import parser
 
 import tieops
-from tests.golden.test_golden import CASES, load, same_bits, serialized, ties_of
+from tests.support.checked_passes import all_freed, and_back, freed
+from tests.support.golden_graphs import CASES, load
+from tests.support.graphs import CONSTANT, IDS, made, rows
+from tests.support.model_facts import (
+    Arrays,
+    dead,
+    homes,
+    operators,
+    outputs,
+    same_bits,
+    serialized,
+    ties_of,
+    unread,
+)
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.metadata.keys import set_lr_factor
 from tieops.model import TiedModel
 from tieops.passes.base import Preserves, run
 from tieops.passes.untie import UntiePass
 
-Arrays = Mapping[str, np.ndarray]
-FUNCTION = '<opset_import: ["" : 20, "f" : 1], domain: "f"> '
-IDS = np.array([0, 3, 7, 1])
-
-
-def made(
-    text: str, functions: Sequence[str] = (), opset: int = 20, **tensors: Any
-) -> tieops.TiedModel:
-    """Return a model from ONNX text; a tensor is an array, or the shape of a random one."""
-    domains = f'"" : {opset}' + (', "f" : 1' if functions else "")
-    body = "\n".join([text, *(FUNCTION + each for each in functions)])
-    ir_version = 10 if opset >= 20 else 8
-    proto = parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{domains}]>\n{body}")
-    rng = np.random.default_rng(0)
-    for name, given in tensors.items():
-        array = given
-        if isinstance(given, tuple):
-            array = rng.standard_normal(given).astype(np.float32)
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    return tieops.from_onnx(proto)
-
-
-def rows(*shape: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def outputs(model: tieops.TiedModel, feeds: Arrays) -> dict[str, np.ndarray]:
-    """Run a graph as it is: no optimization, and no packing, which depends on what is constant."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    data = onnx_ir.to_proto(model.ir).SerializeToString()
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+X = rows(2, 8)
 
 
 def written_outputs(model: tieops.TiedModel, path: Path, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -67,82 +42,8 @@ def written_outputs(model: tieops.TiedModel, path: Path, feeds: Arrays) -> dict[
     return dict(tieops.session(written, provider="cpu", optimize=False).run(dict(feeds)))
 
 
-def unread(model: tieops.TiedModel) -> list[str]:
-    return [
-        str(value.name)
-        for value in model.ir.graph.initializers.values()
-        if not value.uses() and not value.is_graph_output() and not value.is_graph_input()
-    ]
-
-
-def dead(model: tieops.TiedModel) -> list[str]:
-    """Return what computes for nobody: nodes, and functions that are not called."""
-    bodies = [model.ir.graph, *model.ir.functions.values()]
-    nodes = [node for body in bodies for node in body]
-    called = {node.op_identifier() for body in bodies for node in body.all_nodes()}
-    return [
-        str(node.op_type)
-        for node in nodes
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs)
-    ] + [key[1] for key in model.ir.functions if key not in called]
-
-
-def operators(model: tieops.TiedModel) -> list[str]:
-    return [node.op_type for node in model.ir.graph.all_nodes()]
-
-
-def homes(model: tieops.TiedModel) -> dict[str, str]:
-    return {slot.name: slot.parameter.name for slot in model.slots}
-
-
-def facts(model: tieops.TiedModel) -> Any:
-    """Return what ``tie(untie(m))`` must bring back: ties, names, slots and bytes."""
-    ties = sorted((tie.names, [str(slot) for slot in tie.slots]) for tie in model.ties)
-    return ties, sorted(str(slot) for slot in model.slots), model.ledger
-
-
-def freed(
-    model: tieops.TiedModel, feeds: Arrays, *targets: Any, together: bool = False
-) -> tieops.TiedModel:
-    """Untie, and check all that always holds."""
-    before = serialized(model.ir)
-    free = tieops.untie(model, *targets, together=together)
-    assert serialized(model.ir) == before, "the argument was changed"
-    assert serialized(free.ir) != before, "nothing was untied"
-    onnx.checker.check_model(onnx_ir.to_proto(free.ir), full_check=True)
-    want, got = outputs(model, feeds), outputs(free, feeds)
-    assert any(np.nan_to_num(each).any() for each in want.values())
-    assert same_bits([*got.values()], [*want.values()])
-    assert not unread(free)
-    assert not dead(free)
-    return free
-
-
-def all_freed(model: tieops.TiedModel, feeds: Arrays) -> tieops.TiedModel:
-    """Untie all, and check that all own what they read, exactly, and that tie brings it back."""
-    free = freed(model, feeds)
-    assert not free.ties
-    operands = model.ledger.stored_bytes - sum(each.nbytes for each in model.parameters)
-    assert free.ledger.stored_bytes <= operands + sum(s.logical_bytes for s in free.slots)
-    assert sum(each.nbytes for each in free.parameters) == sum(
-        slot.logical_bytes for slot in free.slots
-    )
-    assert serialized(tieops.untie(free).ir) == serialized(free.ir)
-    return free
-
-
-def and_back(model: tieops.TiedModel, feeds: Arrays) -> tieops.TiedModel:
-    """The same, and tie the free model again."""
-    free = all_freed(model, feeds)
-    again = tieops.tie(free)
-    assert facts(again) == facts(model)
-    assert same_bits([*outputs(again, feeds).values()], [*outputs(model, feeds).values()])
-    return free
-
-
 # -- every form of sharing ------------------------------------------------------------------------
 
-X = rows(2, 8)
 EMBEDDING = "g (int64[4] ids) => (float[4,12] y) { h = Gather(emb, ids) "
 
 
@@ -305,9 +206,6 @@ def test_calls_in_branches():
     )
     for taken in (True, False):
         and_back(model, {"x": X, "c": np.array(taken)})
-
-
-CONSTANT = "w = Constant<value = float[8,8] {" + ", ".join(map(str, rows(64).tolist())) + "}>() "
 
 
 def test_constant_inside_a_function_that_is_called_again():

@@ -9,22 +9,13 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.golden.test_golden import load, serialized
-from tests.passes.test_untie import (
-    CONSTANT,
-    IDS,
-    X,
-    all_freed,
-    and_back,
-    facts,
-    freed,
-    homes,
-    made,
-    outputs,
-    rows,
-    unread,
-)
+from tests.support.checked_passes import all_freed, and_back, freed
+from tests.support.golden_graphs import load
+from tests.support.graphs import CONSTANT, IDS, made, rows
+from tests.support.model_facts import facts, homes, outputs, serialized, unread
 from tieops.ir.metadata.keys import TORCH_KIND, TORCH_PERSISTENT
+
+X = rows(2, 8)
 
 # -- node names -----------------------------------------------------------------------------------
 

@@ -7,23 +7,14 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.golden.test_golden import same_bits, ties_of
-from tests.passes.test_untie import (
-    CONSTANT,
-    X,
-    all_freed,
-    and_back,
-    facts,
-    freed,
-    homes,
-    made,
-    outputs,
-    rows,
-    unread,
-)
+from tests.support.checked_passes import all_freed, and_back, freed
+from tests.support.graphs import CONSTANT, made, rows
+from tests.support.model_facts import facts, homes, outputs, same_bits, ties_of, unread
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
 from tieops.passes.untie import UntiePass
+
+X = rows(2, 8)
 
 TWICE = "twice (a, v) => (o) { b = MatMul(a, v)  o = MatMul(b, v) }"
 

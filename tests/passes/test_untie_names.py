@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tieops
-from tests.passes.test_untie import made
+from tests.support.graphs import made
 from tieops.errors import SelectionError
 from tieops.ir.metadata.keys import add_names
 

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from onnx.backend.test.case import node as node_cases
 
 import tieops
-from tests.conftest import PlainRuntime
+from tests.support.plain_runtime import PlainRuntime
 from tieops.errors import PreconditionError
 from tieops.model import TiedModel
 

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 import tieops
 from fixtures.gallery import GALLERY, Shown
-from tests import conftest
+from tests.support import browsers
 from tests.support.firefox import open_firefox
 from tests.support.pages import Page, open_browser
 
@@ -29,16 +29,16 @@ SLACK = 1.5
 """Pixels that a glyph may reach out of its box."""
 
 
-@pytest.fixture(scope="module", params=["chromium", *(["firefox"] if conftest.FIREFOX else [])])
+@pytest.fixture(scope="module", params=["chromium", *(["firefox"] if browsers.FIREFOX else [])])
 def page(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:
     profile = tmp_path_factory.mktemp("profile")
     if request.param == "firefox":
-        with open_firefox(conftest.FIREFOX, profile) as opened:
+        with open_firefox(browsers.FIREFOX, profile) as opened:
             yield opened
         return
-    chromium, driver = conftest.CHROMIUM, conftest.DRIVER
+    chromium, driver = browsers.CHROMIUM, browsers.DRIVER
     assert chromium, "the tests of the page need Chromium: install Debian's chromium"
     assert driver, "the tests of the page need chromedriver: install Debian's chromium-driver"
     with open_browser(chromium, driver, profile) as opened:

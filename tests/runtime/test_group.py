@@ -13,43 +13,17 @@ import numpy as np
 import onnx_ir
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper, parser
+from onnx import parser
 
 import tieops
 from fixtures.torch_models import build
+from tests.support.graphs import stored, weight
+from tests.support.heads import decoder, encoder
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
-from tieops.model import TiedModel
 from tieops.runtime.memory import shared_weights
 from tieops.runtime.providers import Blocker
 
 MODES = ("packed", "mapped", "default")
-ENCODER = "{ e = Gather(table, ids)  l = MatMul(e, w)  y = Tanh(l) }"
-DECODER = """{ e = Gather(table, ids)  a = Add(e, memory)  l = MatMul(a, w)  h = Tanh(l)
-    t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }"""
-
-
-def model(text: str, opset: int = 20, **tensors: np.ndarray[Any, Any]) -> TiedModel:
-    """Return a model of ONNX text with these tensors stored in it."""
-    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}')
-    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in tensors.items())
-    return tieops.from_onnx(proto)
-
-
-def random(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(0.05)
-
-
-def encoder(table: np.ndarray[Any, Any], name: str = "table", opset: int = 20) -> TiedModel:
-    width = table.shape[1]
-    text = f"(int64[b, s] ids) => (float[b, s, {width}] y) {ENCODER.replace('table', name)}"
-    return model(text, opset, **{name: table, "w": random(width, width, seed=1)})
-
-
-def decoder(table: np.ndarray[Any, Any], name: str = "table", opset: int = 20) -> TiedModel:
-    vocab, width = table.shape
-    text = f"(int64[b, s] ids, float[b, s, {width}] memory) => (float[b, s, {vocab}] y) "
-    text += DECODER.replace("table", name)
-    return model(text, opset, **{name: table, "w": random(width, width, seed=2)})
 
 
 def ran(sessions: Any, vocab: int) -> np.ndarray[Any, Any]:
@@ -68,7 +42,7 @@ def ran(sessions: Any, vocab: int) -> np.ndarray[Any, Any]:
 def test_outputs_are_those_of_separate_sessions(
     memory: Any, form: str, optimize: bool, tmp_path: Path
 ) -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     paths = {}
     for name, each in {"encoder": encoder(table), "decoder": decoder(table)}.items():
         path = tmp_path / f"{name}.onnx"
@@ -88,7 +62,7 @@ def test_outputs_are_those_of_separate_sessions(
 @pytest.mark.parametrize("memory", MODES)
 @pytest.mark.slow
 def test_every_kind_of_model_can_share(memory: Any, tmp_path: Path) -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     one, other = encoder(table), decoder(table, "lm_head")
     proto = onnx_ir.to_proto(other.ir)
     path = tieops.to_onnx(one, tmp_path / "encoder.onnx", external_data=False).path
@@ -110,7 +84,7 @@ def test_every_kind_of_model_can_share(memory: Any, tmp_path: Path) -> None:
 def test_models_that_were_read_with_raised_limits_share(
     memory: Any, given: str, tmp_path: Path
 ) -> None:
-    table, raised = random(5000, 64), tieops.Limits(name_bytes=100_000, hard_links=True)
+    table, raised = weight(5000, 64), tieops.Limits(name_bytes=100_000, hard_links=True)
     models: dict[str, Any] = {}
     for name, each in {"encoder": encoder(table), "decoder": decoder(table)}.items():
         next(iter(each.ir.graph)).name = "n" * 70_000
@@ -129,7 +103,7 @@ def test_models_that_were_read_with_raised_limits_share(
 
 
 def test_a_name_alone_merges_nothing(tmp_path: Path) -> None:
-    tables = random(3000, 64), random(3000, 64)
+    tables = weight(3000, 64), weight(3000, 64)
     tables[1][-1, -1] = np.nextafter(tables[1][-1, -1], np.float32(1))
     tables[1][0, 0] = 7
     made = {"encoder": encoder(tables[0]), "decoder": decoder(tables[1])}
@@ -140,13 +114,13 @@ def test_a_name_alone_merges_nothing(tmp_path: Path) -> None:
 
 
 def test_other_dtypes_and_shapes_are_not_the_same_weight() -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     zeros = np.zeros((3000, 64), np.float32)
-    wide = model("(int64[n] x) => (double[n, 64] y) { y = Gather(t, x) }", t=table.astype(float))
-    tall = model("(int64[n] x) => (float[n, 3000] y) { y = Gather(t, x) }", t=table.T.copy())
-    minus = model("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=-zeros)
-    plus = model("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=zeros)
-    same = model("(int64[n] x) => (float[n, 64] y) { y = Gather(u, x) }", u=table)
+    wide = stored("(int64[n] x) => (double[n, 64] y) { y = Gather(t, x) }", t=table.astype(float))
+    tall = stored("(int64[n] x) => (float[n, 3000] y) { y = Gather(t, x) }", t=table.T.copy())
+    minus = stored("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=-zeros)
+    plus = stored("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=zeros)
+    same = stored("(int64[n] x) => (float[n, 64] y) { y = Gather(u, x) }", u=table)
     group = tieops.sessions(
         {"a": same, "b": wide, "c": tall, "d": minus, "e": plus}, "cpu", memory="mapped"
     )
@@ -176,7 +150,7 @@ def test_real_models_with_every_weight_shared(
 
 @pytest.mark.parametrize("memory", MODES)
 def test_models_of_different_opsets(memory: Any) -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     made = {"encoder": encoder(table, opset=13), "decoder": decoder(table, opset=21)}
     group = tieops.sessions(made, "cpu", memory=memory)
     wanted = ran({name: tieops.session(each, "cpu") for name, each in made.items()}, 3000)
@@ -188,8 +162,10 @@ def test_quantized_tables_stay_constants(memory: Any) -> None:
     """A quantized table in both, and the head that multiplies by it in one."""
     table = np.random.default_rng(0).integers(-127, 127, (3000, 64)).astype(np.int8)
     look = "e = Gather(q, ids)  f = DequantizeLinear(e, scale)"
-    one = model(f"(int64[n] ids) => (float[n, 64] f) <float scale = {{0.1}}> {{ {look} }}", q=table)
-    other = model(
+    one = stored(
+        f"(int64[n] ids) => (float[n, 64] f) <float scale = {{0.1}}> {{ {look} }}", q=table
+    )
+    other = stored(
         f"""(int64[n] ids) => (float[n, 3000] y) <float scale = {{0.1}}> {{ {look}
         w = DequantizeLinear(q, scale)  t = Transpose<perm = [1, 0]>(w)  y = MatMul(f, t) }}""",
         q=table,
@@ -205,10 +181,14 @@ def test_quantized_tables_stay_constants(memory: Any) -> None:
 
 @pytest.mark.parametrize("memory", MODES)
 def test_a_shared_weight_that_is_an_output_and_one_that_is_an_input(memory: Any) -> None:
-    table = random(3000, 64)
-    out = model("(int64[n] x) => (float[n, 64] y, float[3000, 64] t) { y = Gather(t, x) }", t=table)
-    fed = model("(int64[n] x, float[3000, 64] t) => (float[n, 64] y) { y = Gather(t, x) }", t=table)
-    plain = model("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=table)
+    table = weight(3000, 64)
+    out = stored(
+        "(int64[n] x) => (float[n, 64] y, float[3000, 64] t) { y = Gather(t, x) }", t=table
+    )
+    fed = stored(
+        "(int64[n] x, float[3000, 64] t) => (float[n, 64] y) { y = Gather(t, x) }", t=table
+    )
+    plain = stored("(int64[n] x) => (float[n, 64] y) { y = Gather(t, x) }", t=table)
     group = tieops.sessions({"out": out, "fed": fed, "plain": plain}, "cpu", memory=memory)
     np.testing.assert_array_equal(group["out"].run({"x": [1]})["t"], table)
     ones = np.ones_like(table)
@@ -223,7 +203,7 @@ def test_a_shared_weight_that_is_an_output_and_one_that_is_an_input(memory: Any)
 @pytest.mark.parametrize("memory", MODES)
 @pytest.mark.parametrize("kind", ["file", "model"])
 def test_each_session_can_go_before_the_others(memory: Any, kind: str, tmp_path: Path) -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     made: dict[str, Any] = {"encoder": encoder(table), "decoder": decoder(table)}
     if kind == "file":
         for name, each in made.items():
@@ -245,7 +225,7 @@ def test_a_with_block_closes_them_all_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    table = random(3000, 64)
+    table = weight(3000, 64)
     with tieops.sessions({"encoder": encoder(table), "decoder": decoder(table)}, "cpu") as group:
         assert len(list(tmp_path.iterdir())) == 1
         assert list(group) == ["encoder", "decoder"]
@@ -257,7 +237,7 @@ def test_a_with_block_closes_them_all_and_leaves_no_folder(
 
 
 def test_threads_run_the_sessions_at_once() -> None:
-    table = random(3000, 64)
+    table = weight(3000, 64)
     group = tieops.sessions(
         {"encoder": encoder(table), "decoder": decoder(table)}, "cpu", memory="mapped", threads=1
     )
@@ -280,12 +260,12 @@ def test_threads_run_the_sessions_at_once() -> None:
 def test_a_file_that_was_replaced_is_read_again(memory: Any, how: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     feeds = {"ids": [[1, 2]], "memory": np.zeros((1, 2, 64), np.float32)}
-    data = tieops.to_onnx(decoder(random(20_000, 64)), path, external_data=True).data_path
+    data = tieops.to_onnx(decoder(weight(20_000, 64)), path, external_data=True).data_path
     assert data is not None
     old = tieops.session(path, "cpu", memory=memory)
     before = old.run(feeds)["y"]
     changed = tmp_path / "other.onnx"
-    table = random(20_000, 64, seed=9)
+    table = weight(20_000, 64, seed=9)
     source = tieops.to_onnx(decoder(table), changed, external_data=True).data_path
     assert source is not None
     if how == "replace":
@@ -310,7 +290,7 @@ def test_no_models_no_sessions(models: Any) -> None:
 
 def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    good = encoder(random(100, 8))
+    good = encoder(weight(100, 8))
     with pytest.raises(PreconditionError, match="unknown memory mode 'one'"):
         tieops.sessions({"a": good}, "cpu", memory="one")  # type: ignore[arg-type]
     with pytest.raises(PreconditionError, match="unknown provider 'tpu'"):
@@ -335,7 +315,7 @@ def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_cuda_means_cuda_and_auto_says_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = {"a": encoder(random(3000, 64)), "b": encoder(random(3000, 64))}
+    models = {"a": encoder(weight(3000, 64)), "b": encoder(weight(3000, 64))}
     for blocker in (Blocker("no NVIDIA GPU was found", "use another machine"), None):
         # None: the checks beforehand find nothing, and yet nothing can be uploaded.
         monkeypatch.setattr("tieops.runtime.group.find_blocker", lambda *_, found=blocker: found)
@@ -350,7 +330,7 @@ def test_cuda_means_cuda_and_auto_says_what_it_took(monkeypatch: pytest.MonkeyPa
 
 def test_an_uploaded_value_is_handed_over_as_a_reference() -> None:
     """What the sessions on CUDA rest upon, shown on the CPU: owned memory is refused, and lives."""
-    array = random(3, 4)
+    array = weight(3, 4)
     owner = ort.OrtValue.ortvalue_from_shape_and_type([3, 4], np.float32)
     owner.update_inplace(array)
     settings = ort.SessionOptions()
@@ -361,13 +341,13 @@ def test_an_uploaded_value_is_handed_over_as_a_reference() -> None:
     del owner
     gc.collect()
     settings.add_initializer("t", value)
-    look = model("(int64[n] x) => (float[n, 4] y) { y = Gather(t, x) }", t=np.zeros_like(array))
+    look = stored("(int64[n] x) => (float[n, 4] y) { y = Gather(t, x) }", t=np.zeros_like(array))
     session = ort.InferenceSession(onnx_ir.to_proto(look.ir).SerializeToString(), settings)
     np.testing.assert_array_equal(session.run(None, {"x": np.arange(3)})[0], array)
 
 
 def test_the_group_is_a_mapping_that_cannot_be_changed() -> None:
-    group = tieops.sessions({"a": encoder(random(100, 8))}, "cpu")
+    group = tieops.sessions({"a": encoder(weight(100, 8))}, "cpu")
     assert len(group) == 1
     assert "a" in group
     assert group.get("b") is None

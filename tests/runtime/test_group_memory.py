@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import tieops
-from tests.runtime.test_group import decoder, encoder, random
+from tests.support.graphs import weight
+from tests.support.heads import decoder, encoder
 
 VOCAB, WIDTH = 60_000, 256
 TABLE_BYTES = VOCAB * WIDTH * 4
@@ -52,7 +53,7 @@ if how == "wait":  # until the other process has measured
 def command(folder: Path, paths: dict[str, Path], mode: str, how: str) -> list[str]:
     warm = {}
     for name, make in {"encoder": encoder, "decoder": decoder}.items():
-        warm[name] = str(tieops.to_onnx(make(random(100, 8)), folder / f"{name}.warm").path)
+        warm[name] = str(tieops.to_onnx(make(weight(100, 8)), folder / f"{name}.warm").path)
     given = json.dumps({name: str(path) for name, path in paths.items()})
     return [sys.executable, "-c", MEASURE, how, mode, json.dumps(warm), given, "4"]
 
@@ -69,7 +70,7 @@ def resident(folder: Path, paths: dict[str, Path], mode: str, how: str = "togeth
 def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An encoder and a decoder, each with a data file of its own and with its weights inside."""
     folder = tmp_path_factory.mktemp("pair")
-    table = random(VOCAB, WIDTH)
+    table = weight(VOCAB, WIDTH)
     made = {"encoder": encoder(table, "shared"), "decoder": decoder(table, "lm_head")}
     found = {}
     for (name, each), apart in itertools.product(made.items(), (True, False)):

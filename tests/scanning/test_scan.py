@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tieops
-from tests.remote.test_remote_models import save_random
+from tests.support.files import save_random
 from tests.support.servers import serving
 from tieops.cli import app
 from tieops.errors import PreconditionError

@@ -1,19 +1,18 @@
-"""Small tied graphs with weights of any size and dtype, without an exporter."""
+"""Graphs from ONNX text, with weights of any size and dtype."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir
 from onnx import numpy_helper, parser
 
 import tieops
 from tieops.model import TiedModel
-
-__all__ = ["DTYPES", "head", "recurrent", "stored", "weight", "written"]
 
 DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -22,9 +21,9 @@ DTYPES: dict[str, Any] = {
 }
 
 
-def stored(text: str, **tensors: np.ndarray[Any, Any]) -> TiedModel:
-    """Return a model of ONNX text with these tensors stored in it."""
-    proto = parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g {text}')
+def stored(text: str, opset: int = 20, **tensors: np.ndarray[Any, Any]) -> TiedModel:
+    """Return a model of ONNX text with these tensors stored in it, all of one graph ``g``."""
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g {text}')
     proto.graph.initializer.extend(_proto(array, name) for name, array in tensors.items())
     return tieops.from_onnx(proto)
 
@@ -42,30 +41,36 @@ def weight(*shape: int, dtype: str = "float", seed: int = 0) -> np.ndarray[Any, 
     return found.astype(DTYPES[dtype])
 
 
-def head(vocab: int, width: int, dtype: str = "float", seed: int = 0) -> TiedModel:
-    """Return an embedding, a square layer of its own, and the tied output projection."""
-    return stored(
-        f"""(int64[b, s] ids) => ({dtype}[b, s, {vocab}] y) {{
-          e = Gather(table, ids)  l = MatMul(e, w)  h = Tanh(l)
-          t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }}""",
-        table=weight(vocab, width, dtype=dtype),
-        w=weight(width, width, dtype=dtype, seed=seed + 1),
-    )
+FUNCTION = '<opset_import: ["" : 20, "f" : 1], domain: "f"> '
 
 
-def recurrent(vocab: int, width: int) -> TiedModel:
-    """Return an embedding, an LSTM, and the tied output projection."""
-    return stored(
-        f"""(int64[s, b] ids) => (float[s, b, {vocab}] y) {{
-          e = Gather(table, ids)  o = LSTM<hidden_size = {width}>(e, w, r)
-          axes = Constant<value_ints = [1]>()  h = Squeeze(o, axes)
-          t = Transpose<perm = [1, 0]>(table)  y = MatMul(h, t) }}""",
-        table=weight(vocab, width),
-        w=weight(1, 4 * width, width, seed=1),
-        r=weight(1, 4 * width, width, seed=2),
-    )
+IDS = np.array([0, 3, 7, 1])
 
 
-def written(model: TiedModel, path: Path) -> tuple[Path, int]:
-    """Write a model with a data file; return the path, and its unique bytes."""
-    return tieops.to_onnx(model, path, external_data=True).path, model.ledger.stored_bytes
+def made(
+    text: str, functions: Sequence[str] = (), opset: int = 20, **tensors: Any
+) -> tieops.TiedModel:
+    """Return a model from ONNX text; a tensor is an array, or the shape of a random one."""
+    domains = f'"" : {opset}' + (', "f" : 1' if functions else "")
+    body = "\n".join([text, *(FUNCTION + each for each in functions)])
+    ir_version = 10 if opset >= 20 else 8
+    proto = parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{domains}]>\n{body}")
+    rng = np.random.default_rng(0)
+    for name, given in tensors.items():
+        array = given
+        if isinstance(given, tuple):
+            array = rng.standard_normal(given).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return tieops.from_onnx(proto)
+
+
+def rows(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+CONSTANT = "w = Constant<value = float[8,8] {" + ", ".join(map(str, rows(64).tolist())) + "}>() "
+
+
+def graph(text: str, functions: Sequence[str] = (), **tensors: object) -> onnx_ir.Model:
+    """Return a graph of its own, to be edited."""
+    return made(text, functions, **tensors).clone()

@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 import tieops
-from tests.exporters.test_onnx import files, tied_head
+from tests.support.files import files
+from tests.support.heads import tied_head
 from tieops.errors import ExportError
 from tieops.system import folders, names, opening
 from tieops.system.names import leads_out, steps_back, unfit_here

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tieops
-from tests.passes.test_untie import made
+from tests.support.graphs import made
 from tieops.errors import UnsupportedModelError
 
 OUTER = "<float[1] w = {10}>"

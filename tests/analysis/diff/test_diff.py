@@ -10,27 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir
 import pytest
-from onnx import numpy_helper, parser
 
 import tieops
 from fixtures.torch_models import build
 from tests.support.counting import assert_linear
+from tests.support.heads import model_of, noise
 from tieops.model import TiedModel
-
-TEXT = """g (int64[b] ids) => (float[b, 60] y) {
-    e = Gather(emb, ids)  r = Relu(e)  z = MatMul(r, head)  y = Add(z, bias) }"""
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
-
-
-def model_of(text: str = TEXT, **weights: np.ndarray) -> TiedModel:
-    proto = parser.parse_model('<ir_version: 10, opset_import: ["" : 20]> ' + text)
-    emb = noise(60, 8)
-    stored = {"emb": emb, "head": emb.T.copy(), "bias": noise(60)} | weights
-    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in stored.items())
-    return tieops.from_onnx(proto)
 
 
 def edited(edit: Callable[[onnx_ir.Model], object]) -> TiedModel:

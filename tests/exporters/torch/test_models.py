@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import tieops
-from tests.exporters.torch.test_to_torch import groups_of, names_of
-from tests.importers.test_models import MODELS, inputs, model_path
-from tests.importers.torch.test_models import CASES, Wanted, tie_names
+from tests.support.module_ties import groups_of, names_of
+from tests.support.onnx_models import MODELS, inputs, model_path
+from tests.support.torch_modules import CASES, Wanted, tie_names
 
 NAMES = [name for name in CASES if not name.endswith("-2000")]
 QUICK = ("bert-150", "lstm-150", "autoencoder-150", "seed language model", "seed autoencoder")

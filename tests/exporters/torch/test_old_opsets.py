@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import tieops
-from tests.passes.test_untie import outputs
+from tests.support.model_facts import outputs
 from tieops.errors import UnsupportedModelError
 
 RNG = np.random.default_rng(0)

@@ -17,8 +17,9 @@ from torch import nn
 
 import tieops
 from fixtures.torch_models import TiedLanguageModel, build
-from tests.golden.test_golden import CASES as GOLDEN
-from tests.golden.test_golden import load
+from tests.support.golden_graphs import CASES as GOLDEN
+from tests.support.golden_graphs import load
+from tests.support.module_ties import groups_of, names_of
 from tieops.errors import UnsupportedModelError
 from tieops.importers.torch.lr_factors import lr_factors
 
@@ -30,17 +31,6 @@ def text(body: str, opset: int = 20) -> tieops.TiedModel:
 
 def imported(module: nn.Module, *args: torch.Tensor, dims: Any = None) -> tieops.TiedModel:
     return tieops.from_torch(module.eval(), args, dynamic_shapes=dims)
-
-
-def names_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(module.named_parameters(remove_duplicate=False))
-
-
-def groups_of(module: nn.Module) -> set[frozenset[str]]:
-    groups: dict[int, set[str]] = {}
-    for name, parameter in names_of(module).items():
-        groups.setdefault(id(parameter), set()).add(name)
-    return {frozenset(names) for names in groups.values()}
 
 
 # --- graphs --------------------------------------------------------------------------------------

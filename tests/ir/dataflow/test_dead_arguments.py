@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,10 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.passes.test_disconnected_outputs import operators, removed, stored
-from tests.passes.test_untie import made, rows
-from tieops.ir.walk import all_graphs, all_nodes, nested_graphs
-from tieops.passes.base import run
+from tests.support.checked_passes import removal_report, removed, trimmed
+from tests.support.graphs import made, rows
+from tests.support.model_facts import operators, stored
+from tieops.ir.walk import all_nodes, nested_graphs
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 
 X = {"x": rows(2, 4)}
@@ -21,68 +20,11 @@ W = {"w": (2, 4), "v": (2, 4), "u": (2, 4)}
 N = {"n": np.array(3)}
 
 
-def unread_anywhere(model: tieops.TiedModel) -> Iterator[str]:
-    """Yield what nothing reads, in all graphs and functions, looked at port by port."""
-    for graph in all_graphs(model.ir):
-        for value in graph.initializers.values():
-            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
-                yield f"initializer {value.name}"
-    read = {
-        (node.op_identifier(), i)
-        for node in all_nodes(model.ir)
-        for i, output in enumerate(node.outputs)
-        if output.uses() or output.is_graph_output()
-    }
-    for key, function in model.ir.functions.items():
-        yield from (f"input {v.name} of {key}" for v in function.inputs if _is_lost(v))
-        count = len(function.outputs)
-        yield from (f"output {i} of {key}" for i in range(count) if (key, i) not in read)
-    for node in all_nodes(model.ir):
-        lost = [_is_lost(output) for output in node.outputs]
-        if all(lost):
-            yield f"{node.op_type} {node.name}"
-        if node.domain == "" and node.op_type in ("If", "Loop", "Scan"):
-            yield from (f"{node.op_type} {port}" for port in _unread_ports(node, lost))
-
-
-def _unread_ports(node: onnx_ir.Node, lost: list[bool]) -> Iterator[str]:
-    if node.op_type == "If":
-        yield from (f"output {i}" for i, is_lost in enumerate(lost) if is_lost)
-        return
-    body = node.attributes["body"].as_graph()
-    first = 2 if node.op_type == "Loop" else 0
-    scanned = node.attributes["num_scan_inputs"].as_int() if node.op_type == "Scan" else 0
-    states = len(body.inputs) - first - scanned
-    for i, is_lost in enumerate(lost):
-        if is_lost and (i >= states or _is_lost(body.inputs[first + i])):
-            yield f"output {i}"
-    unread = [value.name for value in body.inputs[first + states :] if _is_lost(value)]
-    if len(unread) > 1:
-        yield f"inputs {unread}"
-
-
-def _is_lost(value: onnx_ir.Value) -> bool:
-    return not value.uses() and not value.is_graph_output()
-
-
-def trimmed(
-    model: tieops.TiedModel, feeds: Mapping[str, np.ndarray], **options: Any
-) -> tieops.TiedModel:
-    small = removed(model, dict(feeds), **options)
-    assert list(unread_anywhere(small)) == []
-    return small
-
-
 def ports(model: tieops.TiedModel, op_type: str) -> tuple[int, int, int, int]:
     """Return how many inputs and outputs a node has, and its body."""
     (node,) = [node for node in all_nodes(model.ir) if node.op_type == op_type]
     body = node.attributes["body"].as_graph()
     return len(node.inputs), len(node.outputs), len(body.inputs), len(body.outputs)
-
-
-def report(model: tieops.TiedModel, **options: Any) -> list[str]:
-    _, result = run(RemoveDisconnectedOutputsPass(**options), model)
-    return [str(each) for each in (*result.changes, *result.skips)]
 
 
 # -- Loop -----------------------------------------------------------------------------------------
@@ -186,7 +128,7 @@ def test_loops_in_loops_and_branches_are_trimmed_together():
 
 
 def test_a_loop_says_what_went():
-    assert report(looped(ROUND), keep=["a"])[4:8] == [
+    assert removal_report(looped(ROUND), keep=["a"])[4:8] == [
         "state q of Loop: nothing needs it any more",
         "state r of Loop: nothing needs it any more",
         "output d of Loop: nothing needs it any more",
@@ -266,7 +208,7 @@ def test_a_scan_of_opset_8_is_left_alone_and_the_report_says_so():
     )
     small = removed(model, {"w": rows(1, 4), "x": rows(1, 5, 4)}, keep=["a"])
     assert ports(small, "Scan") == (3, 2, 2, 2)
-    assert report(model, keep=["a"]) == [
+    assert removal_report(model, keep=["a"]) == [
         "output s: removed as asked",
         "Scan: not changed, nobody reads some of its outputs, but it is a Scan of opset 8, "
         "with a batch axis and sequence lengths",
@@ -293,7 +235,7 @@ def test_bodies_of_operators_that_are_not_known_stay_as_they_are():
 
 def test_outputs_at_the_end_that_nobody_reads_are_reported():
     model = made("g (float[2,8] x) => (float[2,8] y, bool[2,8] m) { y, m = Dropout(x) }")
-    assert report(model, keep=["y"]) == [
+    assert removal_report(model, keep=["y"]) == [
         "output m: removed as asked",
         "output m of Dropout: nothing needs it any more",
     ]

@@ -7,11 +7,14 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.ir.dataflow.test_dead_arguments import W, X, report, trimmed
-from tests.passes.test_disconnected_outputs import left, removed, stored
-from tests.passes.test_untie import FUNCTION, made
+from tests.support.checked_passes import removal_report, removed, trimmed
+from tests.support.graphs import FUNCTION, made, rows
+from tests.support.model_facts import left, stored
 from tieops.ir.walk import all_nodes
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
+
+X = {"x": rows(2, 4)}
+W = {"w": (2, 4), "v": (2, 4), "u": (2, 4)}
 
 TWO = "two (a, b, c) => (d, e) { d = Neg(a)  h = Mul(b, c)  e = Neg(h) }"
 
@@ -25,7 +28,7 @@ def test_a_function_s_output_goes_with_what_only_it_needed():
     (function,) = small.ir.functions.values()
     assert ([v.name for v in function.inputs], len(function.outputs)) == (["a"], 1)
     assert [len(node.inputs) for node in small.ir.graph] == [1]
-    assert report(model, keep=["y"]) == [
+    assert removal_report(model, keep=["y"]) == [
         "output z: removed as asked",
         "input b of two: nothing needs it any more",
         "input c of two: nothing needs it any more",
@@ -123,7 +126,7 @@ def test_the_outputs_of_such_a_function_stay_and_the_report_says_so(domain: str)
     model = tieops.from_onnx(onnx_ir.from_onnx_text(text))
     small = tieops.remove_disconnected_outputs(model, keep=["y"])
     assert [len(node.outputs) for node in small.ir.graph] == [2]
-    assert report(model, keep=["y"]) == [
+    assert removal_report(model, keep=["y"]) == [
         "output z: removed as asked",
         "Own: not changed, nobody reads some of its outputs, but it stands in for an operator "
         "that a runtime may have itself",

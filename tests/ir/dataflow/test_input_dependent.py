@@ -6,10 +6,11 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tests.ir.dataflow.test_liveness import W, graph
-from tests.passes.test_untie import FUNCTION
+from tests.support.graphs import FUNCTION, graph
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.operators.predicates import is_random
+
+W = {"w": (3, 4)}
 
 
 def reached(model: onnx_ir.Model) -> set[str | None]:

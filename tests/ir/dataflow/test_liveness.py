@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir
 
-from tests.passes.test_untie import made
+from tests.support.graphs import graph
 from tieops.ir.dataflow.liveness import Liveness, eliminate_dead_code
-
-
-def graph(text: str, functions: Sequence[str] = (), **tensors: object) -> onnx_ir.Model:
-    return made(text, functions, **tensors).clone()
 
 
 def names(model: onnx_ir.Model) -> list[str]:

@@ -16,7 +16,8 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.exporters.test_onnx import files, tied_head, weight_of
+from tests.support.files import files
+from tests.support.heads import tied_head, weight_of
 from tieops.errors import UntrustedFileError
 
 
@@ -111,7 +112,7 @@ def test_thousands_of_models_do_not_use_up_the_descriptors(tmp_path):
     code = """
     import os, resource, sys
     import numpy as np, tieops
-    from tests.exporters.test_onnx import tied_head, weight_of
+    from tests.support.heads import tied_head, weight_of
     first = tied_head()
     weight = weight_of(first)
     path = tieops.to_onnx(first, sys.argv[1] + "/m.onnx", external_data=True)

@@ -11,7 +11,9 @@ import pytest
 import tieops
 from tests.benchmarks.tied_models import MODELS
 from tests.support.fake_cuda import FakeCuda
-from tests.support.graphs import DTYPES, head, recurrent, written
+from tests.support.files import written
+from tests.support.graphs import DTYPES
+from tests.support.heads import head, recurrent
 
 pytestmark = pytest.mark.fake_cuda
 

@@ -11,7 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.support.fake_cuda import FakeCuda
-from tests.support.graphs import head, recurrent, stored, weight, written
+from tests.support.files import written
+from tests.support.graphs import stored, weight
+from tests.support.heads import head, recurrent
 from tieops.ir.operators.on_cuda import NEEDS_CUDNN
 
 pytestmark = pytest.mark.fake_cuda

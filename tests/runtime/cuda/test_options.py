@@ -10,7 +10,9 @@ import pytest
 
 import tieops
 from tests.support.fake_cuda import FakeCuda
-from tests.support.graphs import head, stored, weight, written
+from tests.support.files import written
+from tests.support.graphs import stored, weight
+from tests.support.heads import head
 from tieops.errors import PreconditionError
 
 TEXT = "(float[{n}, 3] x) => (float[{n}, 4] y) {{ y = MatMul(x, w) }}"

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_cuda import FakeCuda
-from tests.support.graphs import head, stored, weight, written
+from tests.support.files import written
+from tests.support.graphs import stored, weight
+from tests.support.heads import head
 from tieops.runtime.placement import PlacedNode, Placement
 
 OPENED = """

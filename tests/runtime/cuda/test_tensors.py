@@ -10,7 +10,8 @@ import pytest
 
 import tieops
 from tests.support.fake_cuda import FakeCuda
-from tests.support.graphs import DTYPES, stored, weight, written
+from tests.support.files import written
+from tests.support.graphs import DTYPES, stored, weight
 from tieops.errors import PreconditionError
 
 TEXT = "({kind}[n, 3] x) => ({kind}[n, 4] y) {{ y = MatMul(x, w) }}"

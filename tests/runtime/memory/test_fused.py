@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import tieops
-from tests.runtime.memory.test_weights import head
+from tests.support.heads import head_read_by
 from tieops.runtime.memory.fused_matmul import fuse_products
 
 SHAPES = {"w": (5, 4)}
@@ -124,7 +124,7 @@ def test_a_branch_that_has_a_weight_of_that_name_is_left() -> None:
 
 @pytest.mark.parametrize("form", ["gemm", "portable"])
 def test_packed_gives_what_a_plain_session_gives_bit_for_bit(form: str, tmp_path: Path) -> None:
-    tied = head(5000, 64)
+    tied = head_read_by(5000, 64)
     path = tieops.to_onnx(tied, tmp_path / "m.onnx", external_data=True, tie_form=form).path
     plain = tieops.to_onnx(
         tied, tmp_path / "plain.onnx", external_data=True, tie_form="portable"
@@ -137,6 +137,6 @@ def test_packed_gives_what_a_plain_session_gives_bit_for_bit(form: str, tmp_path
 
 
 def test_without_optimizations_nothing_is_fused(tmp_path: Path) -> None:
-    path = tieops.to_onnx(head(5000, 64), tmp_path / "m.onnx", external_data=True).path
+    path = tieops.to_onnx(head_read_by(5000, 64), tmp_path / "m.onnx", external_data=True).path
     with tieops.session(path, "cpu", optimize=False) as session:
         assert "FusedMatMul" not in {node.op_type for node in session.placement().nodes}

@@ -8,36 +8,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx_ir
 import pytest
 
 import tieops
+from tests.support.heads import head_read_by
 from tieops.errors import PreconditionError, UnsupportedModelError, UntrustedFileError
-from tieops.model import TiedModel
 
 VOCAB, WIDTH = 40_000, 256
 BYTES = VOCAB * WIDTH * 4
 
 
-def head(vocab: int, width: int, form: str = "MatMul(h, t)") -> TiedModel:
-    """Embedding, a small layer of its own, and a head that reads the embedding transposed."""
-    graph = onnx_ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["" : 20]>
-    g (int64[b, s] ids) => (float[b, s, {vocab}] y) <float[1] emb = {{0}}, float[1] w = {{0}}>
-    {{ e = Gather(emb, ids)  l = MatMul(e, w)  h = Tanh(l)
-       t = Transpose<perm = [1, 0]>(emb)  y = {form} }}""")
-    rng = np.random.default_rng(0)
-    for name, shape in (("emb", (vocab, width)), ("w", (width, width))):
-        value = graph.graph.initializers[name]
-        array = rng.standard_normal(shape, np.float32) * np.float32(0.05)
-        value.const_value = onnx_ir.tensor(array, name=name)
-        value.shape = onnx_ir.Shape(shape)
-    return TiedModel(graph)
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("head")
-    return tieops.to_onnx(head(VOCAB, WIDTH), folder / "head.onnx", external_data=True).path
+    return tieops.to_onnx(head_read_by(VOCAB, WIDTH), folder / "head.onnx", external_data=True).path
 
 
 MEASURE = """
@@ -64,7 +48,7 @@ print(json.dumps([[b - a for a, b in zip(before, now)] for now in (created, afte
 
 def resident(written: Path, mode: str, tmp_path: Path) -> tuple[list[int], list[int]]:
     """Return (anonymous, file) bytes above an empty session's, when created and after ten runs."""
-    warm = tieops.to_onnx(head(100, 8), tmp_path / "warm.onnx").path
+    warm = tieops.to_onnx(head_read_by(100, 8), tmp_path / "warm.onnx").path
     command = [sys.executable, "-c", MEASURE, str(written), mode, str(warm)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     created, after = json.loads(done.stdout)
@@ -97,7 +81,7 @@ def test_the_default_holds_two_copies_which_is_why_there_are_modes(
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 16)])
 def test_all_modes_compute_the_same(form: str, shape: tuple[int, int], tmp_path: Path) -> None:
     path = tieops.to_onnx(
-        head(5000, 64), tmp_path / "m.onnx", external_data=True, tie_form=form
+        head_read_by(5000, 64), tmp_path / "m.onnx", external_data=True, tie_form=form
     ).path
     ids = np.random.default_rng(1).integers(0, 5000, shape)
     found = {}
@@ -110,7 +94,7 @@ def test_all_modes_compute_the_same(form: str, shape: tuple[int, int], tmp_path:
 
 
 def test_two_tied_weights_and_an_untied_one(tmp_path: Path) -> None:
-    model = head(5000, 64, "MatMul(l, t)")
+    model = head_read_by(5000, 64, "MatMul(l, t)")
     path = tieops.to_onnx(model, tmp_path / "m.onnx", external_data=True).path
     with tieops.session(path, "cpu", memory="mapped") as session:
         assert session.run({"ids": [[1, 2]]})["y"].shape == (1, 2, 5000)
@@ -118,13 +102,13 @@ def test_two_tied_weights_and_an_untied_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", ["packed", "mapped"])
 def test_weights_inside_the_model_are_left_to_the_runtime(memory: str, tmp_path: Path) -> None:
-    path = tieops.to_onnx(head(5000, 64), tmp_path / "m.onnx", external_data=False).path
+    path = tieops.to_onnx(head_read_by(5000, 64), tmp_path / "m.onnx", external_data=False).path
     session = tieops.session(path, "cpu", memory=memory)
     assert session.run({"ids": [[1]]})["y"].shape == (1, 1, 5000)
 
 
 def test_the_data_file_may_go_while_a_session_lives(tmp_path: Path) -> None:
-    written = tieops.to_onnx(head(5000, 64), tmp_path / "m.onnx", external_data=True)
+    written = tieops.to_onnx(head_read_by(5000, 64), tmp_path / "m.onnx", external_data=True)
     assert written.data_path is not None
     for memory in ("packed", "mapped"):
         session = tieops.session(written.path, "cpu", memory=memory)
@@ -141,7 +125,7 @@ def test_an_unknown_mode_is_refused(written: Path) -> None:
 
 def long_named(folder: Path) -> Path:
     """Write a head of 1.3 MB whose first node has a name beyond the default limits."""
-    model = head(5000, 64)
+    model = head_read_by(5000, 64)
     next(iter(model.ir.graph)).name = "n" * 70_000
     return tieops.to_onnx(model, folder / "long.onnx", external_data=True).path
 
@@ -171,7 +155,7 @@ def test_a_file_beyond_the_limits_is_left_to_the_runtime(tmp_path: Path) -> None
 
 
 def test_data_with_other_names_is_read_where_that_is_allowed(tmp_path: Path) -> None:
-    written = tieops.to_onnx(head(5000, 64), tmp_path / "m.onnx", external_data=True)
+    written = tieops.to_onnx(head_read_by(5000, 64), tmp_path / "m.onnx", external_data=True)
     assert written.data_path is not None
     (tmp_path / "other").hardlink_to(written.data_path)
     with pytest.raises(UntrustedFileError, match=r"limits=Limits\(hard_links=True\)"):
