@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import onnx
 import onnx_ir
@@ -14,6 +14,7 @@ from tieops.ir.walk import all_graphs, all_nodes, nested_graphs, subgraphs_of
 
 __all__ = [
     "Liveness",
+    "dependent_values",
     "eliminate_dead_code",
     "is_all_live",
     "live_nodes",
@@ -67,7 +68,10 @@ def _is_needed(value: onnx_ir.Value) -> bool:
 
 
 def live_values(
-    outputs: Iterable[onnx_ir.Value], interfaces: Iterable[RegionInterface]
+    outputs: Iterable[onnx_ir.Value],
+    interfaces: Iterable[RegionInterface],
+    *,
+    cuts: Container[onnx_ir.Value] = (),
 ) -> set[onnx_ir.Value]:
     """Return the values that some outputs are made from, in all graphs.
 
@@ -78,6 +82,7 @@ def live_values(
     Args:
         outputs: The outputs.
         interfaces: Of every node of the model.
+        cuts: Values that are going to be given: what makes them is not needed for them.
     """
     flows = [(interface.node, *flow) for interface in interfaces for flow in interface.flows()]
     into: dict[onnx_ir.Value, list[int]] = {}
@@ -94,6 +99,8 @@ def live_values(
         if value in needed:
             continue
         needed.add(value)
+        if value in cuts:
+            continue
         indices = into.pop(value, [])
         producer = value.producer()
         if producer is not None and producer not in awake:
@@ -107,6 +114,30 @@ def live_values(
             else:
                 waiting.setdefault(node, []).append(index)
     return needed
+
+
+def dependent_values(
+    values: Iterable[onnx_ir.Value], interfaces: Iterable[RegionInterface]
+) -> set[onnx_ir.Value]:
+    """Return the values that are made from some values, these included, in all graphs.
+
+    Args:
+        values: The values.
+        interfaces: Of every node of the model.
+    """
+    onward: dict[onnx_ir.Value, list[Sequence[onnx_ir.Value]]] = {}
+    for interface in interfaces:
+        for sources, targets in interface.flows():
+            for source in sources:
+                onward.setdefault(source, []).append(targets)
+    found: set[onnx_ir.Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value not in found:
+            found.add(value)
+            pending += [each for targets in onward.get(value, ()) for each in targets]
+    return found
 
 
 def live_nodes(model: onnx_ir.Model) -> Iterator[onnx_ir.Node]:

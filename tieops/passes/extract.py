@@ -1,0 +1,270 @@
+"""Extract: the part of a model between some of its values or layers, as a model of its own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir
+
+from tieops.analysis.shapes import infer_in_place
+from tieops.arguments import names_of
+from tieops.errors import PreconditionError, SelectionError
+from tieops.ir.dataflow.input_dependent import input_dependent_values
+from tieops.ir.dataflow.liveness import dependent_values, eliminate_dead_code, live_values
+from tieops.ir.dataflow.regions import RegionInterface
+from tieops.ir.edit import NameAuthority
+from tieops.ir.notation import printable
+from tieops.ir.walk import all_nodes, nodes_within
+from tieops.model import TiedModel
+from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.inline import inline_path, inliner_of
+from tieops.passes.readers_gone import ReadersBefore
+
+__all__ = ["ExtractPass", "extract"]
+
+
+def extract(
+    model: TiedModel, *, inputs: Iterable[str] = (), outputs: Iterable[str] = ()
+) -> TiedModel:
+    """Return the part of a model that computes some values from some others.
+
+    An encoder or a decoder, a backbone without its head, or what comes behind an embedding. Ties
+    stay ties: a parameter that several layers of the part share is stored once in it. Parts of one
+    model that are written together, ``to_onnx([encoder, decoder], …)``, share one data file.
+
+    Args:
+        model: The model; left alone.
+        inputs: Where the part begins: graph inputs, values between layers, which become inputs of
+            the part, or layers, which are its first ones. Without any, those of the model's own
+            inputs that the outputs need.
+        outputs: Where it ends: values, or layers, which are its last ones. Without any, those of
+            the model's own outputs that depend on the inputs.
+
+    Returns:
+        A new model with these inputs and outputs, in the order in which they are named. Values
+        keep their names, so the parts of a model can be chained. Given the values that the whole
+        model computes at its inputs, it computes the same as the whole, to the last bit with the
+        runtime's optimizations off.
+
+    Raises:
+        SelectionError: If nothing has a given name, or it lies in a branch or body of an If, Loop
+            or Scan, whose values have no meaning outside of it.
+        PreconditionError: If neither ``inputs`` nor ``outputs`` is given, an output needs an input
+            that is not named, no output depends on an input, or the type of an input is not known.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (int64[n] x) => (float[n, 3] y) <float[3, 2] emb = {1,2,3,4,5,6}>
+        ... { h = Gather(emb, x)
+        ...   t = Transpose<perm = [1, 0]>(emb)
+        ...   y = MatMul(h, t) }''')
+        >>> encoder = extract(TiedModel(graph), outputs=["h"])
+        >>> decoder = extract(TiedModel(graph), inputs=["h"])
+        >>> [node.op_type for node in encoder.ir.graph], [v.name for v in decoder.inputs]
+        (['Gather'], ['h'])
+    """
+    surgery = ExtractPass(
+        inputs=names_of(inputs, "names of values or layers"),
+        outputs=names_of(outputs, "names of values or layers"),
+    )
+    part, _ = run(surgery, model)
+    return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractPass(SurgeryPass):
+    """Keep what lies between some values; see ``extract``."""
+
+    preserves: ClassVar[Preserves] = Preserves.BITS
+    rewrite_checks: ClassVar[bool] = True
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def requires(self, model: onnx_ir.Model) -> None:
+        """Check that there is such a part."""
+        self._bounds(TiedModel(model).clone())
+
+    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+        """Cut the part out, and say what it took."""
+        bounds, inlined = self._bounds(model)
+        before = ReadersBefore(model)
+        names = NameAuthority(model)
+        changes = [*inlined, *_cut(model, bounds, names)]
+        changes += [
+            Change(f"{what} {name}", "not in the part")
+            for what, name in eliminate_dead_code(model, unused_inputs=True)
+        ]
+        before.release_names(model)
+        return Rewrite(tuple(changes))
+
+    def _bounds(self, model: onnx_ir.Model) -> tuple[_Bounds, list[Change]]:
+        if not self.inputs and not self.outputs:
+            raise PreconditionError(
+                "expected where the part begins or ends, got neither",
+                None,
+                'name values or layers: extract(model, inputs=["h"], outputs=["y"])',
+            )
+        inlined = _inline_named(model, (*self.inputs, *self.outputs))
+        infer_in_place(model)
+        lookup = _Lookup(model)
+        fed = [value for name in self.inputs for value in lookup.first(name)]
+        made = [value for name in self.outputs for value in lookup.last(name)]
+        interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+        if not made:
+            behind = dependent_values(fed, interfaces)
+            made = [v for v in model.graph.outputs if v in behind and v not in fed]
+        bounds = _Bounds(tuple(dict.fromkeys(fed)), tuple(dict.fromkeys(made)))
+        _check(model, bounds, interfaces)
+        return bounds, inlined
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Where a part begins, or nowhere, and ends."""
+
+    inputs: tuple[onnx_ir.Value, ...]
+    outputs: tuple[onnx_ir.Value, ...]
+
+
+class _Lookup:
+    """What a name stands for: a value of the main graph, or where a layer begins and ends."""
+
+    def __init__(self, model: onnx_ir.Model) -> None:
+        graph = model.graph
+        outputs = (output for node in graph for output in node.outputs)
+        stored = graph.initializers.values()
+        self._values = {v.name: v for v in (*stored, *graph.inputs, *outputs) if v.name}
+        self._layers = {layer.name: layer for layer in TiedModel(model).layers}
+        self._model = model
+
+    def first(self, name: str) -> list[onnx_ir.Value]:
+        """Return the values that a part which begins here is fed."""
+        value = self._values.get(name)
+        if value is not None:
+            if value.is_initializer() and not value.is_graph_input():
+                raise SelectionError(
+                    f"expected a value that is computed, got the stored tensor {printable(name)}",
+                    None,
+                    "name what a layer reads from others; a part stores what it needs",
+                )
+            return [value]
+        nodes = self._nodes(name)
+        made = {output for node in nodes for output in node.outputs}
+        depends = input_dependent_values(self._model)
+        read = [v for node in nodes_within(nodes) for v in node.inputs if v is not None]
+        graph = self._model.graph
+        return [
+            v for v in dict.fromkeys(read) if v in depends and v not in made and v.graph is graph
+        ]
+
+    def last(self, name: str) -> list[onnx_ir.Value]:
+        """Return the values that a part which ends here gives."""
+        value = self._values.get(name)
+        if value is not None:
+            return [value]
+        nodes = self._nodes(name)
+        own = {*nodes_within(nodes)}
+        return [
+            output
+            for node in nodes
+            for output in node.outputs
+            if output.is_graph_output() or any(use.node not in own for use in output.uses())
+        ]
+
+    def _nodes(self, name: str) -> Sequence[onnx_ir.Node]:
+        layer = self._layers.get(name)
+        if layer is None:
+            known = [*self._layers, *(name for name in self._values if name)]
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+            raise SelectionError(
+                f"the model has no value or layer called {printable(name)}",
+                {"nearest" if near else "layers": ", ".join(map(printable, near or known[:8]))},
+                "name one of these; see print(model.layers)",
+            )
+        if any(node.graph is not self._model.graph for node in layer.nodes):
+            raise SelectionError(
+                f"the layer {printable(name)} lies in the body of an If, Loop or Scan",
+                None,
+                "name a layer outside of it, such as the one that holds it",
+            )
+        return layer.nodes
+
+
+def _inline_named(model: onnx_ir.Model, names: Collection[str]) -> list[Change]:
+    """Inline the calls that lead to layers of these names, so that they can be cut at."""
+    if not model.functions:
+        return []
+    tied = TiedModel(model)
+    inliner = inliner_of(tied, model, NameAuthority(model), runtime_functions=True)
+    changes: list[Change] = []
+    for layer in tied.layers:
+        if layer.name in names and layer.path:
+            changes += inline_path(inliner, model, layer.path, layer.slots[0].node)[1]
+    return changes
+
+
+def _check(model: onnx_ir.Model, bounds: _Bounds, interfaces: Sequence[RegionInterface]) -> None:
+    """Refuse a part that needs more than its inputs, or less."""
+    if not bounds.outputs:
+        raise PreconditionError(
+            "no output of the model depends on the inputs of the part",
+            {"inputs": _listed(bounds.inputs)},
+            "name outputs of the part: outputs=[...]",
+        )
+    needed = live_values(bounds.outputs, interfaces, cuts=bounds.inputs)
+    fed = [value for value in model.graph.inputs if value in needed and not value.is_initializer()]
+    missing = [value for value in fed if value not in bounds.inputs]
+    if bounds.inputs and missing:
+        raise PreconditionError(
+            "the outputs of the part need more than its inputs",
+            {"inputs": _listed(bounds.inputs), "needed too": _listed(missing)},
+            "name these as inputs too, or cut nearer to the outputs",
+        )
+    unused = [value for value in bounds.inputs if value not in needed]
+    if unused:
+        raise PreconditionError(
+            "no output of the part depends on some of its inputs",
+            {"inputs": _listed(unused), "outputs": _listed(bounds.outputs)},
+            "leave these inputs out, or name outputs behind them",
+        )
+    for value in (*bounds.inputs, *bounds.outputs):
+        if value.type is None:
+            raise PreconditionError(
+                f"the type of {printable(value.name or '')} is not known, and inputs and outputs "
+                "declare theirs",
+                None,
+                "cut at a value whose type ONNX's shape inference finds, before or behind it",
+            )
+
+
+def _listed(values: Iterable[onnx_ir.Value]) -> str:
+    return ", ".join(printable(value.name or "") for value in values)
+
+
+def _cut(model: onnx_ir.Model, bounds: _Bounds, names: NameAuthority) -> Iterator[Change]:
+    graph = model.graph
+    graph.outputs.clear()
+    new = {value: _as_input(value, names) for value in bounds.inputs}
+    if new:
+        kept = [value for value in graph.inputs if value.is_initializer() and value not in new]
+        graph.inputs.clear()
+        graph.inputs.extend([*new.values(), *kept])
+    graph.outputs.extend(new.get(value, value) for value in bounds.outputs)
+    for old, value in new.items():
+        if old is not value:
+            yield Change(f"input {value.name}", "what computes it is not in the part")
+    for value in bounds.outputs:
+        yield Change(f"output {new.get(value, value).name}", "the part ends here")
+
+
+def _as_input(value: onnx_ir.Value, names: NameAuthority) -> onnx_ir.Value:
+    """Return a graph input that has a value's name, type, shape and readers."""
+    if value.is_graph_input():
+        return value
+    new = onnx_ir.Value(name=value.name, type=value.type, shape=value.shape)
+    value.name = names.take(f"{value.name}_computed")
+    value.replace_all_uses_with(new)
+    return new
