@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from tieops.model import TiedModel, analyze
     from tieops.passes.dead_branches import remove_dead_branches
     from tieops.passes.disconnected_outputs import remove_disconnected_outputs
+    from tieops.passes.extract import extract
+    from tieops.passes.freeze_inputs import freeze_inputs
+    from tieops.passes.remove_layers import remove_layers
+    from tieops.passes.rename import rename
     from tieops.passes.replace_head import replace_head
     from tieops.passes.tie import tie
     from tieops.passes.untie import untie
@@ -53,11 +57,15 @@ __all__ = [
     "TieopsError",
     "analyze",
     "diff",
+    "extract",
+    "freeze_inputs",
     "from_onnx",
     "from_torch",
     "param_groups",
     "remove_dead_branches",
     "remove_disconnected_outputs",
+    "remove_layers",
+    "rename",
     "render",
     "replace_head",
     "resident_bytes",
@@ -78,11 +86,15 @@ _HOMES = {
     "TiedModel": "tieops.model",
     "analyze": "tieops.model",
     "diff": "tieops.analysis.diff.graphs",
+    "extract": "tieops.passes.extract",
+    "freeze_inputs": "tieops.passes.freeze_inputs",
     "from_onnx": "tieops.importers.onnx",
     "from_torch": "tieops.importers",
     "param_groups": "tieops.torch",
     "remove_dead_branches": "tieops.passes.dead_branches",
     "remove_disconnected_outputs": "tieops.passes.disconnected_outputs",
+    "remove_layers": "tieops.passes.remove_layers",
+    "rename": "tieops.passes.rename",
     "render": "tieops.rendering.formats",
     "replace_head": "tieops.passes.replace_head",
     "resident_bytes": "tieops.runtime",

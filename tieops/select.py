@@ -79,7 +79,10 @@ def weight_slot(model: TiedModel, target: Target) -> Slot:
 
 
 def one_layer(model: TiedModel, target: str | Layer) -> Layer:
-    """Return the one layer of this name.
+    """Return the one layer of this name, or the only one of the module of this name.
+
+    A module that only computes, such as ``nn.Softmax``, is a layer called after the module and what
+    it computes: ``sm`` finds ``sm.softmax``.
 
     Raises:
         SelectionError: If there is none, with the nearest names.
@@ -88,7 +91,10 @@ def one_layer(model: TiedModel, target: str | Layer) -> Layer:
     for layer in model.layers:
         if layer.name == name:
             return layer
-    raise SelectionError(*_nothing(model, name))
+    inner = [layer for layer in model.layers if layer.name.startswith(f"{name}.")]
+    if len(inner) != 1:
+        raise SelectionError(*_nothing(model, name))
+    return inner[0]
 
 
 def _by_name(model: TiedModel, text: str) -> list[Slot]:
@@ -127,4 +133,4 @@ def _known_names(model: TiedModel) -> list[str]:
     names: Iterable[str] = (
         name for slot in model.slots for name in (slot.layer, slot.name, *slot.parameter.names)
     )
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys((*names, *(layer.name for layer in model.layers))))

@@ -45,7 +45,29 @@ def _written_beside(model: tieops.TiedModel, folder: Path) -> object:
     return tieops.to_onnx([model, tieops.untie(model)], paths)
 
 
+def _parted(model: tieops.TiedModel, _: Path) -> object:
+    parts = [tieops.extract(model, outputs=[str(o.name)]) for o in model.ir.graph.outputs]
+    return parts, tieops.extract(model, inputs=[str(v.name) for v in model.inputs])
+
+
+def _renamed(model: tieops.TiedModel, _: Path) -> object:
+    names = [str(value.name) for value in (*model.ir.graph.outputs, *model.inputs)]
+    names += [layer.name for layer in model.layers]
+    return tieops.rename(model, {name: f"{name} anew" for name in names})
+
+
+def _frozen(model: tieops.TiedModel, _: Path) -> object:
+    stored = [v for v in model.ir.graph.inputs if v.is_initializer()]
+    return tieops.freeze_inputs(model, [str(value.name) for value in stored])
+
+
 VERBS: dict[str, Verb] = {
+    "extract": _parted,
+    "rename": _renamed,
+    "freeze_inputs": _frozen,
+    "remove_layers": lambda model, _: [
+        tieops.remove_layers(model, layer.name) for layer in model.layers[-3:]
+    ],
     "print": lambda model, _: (str(model), repr(model), tieops.analyze(model).to_dict()),
     "tie": lambda model, _: tieops.tie(model),
     "tie_small": lambda model, _: tieops.tie(model, include_small=True),

@@ -10,6 +10,7 @@ import onnx_ir
 from tieops.ir.dataflow.constant_conditions import fold_constant_conditions
 from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.readers_gone import ReadersBefore
 
 __all__ = ["RemoveDeadBranchesPass", "remove_dead_branches"]
 
@@ -52,12 +53,13 @@ class RemoveDeadBranchesPass(SurgeryPass):
 
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Remove what goes, and say why."""
-        return Rewrite(
-            tuple(
-                Change(
-                    f"{kind} {name}",
-                    "never runs" if kind.endswith("_branch") else "nothing needs it any more",
-                )
-                for kind, name in fold_constant_conditions(model)
+        before = ReadersBefore(model)
+        changes = [
+            Change(
+                f"{kind} {name}",
+                "never runs" if kind.endswith("_branch") else "nothing needs it any more",
             )
-        )
+            for kind, name in fold_constant_conditions(model)
+        ]
+        before.release_names(model)
+        return Rewrite(tuple(changes))

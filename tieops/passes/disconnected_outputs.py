@@ -17,6 +17,7 @@ from tieops.ir.dataflow.liveness import eliminate_dead_code
 from tieops.ir.notation import printable
 from tieops.model import TiedModel
 from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
+from tieops.passes.readers_gone import ReadersBefore
 
 __all__ = ["RemoveDisconnectedOutputsPass", "remove_disconnected_outputs"]
 
@@ -106,6 +107,7 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
     def rewrite(self, model: onnx_ir.Model) -> Rewrite:
         """Remove what goes, and say why."""
         graph = model.graph
+        before = ReadersBefore(model)
         staying = _staying(model, self.outputs, self.keep)
         named = bool(self.outputs or self.keep)
         why = "removed as asked" if named else "no graph input reaches it"
@@ -118,6 +120,7 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
             Change(f"{what} {name}", "nothing needs it any more")
             for what, name in eliminate_dead_code(model, unused_inputs=self.unused_inputs)
         ]
+        before.release_names(model)
         skips = [
             Skip(node.name or node.op_type, f"nobody reads some of its outputs, but {why}")
             for node, why in with_dead_outputs(model)

@@ -38,8 +38,8 @@ def extract(
     Args:
         model: The model; left alone.
         inputs: Where the part begins: graph inputs, values between layers, which become inputs of
-            the part, or layers, which are its first ones. Without any, those of the model's own
-            inputs that the outputs need.
+            the part, or layers, which are its first ones. A value's name goes before a layer's.
+            Without any, those of the model's own inputs that the outputs need.
         outputs: Where it ends: values, or layers, which are its last ones. Without any, those of
             the model's own outputs that depend on the inputs.
 
@@ -130,67 +130,67 @@ class _Bounds:
 
 
 class _Lookup:
-    """What a name stands for: a value of the main graph, or where a layer begins and ends."""
+    """What a name stands for: a value of the main graph, or a layer."""
 
     def __init__(self, model: onnx_ir.Model) -> None:
         graph = model.graph
-        outputs = (output for node in graph for output in node.outputs)
-        stored = graph.initializers.values()
-        self._values = {v.name: v for v in (*stored, *graph.inputs, *outputs) if v.name}
-        self._layers = {layer.name: layer for layer in TiedModel(model).layers}
+        made = (output for node in graph for output in node.outputs)
+        values = (*graph.initializers.values(), *graph.inputs, *made)
+        self._values = {value.name: value for value in values if value.name}
+        self._layers = TiedModel(model).layers
         self._model = model
 
     def first(self, name: str) -> list[onnx_ir.Value]:
         """Return the values that a part which begins here is fed."""
-        value = self._values.get(name)
-        if value is not None:
-            if value.is_initializer() and not value.is_graph_input():
+        found = self._find(name)
+        if isinstance(found, onnx_ir.Value):
+            if found.is_initializer() and not found.is_graph_input():
                 raise SelectionError(
                     f"expected a value that is computed, got the stored tensor {printable(name)}",
                     None,
                     "name what a layer reads from others; a part stores what it needs",
                 )
-            return [value]
-        nodes = self._nodes(name)
-        made = {output for node in nodes for output in node.outputs}
+            return [found]
+        made = {output for node in found for output in node.outputs}
         depends = input_dependent_values(self._model)
-        read = [v for node in nodes_within(nodes) for v in node.inputs if v is not None]
-        graph = self._model.graph
-        return [
-            v for v in dict.fromkeys(read) if v in depends and v not in made and v.graph is graph
-        ]
+        read = [v for node in nodes_within(found) for v in node.inputs if v is not None]
+        fed = [v for v in dict.fromkeys(read) if v in depends and v not in made]
+        return [v for v in fed if v.graph is self._model.graph]
 
     def last(self, name: str) -> list[onnx_ir.Value]:
         """Return the values that a part which ends here gives."""
-        value = self._values.get(name)
-        if value is not None:
-            return [value]
-        nodes = self._nodes(name)
-        own = {*nodes_within(nodes)}
+        found = self._find(name)
+        if isinstance(found, onnx_ir.Value):
+            return [found]
+        own = {*nodes_within(found)}
         return [
             output
-            for node in nodes
+            for node in found
             for output in node.outputs
             if output.is_graph_output() or any(use.node not in own for use in output.uses())
         ]
 
-    def _nodes(self, name: str) -> Sequence[onnx_ir.Node]:
-        layer = self._layers.get(name)
-        if layer is None:
-            known = [*self._layers, *(name for name in self._values if name)]
+    def _find(self, name: str) -> onnx_ir.Value | Sequence[onnx_ir.Node]:
+        value = self._values.get(name)
+        if value is not None:
+            return value
+        found = [layer for layer in self._layers if layer.name == name]
+        found = found or [each for each in self._layers if each.name.startswith(f"{name}.")]
+        if len(found) != 1:
+            known = [*self._values, *(layer.name for layer in self._layers)]
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
             raise SelectionError(
                 f"the model has no value or layer called {printable(name)}",
-                {"nearest" if near else "layers": ", ".join(map(printable, near or known[:8]))},
+                {"nearest" if near else "values": ", ".join(map(printable, near or known[:8]))},
                 "name one of these; see print(model.layers)",
             )
-        if any(node.graph is not self._model.graph for node in layer.nodes):
+        if any(node.graph is not self._model.graph for node in found[0].nodes):
             raise SelectionError(
                 f"the layer {printable(name)} lies in the body of an If, Loop or Scan",
                 None,
                 "name a layer outside of it, such as the one that holds it",
             )
-        return layer.nodes
+        return found[0].nodes
 
 
 def _inline_named(model: onnx_ir.Model, names: Collection[str]) -> list[Change]:

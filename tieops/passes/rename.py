@@ -1,0 +1,198 @@
+"""Rename inputs, outputs, layers and parameters."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir
+
+from tieops.arguments import mapping_of
+from tieops.errors import PreconditionError, SelectionError
+from tieops.ir.edit import NameAuthority, insert_initializer, remove_initializer
+from tieops.ir.layer import Layer
+from tieops.ir.notation import printable
+from tieops.ir.parameter import Parameter
+from tieops.ir.readers.readers import record_reads
+from tieops.ir.readers.renaming import rename_tensors
+from tieops.ir.walk import rename_scope, set_layer_name
+from tieops.model import TiedModel
+from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+
+__all__ = ["RenamePass", "rename"]
+
+
+def rename(model: TiedModel, names: Mapping[str, str]) -> TiedModel:
+    """Rename inputs, outputs, layers and parameters.
+
+    Args:
+        model: The model; left alone.
+        names: New names by old ones; all at once, so that two can change places. An old name is
+            that of an input or output, a parameter (any of its names: the others stay), a layer,
+            or another value of the main graph, the first of these that there is. A layer takes
+            along the names that it owns: with ``{"fc": "head"}``, ``fc.weight`` becomes
+            ``head.weight``, whoever else reads the tensor under another name. Further calls of the
+            layer's module, ``fc@1``, become ``head@1``.
+
+    Returns:
+        A new model that computes the same to the last bit, under the new names.
+
+    Raises:
+        SelectionError: If nothing has an old name.
+        PreconditionError: If something else has a new name, or two are to have the same.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (float[1, 2] x) => (float[1, 2] y) <float[2, 2] w = {1,2,3,4}>
+        ... { y = MatMul(x, w) }''')
+        >>> named = rename(TiedModel(graph), {"y": "logits", "w": "head.weight"})
+        >>> named.ir.graph.outputs[0].name, named.parameters[0].name
+        ('logits', 'head.weight')
+    """
+    pairs = mapping_of(names, "new names by old ones", 'give a dict, such as {"fc": "head"}')
+    renamed, _ = run(RenamePass(names=tuple(pairs.items())), model)
+    return renamed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenamePass(SurgeryPass):
+    """Give things new names; see ``rename``."""
+
+    preserves: ClassVar[Preserves] = Preserves.BITS
+    names: tuple[tuple[str, str], ...] = ()
+
+    def requires(self, model: onnx_ir.Model) -> None:
+        """Check that the old names are there and the new ones free."""
+        self._plan(model)
+
+    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+        """Rename all that was asked for."""
+        plan = self._plan(model)
+        plan.rename_layers()
+        rename_tensors(model, plan.tensors)
+        _rename_values(model, plan.values)
+        return Rewrite(tuple(Change(old, f"is called {new} now") for old, new in self.names))
+
+    def _plan(self, model: onnx_ir.Model) -> _Plan:
+        plan = _Plan(TiedModel(model), dict(self.names))
+        plan.check()
+        return plan
+
+
+class _Plan:
+    """What gets another name: values, stored tensors in their records, and layers.
+
+    Args:
+        tied: The model.
+        names: New names by old ones.
+    """
+
+    def __init__(self, tied: TiedModel, names: Mapping[str, str]) -> None:
+        self.values: dict[onnx_ir.Value, str] = {}
+        self.tensors: dict[str, str] = {}
+        self._layers: list[tuple[Layer, str, str]] = []
+        self._tied = tied
+        self._names = names
+        graph = tied.ir.graph
+        self._ports = {v.name: v for v in (*graph.inputs, *graph.outputs)}
+        self._made = {v.name: v for node in graph for v in node.outputs if v.name}
+        self._owners: dict[
+            str, list[Parameter]
+        ] = {}  # of tensors in two branches, one name has two
+        for each in tied.parameters:
+            for name in each.names:
+                self._owners.setdefault(name, []).append(each)
+        for old, new in names.items():
+            self._add(old, new)
+
+    def _add(self, old: str, new: str) -> None:
+        layers = [each for each in self._tied.layers if _module(each.name) == old]
+        if old in self._ports:
+            self.values[self._ports[old]] = new
+        elif old in self._owners:
+            self._add_tensor(old, new)
+        elif layers:
+            for layer in layers:
+                self._add_layer(layer, old, new)
+        elif old in self._made:
+            self.values[self._made[old]] = new
+        else:
+            known = [*self._ports, *self._owners, *(each.name for each in self._tied.layers)]
+            near = difflib.get_close_matches(old, [k for k in known if k], n=4, cutoff=0.4)
+            raise SelectionError(
+                f"nothing in the model is called {printable(old)}",
+                {"nearest": ", ".join(map(printable, near))} if near else None,
+                "name an input, an output, a parameter or a layer; see print(model)",
+            )
+
+    def _add_tensor(self, old: str, new: str) -> None:
+        self.tensors[old] = new
+        for owner in self._owners[old]:
+            if owner.name == old:
+                self.values[owner.value] = new
+
+    def _add_layer(self, layer: Layer, old: str, new: str) -> None:
+        self._layers.append((layer, old, new))
+        for parameter in dict.fromkeys(r.parameter for slot in layer.slots for r in slot.reads):
+            for reader in self._tied.readers(parameter).all:
+                if not set(layer.slots).isdisjoint(reader.slots):
+                    for name in reader.names:
+                        role = name.removeprefix(f"{old}.")
+                        if role != name and name not in self._names:
+                            self._add_tensor(name, f"{new}.{role}")
+
+    def check(self) -> None:
+        """Refuse new names that something else has, or that two things would have."""
+        new = [*self._names.values(), *self.tensors.values()]
+        gone = {*self._names, *self.tensors, *(value.name for value in self.values)}
+        kept = {*self._ports, *self._owners, *(each.name for each in self._tied.layers)} - gone
+        twice = [name for name, count in Counter(self._names.values()).items() if count > 1]
+        for name in dict.fromkeys(new):
+            if not name:
+                raise PreconditionError(
+                    "expected new names, got an empty one", None, "give each a name of its own"
+                )
+            if name in twice or name in kept:
+                raise PreconditionError(
+                    f"two things would be called {printable(name)}",
+                    {"renamed": ", ".join(map(printable, self._names))},
+                    "choose names that nothing else in the model has",
+                )
+
+    def rename_layers(self) -> None:
+        """Write the new names of layers on their nodes, and which names of tensors they own."""
+        for layer, old, new in self._layers:
+            for slot in layer.slots:
+                for parameter in dict.fromkeys(read.parameter for read in slot.reads):
+                    owned = self._tied.readers(parameter).of(slot).names
+                    record_reads(slot.node, slot.index, owned)
+            for node in layer.nodes:
+                rename_scope(node, old, new)
+                set_layer_name(node, f"{new}{layer.name.removeprefix(old)}")
+
+
+def _module(layer: str) -> str:
+    """Return what a layer's module is called: further calls have their number behind it."""
+    name, _, call = layer.rpartition("@")
+    return name if name and call.isdecimal() else layer
+
+
+def _rename_values(model: onnx_ir.Model, values: Mapping[onnx_ir.Value, str]) -> None:
+    names = NameAuthority(model)
+    stored = [value for value in values if value.is_initializer()]
+    homes = {value: value.graph for value in stored}
+    for value in stored:
+        remove_initializer(value)
+    for value in values:
+        names.release(value.name or "")
+        value.name = None
+    taken = {new: names.claim(new) for new in dict.fromkeys(values.values())}
+    for value, new in values.items():
+        value.name = taken[new]
+    for value in stored:
+        home = homes[value]
+        assert isinstance(home, onnx_ir.Graph)
+        insert_initializer(home, value)
