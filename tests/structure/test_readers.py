@@ -14,13 +14,13 @@ USERS = {
     # Says whom a name is of: reading its own records is the home's alone.
     "names_read_by": set[str](),
     # What torch said, and what a caller chose.
-    "record_reads": {"importers/torch/aliases.py", "passes/untie.py"},
+    "record_reads": {"importers/torch/aliases.py", "passes/rename.py", "passes/untie.py"},
     # The one who tells it which slots there are.
     "readers_of": {"model.py"},
     # What torch calls a tensor; what takes names off it when readers leave it.
     "set_names": {"importers/torch/sharing.py", "passes/leave.py"},
     "keep_packed_names": {"passes/leave.py"},
-    "give_up_names": {"passes/replace_head.py"},
+    "give_up_names": {"passes/readers_gone.py", "passes/replace_head.py"},
 }
 """Functions by which a name gets an owner or leaves a tensor, and the files that may use them."""
 

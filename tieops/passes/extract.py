@@ -15,7 +15,7 @@ from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import dependent_values, eliminate_dead_code, live_values
 from tieops.ir.dataflow.regions import RegionInterface
-from tieops.ir.edit import NameAuthority
+from tieops.ir.edit import NameAuthority, as_graph_input
 from tieops.ir.notation import printable
 from tieops.ir.walk import all_nodes, nodes_within
 from tieops.model import TiedModel
@@ -247,7 +247,7 @@ def _listed(values: Iterable[onnx_ir.Value]) -> str:
 def _cut(model: onnx_ir.Model, bounds: _Bounds, names: NameAuthority) -> Iterator[Change]:
     graph = model.graph
     graph.outputs.clear()
-    new = {value: _as_input(value, names) for value in bounds.inputs}
+    new = {value: as_graph_input(value, names) for value in bounds.inputs}
     if new:
         kept = [value for value in graph.inputs if value.is_initializer() and value not in new]
         graph.inputs.clear()
@@ -258,13 +258,3 @@ def _cut(model: onnx_ir.Model, bounds: _Bounds, names: NameAuthority) -> Iterato
             yield Change(f"input {value.name}", "what computes it is not in the part")
     for value in bounds.outputs:
         yield Change(f"output {new.get(value, value).name}", "the part ends here")
-
-
-def _as_input(value: onnx_ir.Value, names: NameAuthority) -> onnx_ir.Value:
-    """Return a graph input that has a value's name, type, shape and readers."""
-    if value.is_graph_input():
-        return value
-    new = onnx_ir.Value(name=value.name, type=value.type, shape=value.shape)
-    value.name = names.take(f"{value.name}_computed")
-    value.replace_all_uses_with(new)
-    return new

@@ -11,7 +11,7 @@ import onnx_ir
 
 from tieops.arguments import names_of
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.edit import insert_initializer
+from tieops.ir.edit import insert_initializer, remove_initializer, remove_input
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nested_graphs
 from tieops.model import TiedModel
@@ -91,12 +91,11 @@ class FreezeInputsPass(SurgeryPass):
             value = inputs[name]
             if array is not None:
                 _store(model, value, _fitting(value, array))
-            model.graph.inputs.remove(value)
+            remove_input(model, value)
             stored = value.const_value
             assert stored is not None
             what = brief(stored.dtype, tuple(stored.shape.numpy()))
             changes.append(Change(f"input {name}", f"a constant, {what}"))
-        model.ir_version = max(model.ir_version, 4)  # before it every stored value is an input
         return Rewrite(tuple(changes))
 
 
@@ -107,8 +106,7 @@ def _store(model: onnx_ir.Model, value: onnx_ir.Value, array: Array) -> None:
         for size, length in zip(value.shape or (), array.shape, strict=False)
         if isinstance(size, onnx_ir.SymbolicDim) and size.value is not None
     }
-    if value.is_initializer():
-        model.graph.initializers.pop(value.name or "")
+    remove_initializer(value)
     value.const_value = onnx_ir.Tensor(array, value.dtype, name=value.name)
     value.shape = onnx_ir.Shape(array.shape)
     insert_initializer(model.graph, value)

@@ -13,7 +13,7 @@ from tieops.arguments import names_of
 from tieops.errors import PreconditionError
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import Liveness
-from tieops.ir.edit import NameAuthority, keep_as_output, replace_value
+from tieops.ir.edit import NameAuthority, bypass
 from tieops.ir.layer import Layer
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nodes_within
@@ -91,7 +91,7 @@ def _remove(model: onnx_ir.Model, name: str) -> list[Change]:
     before = ReadersBefore(model)
     source, output = _ends(model, layer)
     liveness = Liveness(model)
-    _put_in_place(output, source, NameAuthority(model))
+    bypass(output, source, NameAuthority(model))
     changes.append(Change(name, f"removed; {source.name} takes its place"))
     changes += [
         Change(f"{what} {each}", "nothing needs it any more")
@@ -99,15 +99,6 @@ def _remove(model: onnx_ir.Model, name: str) -> list[Change]:
     ]
     before.release_names(model)
     return changes
-
-
-def _put_in_place(output: onnx_ir.Value, source: onnx_ir.Value, names: NameAuthority) -> None:
-    is_free = source.producer() is not None and not source.is_graph_output()
-    if output.is_graph_output() and is_free and source.graph is output.graph:
-        replace_value(output, source)
-        return
-    keep_as_output(output, source, names)
-    output.replace_all_uses_with(source)
 
 
 def _ends(model: onnx_ir.Model, layer: Layer) -> tuple[onnx_ir.Value, onnx_ir.Value]:

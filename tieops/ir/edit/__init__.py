@@ -20,13 +20,21 @@ from tieops.ir.edit.node_copies import copy_node, copy_nodes
 from tieops.ir.edit.ownership import BorrowedTensor, copy_model, own_tensors, snapshot
 from tieops.ir.edit.removed import release_removed
 from tieops.ir.edit.transposed_reads import TransposedInputs, merge_views, permute, substitute
-from tieops.ir.edit.values import keep_as_output, replace_value
+from tieops.ir.edit.values import (
+    as_graph_input,
+    bypass,
+    keep_as_output,
+    remove_input,
+    replace_value,
+)
 
 __all__ = [
     "BorrowedTensor",
     "NameAuthority",
     "TransposedInputs",
     "add_initializer",
+    "as_graph_input",
+    "bypass",
     "copy_model",
     "copy_node",
     "copy_nodes",
@@ -39,6 +47,7 @@ __all__ = [
     "permute",
     "release_removed",
     "remove_initializer",
+    "remove_input",
     "rename_initializer",
     "replace_value",
     "snapshot",

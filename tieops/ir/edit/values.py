@@ -6,7 +6,7 @@ import onnx_ir
 
 from tieops.ir.edit.name_authority import NameAuthority
 
-__all__ = ["keep_as_output", "replace_value"]
+__all__ = ["as_graph_input", "bypass", "keep_as_output", "remove_input", "replace_value"]
 
 
 def replace_value(old: onnx_ir.Value, new: onnx_ir.Value) -> None:
@@ -47,3 +47,41 @@ def keep_as_output(old: onnx_ir.Value, source: onnx_ir.Value, names: NameAuthori
     graph.append(identity)
     for position in positions:
         graph.outputs[position] = out
+
+
+def bypass(output: onnx_ir.Value, source: onnx_ir.Value, names: NameAuthority) -> None:
+    """Let what reads a value read its source instead; a graph output keeps its name.
+
+    Args:
+        output: A value that is about to go.
+        source: What has its type and shape, visible in its graph.
+        names: Where values get new names.
+    """
+    is_free = source.producer() is not None and not source.is_graph_output()
+    if output.is_graph_output() and is_free and source.graph is output.graph:
+        replace_value(output, source)
+        return
+    keep_as_output(output, source, names)
+    output.replace_all_uses_with(source)
+
+
+def as_graph_input(value: onnx_ir.Value, names: NameAuthority) -> onnx_ir.Value:
+    """Return a graph input in the place of a value: one of its name, type, shape and readers.
+
+    Args:
+        value: The value; it loses its readers and gets another name, unless it is an input itself.
+        names: Where it gets that.
+    """
+    if value.is_graph_input():
+        return value
+    new = onnx_ir.Value(name=value.name, type=value.type, shape=value.shape)
+    value.name = names.take(f"{value.name}_computed")
+    value.replace_all_uses_with(new)
+    return new
+
+
+def remove_input(model: onnx_ir.Model, value: onnx_ir.Value) -> None:
+    """Take an input that has a stored value away: nobody can feed another one any more."""
+    model.graph.inputs.remove(value)
+    # Before IR version 4 every initializer had to be a graph input.
+    model.ir_version = max(model.ir_version, 4)
