@@ -37,32 +37,6 @@ def transfer(**options: Any) -> ReplaceHeadPass:
     return ReplaceHeadPass(**{"out_features": 15, "name": "fcNew"} | options)
 
 
-REFUSED = {
-    "no such head": {"head": "nobody"},
-    "a name that is taken": {"name": "Gather_h"},
-    "no size": {"out_features": 0},
-    "values of another shape": {"init": np.zeros((2, 2), np.float32)},
-    "no head": {"head": "Gather_h"},
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_requires_refuses_rewrite_refuses_too(name: str) -> None:
-    """So a copy that is thrown away is spared the first of the two."""
-    surgery = transfer(**REFUSED[name])
-    assert surgery.rewrite_checks
-    with pytest.raises(TieopsError) as first:
-        surgery.requires(seed().clone())
-    with pytest.raises(TieopsError) as second:
-        surgery.rewrite(seed().clone())
-    assert (type(first.value), str(first.value)) == (type(second.value), str(second.value))
-
-
-def test_only_replace_head_leaves_checks_to_its_rewrite() -> None:
-    passes = [TiePass, UntiePass, RemoveDisconnectedOutputsPass, ReplaceHeadPass]
-    assert [each for each in passes if each.rewrite_checks] == [ReplaceHeadPass]
-
-
 # -- the pipeline ---------------------------------------------------------------------------------
 
 

@@ -130,10 +130,15 @@ class TiedModel:
                 found.setdefault(parameter.value, (parameter, []))[1].append(slot)
         return found
 
-    def readers(self, parameter: Parameter) -> Readers:
-        """Return who reads a parameter, and which of its names each of them owns."""
+    def readers(self, parameter: Parameter, chosen: Sequence[tuple[str, Slot]] = ()) -> Readers:
+        """Return who reads a parameter, and which of its names each of them owns.
+
+        Args:
+            parameter: The parameter.
+            chosen: Names and whose they are, where a caller has chosen.
+        """
         _, slots = self._slots_of.get(parameter.value, (parameter, []))
-        return readers_of(parameter, slots)
+        return readers_of(parameter, slots, chosen)
 
     @cached_property
     @collector_paused()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tieops.arguments import expect
 from tieops.ir.notation import brief_bytes
@@ -25,7 +26,7 @@ class PipelineReport:
 
     model: TiedModel
     before: TiedModel
-    results: tuple[tuple[SurgeryPass, SurgeryResult], ...]
+    results: tuple[tuple[SurgeryPass[Any], SurgeryResult], ...]
 
     @property
     def modified(self) -> bool:
@@ -80,7 +81,7 @@ class Pipeline:
         stored  36 B → 36 B
     """
 
-    def __init__(self, passes: Sequence[SurgeryPass]) -> None:
+    def __init__(self, passes: Sequence[SurgeryPass[Any]]) -> None:
         fix = "give a list of passes: Pipeline([TiePass(), UntiePass()])"
         expect(Iterable, passes, "passes in a list", fix)
         for each in passes:
@@ -94,8 +95,9 @@ class Pipeline:
             TieopsError: What a pass raises; then nothing has changed.
         """
         check_model(model)
-        graph = model.clone()
-        results: list[tuple[SurgeryPass, SurgeryResult]] = []
+        now = TiedModel(model.clone())
+        results: list[tuple[SurgeryPass[Any], SurgeryResult]] = []
         for surgery in self.passes:
-            results.append((surgery, surgery.on_copy(graph)))
-        return PipelineReport(TiedModel(graph), model, tuple(results))
+            now, result = surgery.on_copy(now)
+            results.append((surgery, result))
+        return PipelineReport(now, model, tuple(results))

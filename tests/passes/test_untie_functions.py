@@ -221,18 +221,21 @@ def test_a_body_with_a_constant_of_its_own_behind_a_call_that_is_inlined_first()
     and_back(model, {"x": X})
 
 
-def test_calls_are_inlined_as_far_as_one_input_serves_several():
+def test_all_calls_on_the_path_of_a_slot_are_inlined_where_one_input_serves_several():
+    """Only those: another call of the same inner function stays one."""
     model = made(
-        "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  y = f.outer(h, w) }",
+        "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  i = f.lin(h, u)"
+        "  y = f.outer(i, w) }",
         [
             "lin (a, v) => (o) { o = MatMul(a, v) }",
             "outer (a, v) => (o) { t = Transpose(v)  b = f.lin(a, t)  o = f.lin(b, t) }",
         ],
         w=(8, 8),
+        u=(8, 8),
     )
     free = and_back(model, {"x": X})
     assert [key[1] for key in free.ir.functions] == ["lin"]
-    assert [n.op_type for n in free.ir.graph].count("lin") == 2
+    assert [n.op_type for n in free.ir.graph].count("lin") == 1
 
 
 RETURNS = "both (a, w, v) => (o, k) { b = MatMul(a, w)  o = MatMul(b, v)  k = Transpose(w) }"

@@ -20,7 +20,7 @@ WALKS = {
     "ir/learnables/number_sources.py": {"_backwards", "_arrivals", "source_of"},
     "ir/learnables/rules.py": {"_is_trained_later"},
     # A weight's way from what stores it to one slot, on which untie copies nodes.
-    "passes/leave.py": {"handles_of", "_returned"},
+    "passes/detach.py": {"handles_of", "_returned"},
     # Where numbers go that a caller feeds, by what each operator makes of values.
     "verification/index_bounds.py": {"tables", "_shape"},
     # Chains of movements that an exporter writes before packed weights.
@@ -34,7 +34,7 @@ WALKS = {
 EDITS = {
     # What a pass makes anew stands where the old stood.
     "passes/lower.py": {"insert_before", "remove"},
-    "passes/rejoin.py": {"insert_before", "remove", "replace_all_uses_with"},
+    "passes/retie_slices.py": {"insert_before", "remove", "replace_all_uses_with"},
     "passes/replace_head.py": {"insert_before"},
     # What an exporter left is put in order before anybody else sees it.
     "importers/torch/sharing.py": {"insert_before", "replace_all_uses_with"},

@@ -5,18 +5,29 @@ from __future__ import annotations
 import abc
 import enum
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import onnx_ir
 
 from tieops.errors import PostconditionError
 from tieops.ir.edit import own_tensors
 from tieops.ir.notation import printable
+from tieops.ir.parameter import Parameter
 from tieops.ir.walk import all_nodes
 from tieops.model import TiedModel, check_model
 from tieops.system.gc_paused import collector_paused
 
-__all__ = ["Change", "Preserves", "Rewrite", "Skip", "SurgeryPass", "SurgeryResult", "run"]
+__all__ = [
+    "Change",
+    "Plan",
+    "Preserves",
+    "Rewrite",
+    "Skip",
+    "SurgeryPass",
+    "SurgeryResult",
+    "run",
+    "unchangeable",
+]
 
 
 class Preserves(enum.Flag):
@@ -68,49 +79,77 @@ class SurgeryResult(onnx_ir.passes.PassResult):
     skips: tuple[Skip, ...] = ()
 
 
-class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a pass is going to do to one graph; each pass adds what it needs to know.
+
+    Args:
+        model: The graph that was looked at, with all that was derived from it.
+        skips: What is declined, and why.
+    """
+
+    model: TiedModel
+    skips: tuple[Skip, ...] = ()
+
+
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC, Generic[PlanT]):
     """A pass whose fields are its options.
 
-    Subclasses are frozen, keyword-only dataclasses. ``requires`` raises before the first edit,
-    ``rewrite`` edits the graph and says what it did, ``ensures`` checks what was promised. Called
-    on its own a pass raises tieops' errors as they are; ``onnx_ir.passes.Sequential`` wraps them.
+    Subclasses are frozen, keyword-only dataclasses. ``plan`` raises what must be refused and
+    returns what is to be done, as data; ``apply`` edits. Called on its own a pass raises tieops'
+    errors as they are; ``onnx_ir.passes.Sequential`` wraps them. A pass that raises has changed
+    nothing.
     """
 
     preserves: ClassVar[Preserves]
-    rewrite_checks: ClassVar[bool] = False
-    """Whether ``rewrite`` raises all that ``requires`` does: on a copy that nobody gets if it
-    fails, the latter is left out."""
 
     @abc.abstractmethod
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
-        """Edit the graph in place; return the edits made and declined."""
+    def plan(self, model: TiedModel) -> PlanT:
+        """Return what is to be done to a model, which is left alone.
+
+        Raises:
+            TieopsError: What must be refused.
+        """
+
+    @abc.abstractmethod
+    def apply(self, model: onnx_ir.Model, plan: PlanT) -> Rewrite:
+        """Edit a graph in place; return the edits made and declined.
+
+        Args:
+            model: The graph that the plan was made for. What was derived from it before is no
+                longer true afterwards.
+            plan: What to do.
+        """
 
     def __call__(
         self, model_or_result: onnx_ir.Model | onnx_ir.passes.PassResult, /
     ) -> SurgeryResult:
         """Run the pass in place on an ``onnx_ir.Model``."""
-        model = (
-            model_or_result.model
-            if isinstance(model_or_result, onnx_ir.passes.PassResult)
-            else model_or_result
-        )
-        self.requires(model)
-        own_tensors(model)  # clones of this graph, and the proto it was read from, keep their names
-        return self._checked(model)
+        is_result = isinstance(model_or_result, onnx_ir.passes.PassResult)
+        return self.call(model_or_result.model if is_result else model_or_result)
 
     def call(self, model: onnx_ir.Model) -> SurgeryResult:
-        """Run the rewrite; what ``onnx_ir`` calls between the checks."""
-        rewrite = self.rewrite(model)
-        return SurgeryResult(model, bool(rewrite.changes), rewrite.changes, rewrite.skips)
+        """Run the pass in place on an ``onnx_ir.Model``."""
+        plan = self.plan(TiedModel(model))
+        own_tensors(model)  # clones of this graph, and the proto it was read from, keep their names
+        return self._applied(model, plan)
 
-    def on_copy(self, copy: onnx_ir.Model) -> SurgeryResult:
-        """Run the pass on a copy that is thrown away if it fails."""
-        return self._checked(copy) if self.rewrite_checks else self(copy)
+    def on_copy(self, copy: TiedModel) -> tuple[TiedModel, SurgeryResult]:
+        """Run the pass on a copy that owns its tensors and that nobody gets if it fails.
 
-    def _checked(self, model: onnx_ir.Model) -> SurgeryResult:
-        result = self.call(model)
+        Returns:
+            The model as it is now: with all that was derived of it, if nothing changed.
+        """
+        result = self._applied(copy.ir, self.plan(copy))
+        return TiedModel(copy.ir) if result.modified else copy, result
+
+    def _applied(self, model: onnx_ir.Model, plan: PlanT) -> SurgeryResult:
+        rewrite = self.apply(model, plan)
         self.ensures(model)
-        return result
+        return SurgeryResult(model, bool(rewrite.changes), rewrite.changes, rewrite.skips)
 
     def ensures(self, model: onnx_ir.Model) -> None:
         """Check that no value is read that nothing defines.
@@ -131,7 +170,7 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC):
 
 
 @collector_paused()
-def run(surgery: SurgeryPass, model: TiedModel) -> tuple[TiedModel, SurgeryResult]:
+def run(surgery: SurgeryPass[Any], model: TiedModel) -> tuple[TiedModel, SurgeryResult]:
     """Run a pass on a copy of a model; the weights are shared, not copied.
 
     Returns:
@@ -141,5 +180,11 @@ def run(surgery: SurgeryPass, model: TiedModel) -> tuple[TiedModel, SurgeryResul
         UnsupportedModelError: If it is given something else than a TiedModel.
     """
     check_model(model)
-    result = surgery.on_copy(model.clone())
-    return TiedModel(result.model), result
+    return surgery.on_copy(TiedModel(model.clone()))
+
+
+def unchangeable(parameter: Parameter) -> str:
+    """Return why readers of a stored tensor cannot be given another one; empty if they can."""
+    if parameter.is_overridable:
+        return "it is a graph input too, which a caller may override for all readers at once"
+    return ""

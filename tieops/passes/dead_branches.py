@@ -9,7 +9,7 @@ import onnx_ir
 
 from tieops.ir.dataflow.constant_conditions import fold_constant_conditions
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.readers_gone import ReadersBefore
 
 __all__ = ["RemoveDeadBranchesPass", "remove_dead_branches"]
@@ -46,14 +46,18 @@ def remove_dead_branches(model: TiedModel) -> TiedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveDeadBranchesPass(SurgeryPass):
+class RemoveDeadBranchesPass(SurgeryPass[Plan]):
     """Put the branch that runs in the place of its If; see ``remove_dead_branches``."""
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def plan(self, model: TiedModel) -> Plan:
+        """Nothing has to be refused: without such branches nothing changes."""
+        return Plan(model=model)
+
+    def apply(self, model: onnx_ir.Model, plan: Plan) -> Rewrite:
         """Remove what goes, and say why."""
-        before = ReadersBefore(model)
+        before = ReadersBefore(plan.model)
         changes = [
             Change(
                 f"{kind} {name}",

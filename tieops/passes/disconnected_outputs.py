@@ -16,10 +16,10 @@ from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import eliminate_dead_code
 from tieops.ir.notation import printable
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.readers_gone import ReadersBefore
 
-__all__ = ["RemoveDisconnectedOutputsPass", "remove_disconnected_outputs"]
+__all__ = ["RemoveDisconnectedOutputsPass", "RemoveOutputsPlan", "remove_disconnected_outputs"]
 
 
 def remove_disconnected_outputs(
@@ -71,8 +71,21 @@ def remove_disconnected_outputs(
     return smaller
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RemoveOutputsPlan(Plan):
+    """Which outputs go.
+
+    Args:
+        staying: The places of those that stay.
+        gone: The names of the others.
+    """
+
+    staying: frozenset[int]
+    gone: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
-class RemoveDisconnectedOutputsPass(SurgeryPass):
+class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
     """Remove outputs and what only they kept alive; see ``remove_disconnected_outputs``."""
 
     preserves: ClassVar[Preserves] = Preserves.BITS
@@ -80,9 +93,9 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
     keep: tuple[str, ...] = ()
     unused_inputs: bool = False
 
-    def requires(self, model: onnx_ir.Model) -> None:
+    def plan(self, model: TiedModel) -> RemoveOutputsPlan:
         """Check the names, and that an output is left."""
-        names = [output.name or "" for output in model.graph.outputs]
+        names = [output.name or "" for output in model.ir.graph.outputs]
         if self.outputs and self.keep:
             raise PreconditionError(
                 "outputs and keep say the same thing twice",
@@ -97,23 +110,24 @@ class RemoveDisconnectedOutputsPass(SurgeryPass):
                     {"nearest" if near else "outputs": ", ".join(map(printable, near or names))},
                     "name one of these",
                 )
-        if not _staying(model, self.outputs, self.keep):
+        staying = _staying(model.ir, self.outputs, self.keep)
+        if not staying:
             raise PreconditionError(
                 "no output would be left",
                 {"outputs": ", ".join(map(printable, names))},
                 "keep one of them: keep=[...]",
             )
+        gone = tuple(name for place, name in enumerate(names) if place not in staying)
+        return RemoveOutputsPlan(model=model, staying=frozenset(staying), gone=gone)
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: RemoveOutputsPlan) -> Rewrite:
         """Remove what goes, and say why."""
         graph = model.graph
-        before = ReadersBefore(model)
-        staying = _staying(model, self.outputs, self.keep)
+        before = ReadersBefore(plan.model)
         named = bool(self.outputs or self.keep)
         why = "removed as asked" if named else "no graph input reaches it"
-        gone = [output for i, output in enumerate(graph.outputs) if i not in staying]
-        changes = [Change(f"output {output.name}", why) for output in gone]
-        kept = [output for i, output in enumerate(graph.outputs) if i in staying]
+        changes = [Change(f"output {name}", why) for name in plan.gone]
+        kept = [output for i, output in enumerate(graph.outputs) if i in plan.staying]
         graph.outputs.clear()
         graph.outputs.extend(kept)
         changes += [

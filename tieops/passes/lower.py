@@ -7,6 +7,7 @@ around it. All operators are standard ones.
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,51 +23,70 @@ from tieops.ir.operators.identity import opset_version
 from tieops.ir.operators.predicates import is_gemm, is_matmul, is_permutation
 from tieops.ir.parameter import Slot
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, Skip, SurgeryPass
 
-__all__ = ["LowerTiedReadsPass"]
+__all__ = ["LowerPlan", "LowerTiedReadsPass"]
 
 MIN_OPSET = 14
 """Where Reshape can be told that a size of 0 is a size, for inputs without rows."""
 _GEMM_DTYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowerPlan(Plan):
+    """Which reads are lowered.
+
+    Args:
+        shapes: The slots, each with the shape of what its weight is multiplied by, if it is known.
+    """
+
+    shapes: Mapping[Slot, onnx_ir.Shape | None]
+
+
 @dataclass(frozen=True, kw_only=True)
-class LowerTiedReadsPass(SurgeryPass):
+class LowerTiedReadsPass(SurgeryPass[LowerPlan]):
     """Read tied weights through Gemm's own transpose instead of a Transpose node."""
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.NUMERICS
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
-        """Lower every tied read that has the form."""
-        opset = opset_version(model.opset_imports)
-        tied = TiedModel(model)
-        changes: list[Change] = []
+    def plan(self, model: TiedModel) -> LowerPlan:
+        """Find every tied read that has the form."""
+        functions = function_graphs(model.ir)
+        slots: list[Slot] = []
         skips: list[Skip] = []
-        functions = function_graphs(model)
-        names = NameAuthority(model)
-        slots = [slot for slot in _shared(tied) if is_transposed_product(slot)]
-        given = {slot.node: x for slot in slots if (x := slot.node.inputs[0]) is not None}
-        known = derived(model, {x for node, x in given.items() if is_matmul(node)})
-        shapes = {node: known.get(x) for node, x in given.items()}
-        for slot in slots:
-            why = ""
-            if slot.path or slot.parameter.value.graph in functions:
-                why = "it is read in a function"
-            elif opset < MIN_OPSET:
-                why = f"opset {opset} is older than {MIN_OPSET}"
-            elif slot.parameter.dtype.name not in _GEMM_DTYPES:
-                why = f"Gemm takes no {slot.parameter.dtype.name.lower()}"
+        for slot in filter(is_transposed_product, _shared(model)):
+            why = _why_not(slot, functions, opset_version(model.ir.opset_imports))
             if why:
                 skips.append(Skip(slot.name, why))
-                continue
+            else:
+                slots.append(slot)
+        given = {slot: slot.node.inputs[0] for slot in slots if is_matmul(slot.node)}
+        known = derived(model.ir, {x for x in given.values() if x is not None})
+        shapes = {slot: known.get(x) if (x := given.get(slot)) else None for slot in slots}
+        return LowerPlan(model=model, skips=tuple(skips), shapes=shapes)
+
+    def apply(self, model: onnx_ir.Model, plan: LowerPlan) -> Rewrite:
+        """Lower them."""
+        names = NameAuthority(model)
+        for slot, shape in plan.shapes.items():
             if is_gemm(slot.node):
                 _flip(slot)
             else:
-                _matmul_to_gemm(slot, shapes[slot.node], model, names)
+                _matmul_to_gemm(slot, shape, model, names)
             _drop_view(slot)
-            changes.append(Change(slot.name, "reads its weight through Gemm's transB"))
-        return Rewrite(tuple(changes), tuple(skips))
+        what = "reads its weight through Gemm's transB"
+        return Rewrite(tuple(Change(slot.name, what) for slot in plan.shapes), plan.skips)
+
+
+def _why_not(slot: Slot, functions: Container[onnx_ir.Graph | None], opset: int) -> str:
+    """Return why a read cannot be lowered; empty if it can."""
+    if slot.path or slot.parameter.value.graph in functions:
+        return "it is read in a function"
+    if opset < MIN_OPSET:
+        return f"opset {opset} is older than {MIN_OPSET}"
+    if slot.parameter.dtype.name not in _GEMM_DTYPES:
+        return f"Gemm takes no {slot.parameter.dtype.name.lower()}"
+    return ""
 
 
 def _shared(model: TiedModel) -> list[Slot]:

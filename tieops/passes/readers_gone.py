@@ -12,7 +12,7 @@ from tieops.ir.parameter import Parameter
 from tieops.ir.readers.readers import Reader, Readers
 from tieops.ir.walk import all_nodes, stored_values
 from tieops.model import TiedModel
-from tieops.passes.leave import give_up_names
+from tieops.passes.detach import give_up_names
 
 __all__ = ["ReadersBefore"]
 
@@ -24,15 +24,14 @@ class ReadersBefore:
     must not have ``fc.weight``, and ``tieops check --expect-tie`` must not find the tie.
 
     Args:
-        model: The model, before anything is removed; left alone. It is traced only if a tensor has
+        tied: The model, before anything is removed; left alone. It is traced only if a tensor has
             several names.
     """
 
-    def __init__(self, model: onnx_ir.Model) -> None:
+    def __init__(self, tied: TiedModel) -> None:
         self._shared: list[tuple[Parameter, Readers]] = []
-        if all(len(names_of(value)) < 2 for value in stored_values(model)):
+        if all(len(names_of(value)) < 2 for value in stored_values(tied.ir)):
             return
-        tied = TiedModel(model)
         known = [(each, tied.readers(each)) for each in tied.parameters if len(each.names) > 1]
         self._shared = [(each, readers) for each, readers in known if len(readers.all) > 1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -17,7 +17,6 @@ from tieops.ir.dataflow.liveness import Liveness
 from tieops.ir.edit import (
     NameAuthority,
     add_initializer,
-    copy_model,
     permute,
     rename_initializer,
     replace_value,
@@ -30,14 +29,14 @@ from tieops.ir.parameter import Slot
 from tieops.ir.readers.readers import Reader, Readers
 from tieops.ir.walk import rename_scope
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.detach import give_up_names
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.passes.inline import inline_behind, inline_path, inliner_of
-from tieops.passes.leave import give_up_names
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
 
-__all__ = ["ReplaceHeadPass", "replace_head"]
+__all__ = ["ReplaceHeadPass", "ReplaceHeadPlan", "replace_head"]
 
 Array = np.ndarray[Any, Any]
 BROADCASTING = 7
@@ -125,11 +124,31 @@ def _int_if_whole(number: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReplaceHeadPass(SurgeryPass):
+class ReplaceHeadPlan(Plan):
+    """The head, what comes in its place, and what changes behind it.
+
+    Args:
+        model: A draft, which is edited and takes the place of the graph in the end: with all calls
+            inlined that the head is behind, and the shapes that hand-written and older files lack.
+        inlined: The calls that are inlined in it.
+        head: The head, in the draft.
+        weight: The new weight, of shape (out_features, *in_features).
+        bias: The new bias, if there is one.
+        resize: What has to follow the new size.
+    """
+
+    inlined: tuple[Change, ...]
+    head: Head
+    weight: Array = field(repr=False)
+    bias: Array | None = field(repr=False)
+    resize: ResizePlan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
     """Replace the head by one of another size; see ``tieops.replace_head``."""
 
     preserves: ClassVar[Preserves] = Preserves(0)
-    rewrite_checks: ClassVar[bool] = True
     head: str | None = None
     out_features: int
     lr_factor: float = 1.0
@@ -139,35 +158,13 @@ class ReplaceHeadPass(SurgeryPass):
     seed: int = 0
     name: str | None = None
 
-    def requires(self, model: onnx_ir.Model) -> None:
-        """Find the head, make its values and propagate its size, without changing the model."""
-        self._plan(copy_model(model))
-
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
-        """Replace the head."""
-        inlined, head, weight, bias, resize = self._plan(model)
-        done = _replace(model, head, weight, bias, resize, self)
-        return Rewrite((*inlined, *done.changes), done.skips)
-
-    def _plan(
-        self, model: onnx_ir.Model
-    ) -> tuple[list[Change], Head, Array, Array | None, ResizePlan]:
+    def plan(self, model: TiedModel) -> ReplaceHeadPlan:
+        """Find the head, make its values and propagate its size."""
         check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
-        tied = TiedModel(model)
-        layer = find_head(tied, self.head)
-        inlined: list[Change] = []
-        if model.functions and layer.slots:
-            slot = layer.slots[0]
-            inliner = inliner_of(tied, model, NameAuthority(model), runtime_functions=True)
-            node, inlined = inline_path(inliner, model, slot.path, slot.node)
-            inlined += inline_behind(inliner, model, node)
-            tied = TiedModel(model)
-            layer = next(each for each in tied.layers if node in each.nodes)
-        # What follows needs ranks and sizes, which hand-written and older files do not have.
-        infer_in_place(model)
-        head = as_head(tied, layer)
+        draft, layer, inlined = _drafted(model, self.head)
+        head = as_head(draft, layer)
         weight, bias = _values(head, self)
-        opset = _opset(model)
+        opset = _opset(draft.ir)
         if bias is not None and not head.is_conv and opset < BROADCASTING:
             raise PreconditionError(
                 f"opset {opset} adds no vector to rows, and ONNX Runtime has no kernels of it",
@@ -176,12 +173,46 @@ class ReplaceHeadPass(SurgeryPass):
                 "or pass bias=False",
             )
         resize = plan_resize(head.out, head.axis, head.out_features, self.out_features)
-        taken = {layer.name for layer in tied.layers} - {head.layer.name}
+        taken = {layer.name for layer in draft.layers} - {head.layer.name}
         if self.name in taken:
             raise SelectionError(
                 f"a layer is called {self.name} already", None, "choose another name"
             )
-        return inlined, head, weight, bias, resize
+        return ReplaceHeadPlan(
+            model=draft, inlined=inlined, head=head, weight=weight, bias=bias, resize=resize
+        )
+
+    def apply(self, model: onnx_ir.Model, plan: ReplaceHeadPlan) -> Rewrite:
+        """Replace the head."""
+        done = _replace(plan, self)
+        model.graph = plan.model.ir.graph
+        model.functions.clear()
+        model.functions.update(plan.model.ir.functions)
+        return Rewrite((*plan.inlined, *done.changes), done.skips)
+
+
+def _drafted(model: TiedModel, name: str | None) -> tuple[TiedModel, Layer, tuple[Change, ...]]:
+    """Return a copy of a model in which the head and all behind it lie in the main graph.
+
+    Returns:
+        The copy, the head in it, and which calls were inlined.
+    """
+    draft = model.clone()
+    # What follows needs ranks and sizes, which hand-written and older files do not have.
+    infer_in_place(draft)
+    tied = TiedModel(draft)
+    layer = find_head(tied, name)
+    if not draft.functions or not layer.slots:
+        return tied, layer, ()
+    slot = layer.slots[0]
+    inliner = inliner_of(tied, NameAuthority(draft), runtime_functions=True)
+    node, inlined = inline_path(inliner, draft, slot.path, slot.node)
+    inlined += inline_behind(inliner, draft, node)
+    if inlined:
+        infer_in_place(draft)
+        tied = TiedModel(draft)
+        layer = next(each for each in tied.layers if node in each.nodes)
+    return tied, layer, tuple(inlined)
 
 
 def _opset(model: onnx_ir.Model) -> int:
@@ -214,16 +245,9 @@ def _dtype(head: Head, seen: onnx_ir.Value | None) -> np.dtype[Any]:
     return _FLOATS[dtype]
 
 
-def _replace(
-    model: onnx_ir.Model,
-    head: Head,
-    weight: Array,
-    bias: Array | None,
-    resize: ResizePlan,
-    options: ReplaceHeadPass,
-) -> Rewrite:
-    name = options.name or head.layer.name
-    tied = TiedModel(model)
+def _replace(plan: ReplaceHeadPlan, options: ReplaceHeadPass) -> Rewrite:
+    tied, head = plan.model, plan.head
+    model, name = tied.ir, options.name or head.layer.name
     parameters = {
         read.parameter.value: read.parameter for slot in head.layer.slots for read in slot.reads
     }
@@ -235,14 +259,16 @@ def _replace(
     assert isinstance(graph, onnx_ir.Graph)
     names = NameAuthority(model)
     liveness = Liveness(model)
-    _apply(model, resize, names)
+    _apply(model, plan.resize, names)
     for value, going in gone.items():
         if going.staying:
             give_up_names(parameters[value], going.readers, going.names, going.staying, names)
     _step_aside(tied, head, [weight_name, bias_name], names)
-    stored = _stored(model, names.take(weight_name), weight, options.lr_factor)
+    stored = _stored(model, names.take(weight_name), plan.weight, options.lr_factor)
     factor = options.lr_factor if options.bias_lr_factor is None else options.bias_lr_factor
-    offset = None if bias is None else _stored(model, names.take(bias_name), bias, factor)
+    offset = None
+    if plan.bias is not None:
+        offset = _stored(model, names.take(bias_name), plan.bias, factor)
     build = _Builder(name, node, head, names)
     if head.is_conv:
         out = build.conv(head.x, stored, offset)
@@ -263,7 +289,7 @@ def _replace(
         for value, each in shared.items()
         if not (value.uses() or value.is_graph_output() or value.is_graph_input())
     ]
-    new = [brief(stored.dtype, weight.shape)]
+    new = [brief(stored.dtype, plan.weight.shape)]
     new += [] if offset is None else [brief(offset.dtype, offset.shape)]
     what = f"{head.out_features} → {options.out_features} features as {name} ({', '.join(new)})"
     return Rewrite((Change(head.layer.name, what), *unread))

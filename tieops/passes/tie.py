@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir
 
-from tieops.errors import PreconditionError
+from tieops.analysis.duplicates.bit_equality import bit_equal, bits
+from tieops.analysis.duplicates.by_content import same_range
+from tieops.errors import PreconditionError, TieMismatchError
 from tieops.ir.edit import (
     NameAuthority,
     TransposedInputs,
@@ -28,18 +32,28 @@ from tieops.ir.metadata.keys import (
     set_evidence,
 )
 from tieops.ir.metadata.torch_kinds import has_generated_name, join_kinds, word_of
-from tieops.ir.notation import brief_bytes
+from tieops.ir.notation import brief, brief_bytes, printable
+from tieops.ir.operators.operands import Missing, bool_attribute
+from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers.forms import as_read, form_of, set_forms
-from tieops.ir.view import View, relative
+from tieops.ir.view import Shape, View, permuted, relative
 from tieops.ir.walk import scope_of, stored_values
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.declared import Group, declared, unshareable
-from tieops.passes.rejoin import Rejoined, rejoin
-from tieops.select import Target
+from tieops.passes.base import (
+    Change,
+    Plan,
+    Preserves,
+    Rewrite,
+    Skip,
+    SurgeryPass,
+    run,
+    unchangeable,
+)
+from tieops.passes.retie_slices import RecordedSlice, recorded_slices, retie_slices
+from tieops.select import Target, weight_slot
 
-__all__ = ["TiePass", "tie"]
+__all__ = ["TiePass", "TiePlan", "tie"]
 
 
 def tie(
@@ -88,8 +102,32 @@ def tie(
     return tied
 
 
+@dataclass(frozen=True)
+class Group:
+    """Parameters to join into the first one, with the order of its axes that each is read by."""
+
+    parameters: tuple[Parameter, ...]
+    perms: tuple[Shape, ...]
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiePlan(Plan):
+    """What is joined.
+
+    Args:
+        groups: The tensors to join; empty if slices come first, as these may be equal then.
+        slices: Tensors that were cut out of another one, by the name of that.
+    """
+
+    groups: tuple[Group, ...] = ()
+    slices: Mapping[str, Sequence[RecordedSlice]] = field(
+        default_factory=dict[str, Sequence[RecordedSlice]]
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class TiePass(SurgeryPass):
+class TiePass(SurgeryPass[TiePlan]):
     """Join duplicates, or the named targets, into one stored tensor each; see ``tieops.tie``."""
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
@@ -97,8 +135,8 @@ class TiePass(SurgeryPass):
     keep: bool | str = False
     include_small: bool = False
 
-    def requires(self, model: onnx_ir.Model) -> None:
-        """Check what is declared before anything changes."""
+    def plan(self, model: TiedModel) -> TiePlan:
+        """Check what is declared, or find what qualifies."""
         if self.keep and not self.targets:
             raise PreconditionError(
                 "keep says whose values stay, and no targets are named",
@@ -110,40 +148,37 @@ class TiePass(SurgeryPass):
                 f"cannot tie {self.targets[0]} to nothing", None, "name two or more targets"
             )
         if self.targets:
-            declared(TiedModel(model), self.targets, self.keep)
+            return TiePlan(model=model, groups=(resolve_targets(model, self.targets, self.keep),))
+        slices = recorded_slices(model.ir)
+        groups, skips = ((), ()) if slices else self._duplicates(model)
+        return TiePlan(model=model, slices=slices, groups=groups, skips=skips)
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: TiePlan) -> Rewrite:
         """Join what qualifies."""
-        return tie_in_place(model, self.targets, self.keep, include_small=self.include_small)
+        tied, groups, skips = plan.model, plan.groups, plan.skips
+        retied = retie_slices(model, plan.slices, NameAuthority(model))
+        if plan.slices:
+            # Two slices that are equal may be cut out of a tensor in two ways, and keep theirs: so
+            # what is equal shows only when they are back.
+            tied = TiedModel(model) if retied.changes else tied
+            groups, skips = self._duplicates(tied)
+        joiner = _Joiner(model, tied.slots)
+        for group in groups:
+            joiner.join(group)
+        merge_views([*joiner.kept, *retied.wholes])
+        return Rewrite((*retied.changes, *joiner.changes), (*retied.skips, *skips, *joiner.skips))
 
-
-def tie_in_place(
-    model: onnx_ir.Model,
-    targets: Sequence[Target] = (),
-    keep: bool | str = False,
-    *,
-    include_small: bool = False,
-) -> Rewrite:
-    """Do the work of ``tie`` on a graph, in place."""
-    # Parts first: two that are equal may be cut out of a tensor in two ways, and keep theirs.
-    rejoined = Rejoined() if targets else rejoin(model, NameAuthority(model))
-    tied = TiedModel(model)
-    skips: list[Skip] = []
-    groups: list[Group] = []
-    if targets:
-        groups.append(declared(tied, targets, keep))
-    else:
+    def _duplicates(self, model: TiedModel) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
+        """Return the duplicates to join, and those that are held back."""
+        groups: list[Group] = []
+        skips: list[Skip] = []
         # What was one tensor before is one again before others are joined to it.
-        for duplicate in sorted(tied.duplicates, key=lambda each: bool(each.held_back)):
-            if duplicate.held_back and not include_small:
+        for duplicate in sorted(model.duplicates, key=lambda each: bool(each.held_back)):
+            if duplicate.held_back and not self.include_small:
                 skips.append(Skip(duplicate.parameters[0].name, duplicate.held_back))
             else:
                 groups.append(Group(duplicate.parameters, duplicate.perms, duplicate.evidence))
-    joiner = _Joiner(model, tied.slots)
-    for group in groups:
-        joiner.join(group)
-    merge_views([*joiner.kept, *rejoined.wholes])
-    return Rewrite((*rejoined.changes, *joiner.changes), (*rejoined.skips, *skips, *joiner.skips))
+        return tuple(groups), tuple(skips)
 
 
 class _Joiner:
@@ -223,7 +258,7 @@ class _Joiner:
     def _unable(self, parameter: Parameter) -> str:
         if parameter.value.graph in self._in_functions:
             return "it lives in a function, which sees no other tensor"
-        return unshareable(parameter)
+        return unchangeable(parameter)
 
     def _is_made_up(self, parameter: Parameter, name: str) -> bool:
         """Tell whether an exporter made a name up: torch's says what came from the module."""
@@ -243,3 +278,113 @@ class _Joiner:
             for slot in self._readers.get(parameter, [])
             if (scope := scope_of(slot.node)) is not None and scope.fqn
         ]
+
+
+# --- declared ties -----------------------------------------------------------------------------
+
+
+def resolve_targets(model: TiedModel, targets: Sequence[Target], keep: bool | str) -> Group:
+    """Return the parameters that the targets read, the one to keep first.
+
+    Raises:
+        SelectionError: If a target names nothing, or several parameters.
+        TieMismatchError: If they differ in dtype, shape or, without ``keep``, values.
+        PreconditionError: If two targets are one slot, one cannot be shared, or ``keep`` is none of
+            them.
+    """
+    slots = [weight_slot(model, target) for target in targets]
+    parameters = {slot.parameter for slot in slots}
+    shared = len(parameters) == 1 and all(
+        isinstance(target, str) and target in slots[0].parameter.names for target in targets
+    )
+    if len({slot.name for slot in slots}) < len(slots) and not (
+        shared and len({*map(str, targets)}) == len(targets)
+    ):
+        raise PreconditionError(
+            "two targets name one slot",
+            {"slots": ", ".join(printable(slot.name) for slot in slots)},
+            "name layers that each read a weight",
+        )
+    if isinstance(keep, str):
+        kept = weight_slot(model, keep).parameter
+        if kept not in [slot.parameter for slot in slots]:
+            raise PreconditionError(
+                f"keep={keep!r} is none of the targets",
+                {"targets": ", ".join(printable(slot.name) for slot in slots)},
+                "name one of them",
+            )
+        slots.sort(key=lambda slot: slot.parameter is not kept)
+    one_each = list({slot.parameter: slot for slot in reversed(slots)}.values())[::-1]
+    first = one_each[0]
+    for slot in one_each if len(one_each) > 1 else ():
+        if why := unchangeable(slot.parameter):
+            raise PreconditionError(
+                f"cannot tie {printable(slot.parameter.name)}",
+                {slot.parameter.name: why},
+                "remove it from the graph's inputs first",
+            )
+    perms = [tuple(range(len(first.parameter.shape)))]
+    perms += [_matching_perm(first, other, anything=bool(keep)) for other in one_each[1:]]
+    return Group(tuple(slot.parameter for slot in one_each), tuple(perms), Evidence.DECLARED)
+
+
+def _matching_perm(kept: Slot, slot: Slot, *, anything: bool) -> Shape:
+    """Return the order of the kept parameter's axes that equals the other one."""
+    first, other = kept.parameter, slot.parameter
+    facts: dict[str, object] = {each.name: brief(each.dtype, each.shape) for each in (first, other)}
+    title = f"cannot tie {printable(other.name)} to {printable(first.name)}"
+    if first.dtype != other.dtype:
+        raise TieMismatchError(f"{title}: dtypes differ", facts, "convert one of them first")
+    rank = len(first.shape)
+    perms = [
+        perm
+        for perm in itertools.permutations(range(rank))
+        if rank == len(other.shape) and permuted(first.shape, perm) == other.shape
+    ]
+    if not perms:
+        raise TieMismatchError(
+            f"{title}: shapes differ",
+            facts,
+            "pad or slice one of them to the other's size, in any order of axes",
+        )
+    perms.sort(key=lambda perm: perm != _usual_perm(kept, slot))
+    if same_range(first.tensor, other.tensor):
+        return tuple(range(rank))
+    for perm in perms:
+        if bit_equal(first.numpy().transpose(perm), other.numpy()):
+            return perm
+    if not anything:
+        raise TieMismatchError(
+            f"{title}: values differ",
+            {**facts, "first difference": _difference(first, other, perms[0])},
+            "say whose values stay: keep=",
+        )
+    return perms[0]
+
+
+def _usual_perm(kept: Slot, slot: Slot) -> Shape | None:
+    """Return the order in which two matrices are the same layer's weight as torch stores it."""
+    mine, others = _torch_order(kept), _torch_order(slot)
+    return None if mine is None or others is None else relative(others, mine)
+
+
+def _torch_order(slot: Slot) -> Shape | None:
+    """Return the order of a stored matrix' axes that gives (out, in), or (vocab, hidden)."""
+    perm = slot.view.permutation
+    if perm is None or len(perm) != 2:
+        return None
+    if not is_matmul(slot.node) and not is_gemm(slot.node):
+        return perm
+    flips = is_gemm(slot.node) and bool_attribute(slot.node, "transB", default=False)
+    if isinstance(flips, Missing):
+        return None
+    return (perm[1], perm[0]) if slot.index == 1 and not flips else perm
+
+
+def _difference(first: Parameter, other: Parameter, perm: Shape) -> str:
+    one, two = first.numpy().transpose(perm), other.numpy()
+    if one.dtype.kind == "O" or first.dtype == onnx_ir.DataType.STRING:
+        return "somewhere"
+    places = np.argwhere(np.ascontiguousarray(bits(one)) != np.ascontiguousarray(bits(two)))
+    at = tuple(int(axis) for axis in places[0][: one.ndim])
+    return f"{one[at]} and {two[at]} at {list(at)}"

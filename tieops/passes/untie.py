@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,12 +21,21 @@ from tieops.ir.readers.forms import form_of
 from tieops.ir.readers.readers import Reader, Readers, record_reads
 from tieops.ir.tie import Tie
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, Skip, SurgeryPass, run
-from tieops.passes.leave import Leaver
-from tieops.passes.untie_calls import Choice, UntieCalls, bound, places_of, stuck_slots
+from tieops.passes.base import (
+    Change,
+    Plan,
+    Preserves,
+    Rewrite,
+    Skip,
+    SurgeryPass,
+    run,
+    unchangeable,
+)
+from tieops.passes.detach import Untier
+from tieops.passes.inline import CallInliner, Detached, places_of, stuck_slots
 from tieops.select import Target, slots_of
 
-__all__ = ["UntiePass", "untie"]
+__all__ = ["UntiePass", "UntiePlan", "untie"]
 
 
 def untie(
@@ -85,8 +94,24 @@ def untie(
 _NAMES_FIX = 'give names and whose they are: names={"out": "MatMul_y"}'
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UntiePlan(Plan):
+    """Which slots leave which ties.
+
+    Args:
+        owners: Names that were doubtful, each with the slot under whose reader it goes.
+        leaving: The ties concerned, each with the slots that leave it. An accidental tie comes
+            once for each module that leaves it.
+        calls: The calls on the way to these slots.
+    """
+
+    owners: Sequence[tuple[str, Slot]]
+    leaving: Detached
+    calls: CallInliner = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
-class UntiePass(SurgeryPass):
+class UntiePass(SurgeryPass[UntiePlan]):
     """Give the named slots, or all, initializers of their own; see ``tieops.untie``."""
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
@@ -95,89 +120,85 @@ class UntiePass(SurgeryPass):
     accidental: bool = False
     names: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def requires(self, model: onnx_ir.Model) -> None:
-        """Check that every target is tied and can leave, before anything changes."""
-        if self.names:
-            _chosen(TiedModel(model), self.names)
+    def plan(self, model: TiedModel) -> UntiePlan:
+        """Choose the slots that leave; check that every target is tied and can leave."""
+        owners = _owners(model, self.names)
+        together = self.together or self.accidental  # the calls of one module read one parameter
+        calls = CallInliner(model, together=together, accidental=self.accidental)
+        chooser = _Chooser(model, calls, owners, together=together)
+        if self.accidental:
+            leaving = chooser.accidental(self.targets)
+        elif self.targets:
+            leaving = chooser.named(self.targets)
+        else:
+            leaving = list(chooser.all_apart())
         if self.targets:
-            tied = TiedModel(model)
-            choice = Choice(self.targets, self.together, self.accidental)
-            calls = UntieCalls(tied, model, NameAuthority(model), choice)
-            for tie, leaving in _leaving(tied, calls, choice):
-                calls.check(tie, leaving)
+            calls.check(leaving)
+        return UntiePlan(model=model, owners=owners, leaving=leaving, calls=calls)
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: UntiePlan) -> Rewrite:
         """Untie."""
-        for name, slot in _chosen(TiedModel(model), self.names) if self.names else ():
+        for name, slot in plan.owners:
             record_reads(slot.node, slot.index, [name])
-        return untie_in_place(
-            model, self.targets, together=self.together, accidental=self.accidental
-        )
+        liveness = Liveness(model)
+        tied, leaving, inlined = plan.calls.inline(plan.leaving)
+        if inlined and not self.targets and not self.accidental:
+            leaving = _by_tensor(tied, leaving)
+        rewrite = self._detach(tied, leaving, plan.calls.names)
+        liveness.remove_newly_dead()
+        return Rewrite((*inlined, *rewrite.changes), rewrite.skips)
 
-
-def untie_in_place(
-    model: onnx_ir.Model,
-    targets: Sequence[Target] = (),
-    *,
-    together: bool = False,
-    accidental: bool = False,
-) -> Rewrite:
-    """Do the work of ``untie`` on a graph, in place."""
-    together = together or accidental  # the calls of one module read one parameter
-    choice = Choice(targets, together, accidental)
-    liveness = Liveness(model)
-    names = NameAuthority(model)
-    tied = TiedModel(model)
-    calls = UntieCalls(tied, model, names, choice)
-    leaving = _leaving(tied, calls, choice)
-    changes: list[Change] = []
-    if model.functions:  # else the graph is traced once
-        leaving, changes = calls.inline(leaving)
-        if not targets and not accidental:
-            leaving = _by_tensor(calls.tied, leaving)
-    learnables = calls.tied.trace.learnables
-    values = {tie.parameter.value for tie, _ in leaving}
-    learnable = {v for v in values if word_of(v) is None and learnables.is_learnable(v)}
-    leaver = Leaver(model, names)
-    skips: list[Skip] = []
-    for tie, going in leaving:
-        stuck = stuck_slots(tie, going, model)
-        skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
-        held = set(stuck)
-        slots, parameter = [slot for slot in going if slot not in held], tie.parameter
-        readers = calls.tied.readers(parameter)
-        if any(slot.is_joined for slot in going):
-            # A slot that reads several parameters has been rewired if it left another tie already.
-            retraced = TiedModel(model)
-            slots = _again(retraced, parameter, slots)
-            parameter = Parameter(tie.parameter.value)
-            readers = retraced.readers(parameter)
-        why = bound(parameter)
-        if why:
-            skips.append(Skip(parameter.name, why))
-        elif not slots and not stuck:
-            skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
-        elif slots:
-            if parameter.value in learnable and not (accidental and _holds_statistics(tie)):
+    def _detach(self, tied: TiedModel, leaving: Detached, names: NameAuthority) -> Rewrite:
+        """Give the slots that leave each tie tensors of their own, one tie after the other."""
+        model, learnables = tied.ir, tied.trace.learnables
+        values = {tie.parameter.value for tie, _ in leaving}
+        learnable = {v for v in values if word_of(v) is None and learnables.is_learnable(v)}
+        untier = Untier(model, names)
+        changes: list[Change] = []
+        skips: list[Skip] = []
+        rewired: set[tuple[onnx_ir.Node, int]] = set()
+        for tie, going in leaving:
+            stuck = stuck_slots(tie, going, model)
+            skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
+            slots, parameter = [slot for slot in going if slot not in stuck], tie.parameter
+            why = unchangeable(parameter)
+            if why:
+                skips.append(Skip(parameter.name, why))
+                continue
+            if not slots:
+                if not stuck:
+                    skips.append(Skip(parameter.name, "its names have one reader, which keeps it"))
+                continue
+            if any((slot.node, slot.index) in rewired for slot in slots):
+                # A slot that reads several parameters left another tie already, and reads through
+                # copies now.
+                tied = TiedModel(model)
+                places = places_of(tied.slots)
+                slots = [places[s.path, s.node, s.index, parameter.value] for s in slots]
+                parameter = Parameter(parameter.value)
+            rewired |= {(slot.node, slot.index) for slot in slots if slot.is_joined}
+            if parameter.value in learnable and not (self.accidental and _holds_statistics(tie)):
                 note_learnable(parameter.value)  # those that made it one may leave
-            changes += leaver.leave(
+            readers = tied.readers(parameter)
+            changes += untier.detach(
                 parameter,
                 readers,
                 slots,
-                together=together,
-                by_name=not targets and not accidental and _has_names(readers),
-                remember=not accidental,
+                together=self.together or self.accidental,
+                by_name=not self.targets and not self.accidental and _has_names(readers),
+                remember=not self.accidental,
             )
-    if accidental:
-        for tie in {tie.parameter.value: tie for tie, _ in leaving}.values():
-            leaver.name_module(tie.parameter, _staying(tie))
-    liveness.remove_newly_dead()
-    leaver.name_copies()
-    return Rewrite(tuple(changes), tuple(skips))
+        if self.accidental:
+            for tie in {tie.parameter.value: tie for tie, _ in leaving}.values():
+                untier.name_module(tie.parameter, _staying(tie))
+        untier.name_copies()
+        return Rewrite(tuple(changes), tuple(skips))
 
 
-def _chosen(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]]:
+def _owners(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]]:
     """Return the slots under whose reader a caller wants to see doubtful names."""
+    if not names:
+        return []
     doubtful: dict[str, list[Slot]] = {}
     for parameter in dict.fromkeys(tie.parameter for tie in model.ties):
         readers = model.readers(parameter)
@@ -188,7 +209,7 @@ def _chosen(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]
         slots = doubtful.get(name)
         if slots is None:
             raise SelectionError(
-                f"{printable(name)} is no name whose reader is to be chosen",
+                f"{printable(name)} is not a name whose reader is to be chosen",
                 {"doubtful": ", ".join(map(printable, doubtful)) or "none"},
                 "leave it out, or see model.analysis.problems",
             )
@@ -209,14 +230,7 @@ def _chosen(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]
     return found
 
 
-def _again(model: TiedModel, parameter: Parameter, slots: Sequence[Slot]) -> list[Slot]:
-    places = places_of(model.slots)
-    return [places[slot.path, slot.node, slot.index, parameter.value] for slot in slots]
-
-
-def _by_tensor(
-    model: TiedModel, leaving: Sequence[tuple[Tie, list[Slot]]]
-) -> list[tuple[Tie, list[Slot]]]:
+def _by_tensor(model: TiedModel, leaving: Detached) -> Detached:
     """Put what leaves one tensor together where names say who leaves it."""
     found: dict[object, tuple[Tie, list[Slot]]] = {}
     for tie, slots in leaving:
@@ -236,34 +250,118 @@ def _has_names(readers: Readers) -> bool:
     return len({reader.names for reader in readers.all if reader.names}) > 1
 
 
-def _leaving(model: TiedModel, calls: UntieCalls, choice: Choice) -> list[tuple[Tie, list[Slot]]]:
-    """Return, for each tie concerned, the slots that leave it; the rest keep the shared tensor.
+class _Chooser:
+    """Says which slots leave which ties; the rest keep the shared tensor.
 
-    An accidental tie comes once for each module that leaves it.
+    Args:
+        model: The model.
+        calls: The calls on the way to its slots.
+        owners: Whose the names are that the caller has chosen a reader for.
+        together: Whether the slots that leave one tie stay tied with each other.
     """
-    named = {slot for target in choice.targets for slot in _tied_slots(model, target, choice)}
-    readers = {slot.reader for slot in named}
-    if choice.accidental:
-        modules = [(tie, each) for tie in model.accidental_ties for each in _modules(tie)]
-        return [(t, each) for t, each in modules if not choice.targets or named.intersection(each)]
-    if not choice.targets:
-        return list(_all_apart(model, calls))
-    found: list[tuple[Tie, list[Slot]]] = []
-    for tie in model.ties:
-        mine = [slot for slot in tie.slots if slot.reader in readers]
-        if not mine:
-            continue
-        if choice.together and len(mine) == len(tie.slots):
-            continue  # they are tied with each other, and with nobody else
-        # Someone has to keep what is stored: if all are named, it is as if none were.
-        found.append((tie, mine if len(mine) < len(tie.slots) else _all_but_one(tie, calls)))
-    return found
 
+    def __init__(
+        self,
+        model: TiedModel,
+        calls: CallInliner,
+        owners: Sequence[tuple[str, Slot]],
+        *,
+        together: bool,
+    ) -> None:
+        self._model = model
+        self._calls = calls
+        self._owners = owners
+        self._together = together
 
-def _modules(tie: Tie) -> list[list[Slot]]:
-    """Return the slots of each module that leaves an accidental tie; the tensor's own one stays."""
-    stays = _staying(tie)
-    return [list(each) for each in tie.modules if each is not stays]
+    def accidental(self, targets: Sequence[Target]) -> Detached:
+        """Return each accidental tie once for each module that leaves it, of those named or all.
+
+        The module that the tensor is called after keeps it.
+        """
+        named = set(self._tied_slots(targets))
+        return [
+            (tie, module)
+            for tie in self._model.accidental_ties
+            for module in tie.modules
+            if module is not _staying(tie) and (not targets or named.intersection(module))
+        ]
+
+    def named(self, targets: Sequence[Target]) -> Detached:
+        """Return the ties that the targets are in, each with those that leave it."""
+        readers = {slot.reader for slot in self._tied_slots(targets)}
+        found: list[tuple[Tie, Sequence[Slot]]] = []
+        for tie in self._model.ties:
+            mine = [slot for slot in tie.slots if slot.reader in readers]
+            if not mine:
+                continue
+            if self._together and len(mine) == len(tie.slots):
+                continue  # they are tied with each other, and with nobody else
+            # Someone has to keep what is stored: if all are named, it is as if none were.
+            found.append((tie, mine if len(mine) < len(tie.slots) else self._all_but_one(tie)))
+        return found
+
+    def all_apart(self) -> Iterator[tuple[Tie, Sequence[Slot]]]:
+        """Yield every tie with the slots that leave it when all do.
+
+        Where the readers of a tensor have names of their own, these say what is one: all slots of
+        one name stay together, the calls of one module and the slices that it reads one by one.
+        """
+        done: set[onnx_ir.Value] = set()
+        for tie in self._model.ties:
+            readers = self._model.readers(tie.parameter, self._owners)
+            if not _has_names(readers):
+                yield tie, self._all_but_one(tie)
+                continue
+            if tie.parameter.value in done:
+                continue
+            done.add(tie.parameter.value)
+            slots = tuple(slot for reader in readers.all for slot in reader.slots)
+            able = [r for r in readers.all if r.names and self._owns_all(r.slots, tie.parameter)]
+            # Better one whose name stands for the tensor in the form that it is stored in.
+            owner = next(
+                (r for r in able if _is_stored_as_named(r, tie.parameter)), next(iter(able), None)
+            )
+            stays = owner.names if owner is not None else readers.all[0].names
+            leaving = [s for r in readers.all if r.names != stays for s in r.slots]
+            yield Tie(tie.parameter, slots), leaving
+
+    def _owns_all(self, slots: Iterable[Slot], parameter: Parameter) -> bool:
+        """Return whether one of the slots would own all of a tensor."""
+        return max(map(self._calls.owned_elements, slots)) == parameter.elements
+
+    def _all_but_one(self, tie: Tie) -> list[Slot]:
+        """Return all slots but those of the first reader that would own all of the tensor."""
+        first = next(
+            (s for s in tie.slots if s.is_joined or self._owns_all([s], tie.parameter)), None
+        )
+        return [slot for slot in tie.slots if first is None or slot.reader != first.reader]
+
+    def _tied_slots(self, targets: Sequence[Target]) -> Iterator[Slot]:
+        """Yield the slots of the targets that share what they read with another reader.
+
+        Raises:
+            PreconditionError: If a target is not tied, or a caller may override what it reads.
+        """
+        tied = {
+            slot
+            for tie in self._calls.ties_of(self._model)
+            for slot in tie.slots
+            if len({other.reader for other in tie.slots}) > 1
+        }
+        for target in targets:
+            slots = slots_of(self._model, target)
+            mine = [slot for slot in slots if slot in tied]
+            if not mine:
+                raise PreconditionError(
+                    f"{printable(slots[0].name)} is not tied",
+                    {"reads": slots[0].parameter, "ties": len(self._model.ties)},
+                    "see print(model.ties)",
+                )
+            for slot in mine:
+                why = unchangeable(slot.parameter)
+                if why:
+                    raise PreconditionError(f"cannot untie {printable(slot.name)}", {"why": why})
+            yield from mine
 
 
 def _holds_statistics(tie: Tie) -> bool:
@@ -277,67 +375,5 @@ def _staying(tie: Tie) -> tuple[Slot, ...]:
     return next((each for each in tie.modules if title_of(each) == name), tie.modules[0])
 
 
-def _all_apart(model: TiedModel, calls: UntieCalls) -> Iterator[tuple[Tie, list[Slot]]]:
-    """Yield every tie with the slots that leave it when all do.
-
-    Where the readers of a tensor have names of their own, these say what is one: all slots of one
-    name stay together, the calls of one module and the slices that it reads one by one.
-    """
-    done: set[onnx_ir.Value] = set()
-    for tie in model.ties:
-        readers = model.readers(tie.parameter)
-        if not _has_names(readers):
-            yield tie, _all_but_one(tie, calls)
-            continue
-        if tie.parameter.value in done:
-            continue
-        done.add(tie.parameter.value)
-        slots = tuple(slot for reader in readers.all for slot in reader.slots)
-        whole = tie.parameter.elements
-        able = [r for r in readers.all if r.names and _owned(r, calls) == whole]
-        # Better one whose name stands for the tensor in the form that it is stored in.
-        owner = next(
-            (r for r in able if _is_stored_as_named(r, tie.parameter)), next(iter(able), None)
-        )
-        stays = owner.names if owner is not None else readers.all[0].names
-        leaving = [s for r in readers.all if r.names != stays for s in r.slots]
-        yield Tie(tie.parameter, slots), leaving
-
-
 def _is_stored_as_named(reader: Reader, parameter: Parameter) -> bool:
     return any(form_of(parameter.value, name).is_identity for name in reader.names)
-
-
-def _owned(reader: Reader, calls: UntieCalls) -> int:
-    return max(calls.owned_elements(slot) for slot in reader.slots)
-
-
-def _all_but_one(tie: Tie, calls: UntieCalls) -> list[Slot]:
-    """Return the slots that leave when all do: the first reader that would own all of it stays."""
-    whole = tie.parameter.elements
-    first = next((s for s in tie.slots if s.is_joined or calls.owned_elements(s) == whole), None)
-    if first is None:
-        return list(tie.slots)
-    return [slot for slot in tie.slots if slot.reader != first.reader]
-
-
-def _tied_slots(model: TiedModel, target: Target, choice: Choice) -> list[Slot]:
-    slots = slots_of(model, target)
-    tied = {
-        slot
-        for tie in choice.ties_of(model)
-        for slot in tie.slots
-        if len({other.reader for other in tie.slots}) > 1
-    }
-    mine = [slot for slot in slots if slot in tied]
-    if not mine:
-        raise PreconditionError(
-            f"{printable(slots[0].name)} is not tied",
-            {"reads": slots[0].parameter, "ties": len(model.ties)},
-            "see print(model.ties)",
-        )
-    for slot in mine:
-        why = bound(slot.parameter)
-        if why:
-            raise PreconditionError(f"cannot untie {printable(slot.name)}", {"why": why})
-    return mine

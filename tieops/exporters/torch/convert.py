@@ -17,7 +17,7 @@ from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.walk import all_graphs
 from tieops.model import TiedModel, check_model
 from tieops.passes.inline import inline_all
-from tieops.passes.untie import untie_in_place
+from tieops.passes.untie import UntiePass
 
 __all__ = ["to_torch"]
 
@@ -71,8 +71,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     if ir.functions:
         inline_all(ir)
     _note_constants(ir)
-    untie_in_place(ir, accidental=True)
-    prepared = TiedModel(ir)
+    prepared, _ = UntiePass(accidental=True).on_copy(TiedModel(ir))
     content = nn.Module()
     store = Store(prepared, content)
     program = Program(ir, store, find_symbolic_ints(ir.graph))

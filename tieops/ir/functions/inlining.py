@@ -73,7 +73,17 @@ class Inliner:
         self._released: set[onnx_ir.OperatorIdentifier] = set()
 
     def now(self, path: Path, node: onnx_ir.Node) -> tuple[Path, onnx_ir.Node]:
-        """Return where a node is that was reached through some calls before any was inlined."""
+        """Return where a node is that is reached through some calls.
+
+        Args:
+            path: The calls, of the model as it was before any was inlined, or as it is now.
+            node: The node.
+
+        Returns:
+            The calls that still lead to it, and the node, or its copy.
+        """
+        if path and path[0] in self._origins:
+            path = (*self._origins[path[0]], *path[1:])
         for count in range(len(path), 0, -1):
             inner = node if count == len(path) else path[count]
             copy = self._copies.get((path[:count], inner))
@@ -104,29 +114,34 @@ class Inliner:
         return ""
 
     def inline(
-        self, calls: Iterable[onnx_ir.Node], moving: Iterable[onnx_ir.Value] = ()
+        self, paths: Iterable[Path], moving: Iterable[onnx_ir.Value] = ()
     ) -> list[onnx_ir.Node]:
-        """Inline calls, and the others that read what the same bodies store.
+        """Inline all calls of some paths, and the others that read what the same bodies store.
 
         Args:
-            calls: Nodes of the main graph, or of graphs nested in it, without an ``obstacle``.
+            paths: Paths without an ``obstacle``, of the model as it was before any was inlined, or
+                as it is now.
             moving: Of the tensors that stay one, those to move to the main graph in any case.
 
         Returns:
             The calls that are no more.
         """
+        paths, moving = list(paths), set(moving)
+        self._opened |= {key for key, held in self._held.items() if not moving.isdisjoint(held)}
         gone: list[onnx_ir.Node] = []
-        self._opened |= {
-            key for key, held in self._held.items() if not set(moving).isdisjoint(held)
-        }
-        pending = dict.fromkeys(calls) | self._on_the_way()
-        while pending:
-            self._opened |= {call.op_identifier() for call in pending} & self._held.keys()
-            pending.update(self._on_the_way())
-            self._inline(list(pending))
-            gone += pending
-            pending = self._on_the_way()
-        return gone
+        while True:
+            calls = dict.fromkeys(call for path in paths if (call := self._next_call(path)))
+            self._opened |= {call.op_identifier() for call in calls} & self._held.keys()
+            calls |= self._on_the_way()
+            if not calls:
+                return gone
+            self._inline(list(calls))
+            gone += calls
+
+    def _next_call(self, path: Path) -> onnx_ir.Node | None:
+        """Return the call to inline next, so that all of a path is in the end."""
+        outer, call = self.now(path[:-1], path[-1])
+        return None if call in self._inlined else (*outer, call)[0]
 
     def _on_the_way(self) -> dict[onnx_ir.Node, None]:
         """Return the calls of the main graph that lead to a body whose tensors moved out of it."""

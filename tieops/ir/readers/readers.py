@@ -112,18 +112,21 @@ class Readers:
         return next(reader for reader in self.all if slot in reader.slots)
 
 
-def readers_of(parameter: Parameter, slots: Iterable[Slot]) -> Readers:
+def readers_of(
+    parameter: Parameter, slots: Iterable[Slot], chosen: Sequence[tuple[str, Slot]] = ()
+) -> Readers:
     """Return who reads a stored tensor, and which of its names each of them owns.
 
     Args:
         parameter: The tensor.
         slots: The slots that read it.
+        chosen: Names and whose they are, as if it was recorded on the nodes that read.
     """
     groups: dict[tuple[str, str], list[Slot]] = {}
     for slot in slots:
         groups.setdefault(slot.reader, []).append(slot)
     parties = [_Party(tuple(group)) for group in groups.values()]
-    unread, doubtful = _match(_names(parameter.value), parties)
+    unread, doubtful = _match(_names(parameter.value), parties, chosen)
     readers = tuple(
         Reader(party.slots, tuple(party.names), _title(party, parties)) for party in parties
     )
@@ -180,11 +183,12 @@ def _holds(outer: str, inner: str) -> bool:
 
 
 def _match(
-    names: Sequence[str], parties: Sequence[_Party]
+    names: Sequence[str], parties: Sequence[_Party], chosen: Sequence[tuple[str, Slot]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Give each reader the names that it owns; return those of nobody and the doubtful ones."""
     recorded = {
         party: [n for slot in party.slots for n in names_read_by(slot.node, slot.index)]
+        + [name for name, slot in chosen if slot in party.slots]
         for party in parties
     }
     for party, known in recorded.items():

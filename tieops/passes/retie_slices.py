@@ -1,8 +1,8 @@
-"""Putting parts back: tensors that were cut out of another one, and still equal what was cut.
+"""Putting slices back: tensors that were cut out of another one, and still equal what was cut.
 
 ``untie`` gives a slot that reads a slice just that slice, and records how it was cut
-(`tieops.ir.slices`). Here the record is followed the other way: the part's readers read the whole
-again, through the same nodes. Where the whole is gone it is put together from its parts.
+(`tieops.ir.slices`). Here the record is followed the other way: the slice's readers read the whole
+again, through the same nodes. Where the whole is gone it is put together from its slices.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,11 @@ from tieops.ir.view import View
 from tieops.ir.walk import stored_values
 from tieops.passes.base import Change, Skip
 
-__all__ = ["Rejoined", "rejoin"]
+__all__ = ["RecordedSlice", "recorded_slices", "retie_slices"]
 
 
 @dataclass(frozen=True, eq=False)
-class Rejoined:
+class _Retied:
     """What was put back.
 
     Args:
@@ -46,19 +46,28 @@ class Rejoined:
         skips: What could not be put back, and why.
     """
 
-    wholes: tuple[onnx_ir.Value, ...] = ()
-    changes: tuple[Change, ...] = ()
-    skips: tuple[Skip, ...] = ()
+    wholes: tuple[onnx_ir.Value, ...]
+    changes: tuple[Change, ...]
+    skips: tuple[Skip, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class RecordedSlice:
+    """A tensor that was cut out of another one.
+
+    Args:
+        value: The tensor.
+        cut: The nodes that cut it, as they were recorded.
+        view: What they do.
+    """
+
     value: onnx_ir.Value
     cut: onnx_ir.Graph
     view: View
 
     @property
     def values(self) -> np.ndarray:
+        """What it holds."""
         assert self.value.const_value is not None
         return self.value.const_value.numpy()
 
@@ -69,11 +78,14 @@ class _Part:
         return bit_equal(self.view.apply(tensor.numpy()), self.values)
 
 
-def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
-    """Make the readers of parts read what these were cut out of, in place.
+def retie_slices(
+    model: onnx_ir.Model, slices: Mapping[str, Sequence[RecordedSlice]], names: NameAuthority
+) -> _Retied:
+    """Make the readers of slices read what these were cut out of, in place.
 
     Args:
         model: The graph.
+        slices: Its recorded slices.
         names: Where new values and nodes get their names.
     """
     changes: list[Change] = []
@@ -84,7 +96,7 @@ def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
     for value in stored_values(model):
         if value.graph not in in_functions:
             stored.setdefault(origin_of(value), []).append(value)
-    for origin, parts in _by_origin(model).items():
+    for origin, parts in slices.items():
         mine = [value for value in stored.get(origin, ()) if PART not in value.metadata_props]
         copies: Counter[object] = Counter()
         if not any(_is_whole(value, parts[0]) for value in mine):
@@ -106,12 +118,12 @@ def rejoin(model: onnx_ir.Model, names: NameAuthority) -> Rejoined:
             text = f"reads {whole.name} ({part.view}), {brief_bytes(part.values.nbytes)} less"
             changes.append(Change(name, f"{text} stored"))
             wholes.append(whole)
-    return Rejoined(tuple(dict.fromkeys(wholes)), tuple(changes), tuple(skips))
+    return _Retied(tuple(dict.fromkeys(wholes)), tuple(changes), tuple(skips))
 
 
-def _by_origin(model: onnx_ir.Model) -> dict[str, list[_Part]]:
-    """Return the parts there are, by the name of what they were cut out of."""
-    found: dict[str, list[_Part]] = {}
+def recorded_slices(model: onnx_ir.Model) -> dict[str, list[RecordedSlice]]:
+    """Return the slices there are, by the name of what they were cut out of."""
+    found: dict[str, list[RecordedSlice]] = {}
     for value in model.graph.initializers.values():
         cut = part_of(value, opset_version(model.opset_imports))
         if cut is None or value.is_graph_output() or value.is_graph_input():
@@ -121,7 +133,7 @@ def _by_origin(model: onnx_ir.Model) -> dict[str, list[_Part]]:
         if view is None or tensor is None or tuple(tensor.shape.numpy()) != view.shape:
             continue
         if tensor.dtype == cut.inputs[0].dtype:
-            found.setdefault(origin_of(value), []).append(_Part(value, cut, view))
+            found.setdefault(origin_of(value), []).append(RecordedSlice(value, cut, view))
     found.pop("", None)
     return found
 
@@ -151,7 +163,7 @@ def _chain(cut: onnx_ir.Graph) -> Iterator[onnx_ir.Node]:
 
 
 def _why_apart(
-    part: _Part, origin: str, copies: Counter[object], known: Sequence[onnx_ir.Value]
+    part: RecordedSlice, origin: str, copies: Counter[object], known: Sequence[onnx_ir.Value]
 ) -> str:
     if known:
         return f"it no longer equals its part of {known[0].name}"
@@ -160,13 +172,13 @@ def _why_apart(
     return f"what else {origin} held is gone{more}"
 
 
-def _digest(part: _Part) -> object:
+def _digest(part: RecordedSlice) -> object:
     """Return what parts of equal content have in common."""
     values = part.values
     return values.dtype, values.shape, hashlib.sha256(values.tobytes()).digest()
 
 
-def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
+def _is_whole(value: onnx_ir.Value, part: RecordedSlice) -> bool:
     """Tell whether a tensor of a part's origin may be the one that it was cut out of."""
     tensor = value.const_value
     return (
@@ -177,7 +189,7 @@ def _is_whole(value: onnx_ir.Value, part: _Part) -> bool:
 
 
 def _assembled(
-    model: onnx_ir.Model, origin: str, parts: Sequence[_Part], names: NameAuthority
+    model: onnx_ir.Model, origin: str, parts: Sequence[RecordedSlice], names: NameAuthority
 ) -> list[onnx_ir.Value]:
     """Return a tensor put together from its parts; nothing if they are not all of it."""
     shape, dtype = parts[0].view.source, parts[0].values.dtype
@@ -198,7 +210,7 @@ def _assembled(
 
 
 def _read_again(
-    model: onnx_ir.Model, whole: onnx_ir.Value, part: _Part, names: NameAuthority
+    model: onnx_ir.Model, whole: onnx_ir.Value, part: RecordedSlice, names: NameAuthority
 ) -> None:
     """Make the readers of a part read the whole through copies of the recorded nodes."""
     graph = model.graph

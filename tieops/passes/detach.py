@@ -41,7 +41,7 @@ from tieops.ir.slices import record_part
 from tieops.ir.view import Shape, View, relative
 from tieops.passes.base import Change
 
-__all__ = ["Leaver", "give_up_names", "handle_of", "handles_of"]
+__all__ = ["Untier", "give_up_names", "handle_of", "handles_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -182,7 +182,7 @@ def give_up_names(
         set_names(value, [name for name in kept if name != new] if new not in kept else kept)
 
 
-class Leaver:
+class Untier:
     """Gives slots tensors of their own, in place.
 
     Args:
@@ -198,7 +198,7 @@ class Leaver:
             node for function in model.functions.values() for node in function.all_nodes()
         }
 
-    def leave(
+    def detach(
         self,
         parameter: Parameter,
         readers: Readers,
