@@ -16,7 +16,7 @@ import tieops
 from tests.support.graphs import made
 from tests.support.model_facts import serialized
 from tieops.cli import app, main
-from tieops.errors import PreconditionError, SelectionError, TieopsError
+from tieops.errors import PreconditionError, SelectionError
 from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
 from tieops.passes.replace_head import ReplaceHeadPass
 from tieops.passes.tie import TiePass

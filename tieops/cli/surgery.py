@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ Reuse = Annotated[
 
 
 def _apply(
-    surgery: SurgeryPass,
+    surgery: SurgeryPass[Any],
     model: str,
     out: Path,
     *,

@@ -3,8 +3,8 @@
 Read first ``base`` (the protocol: plan, then apply), then ``tie`` and ``untie``. ``retie_slices``
 and ``detach`` are the edits of these two, ``inline`` is what both of ``untie`` and ``replace_head``
 do about model-local functions. ``head``, ``initialise`` and ``shape_propagation`` are the parts of
-``replace_head``. Then ``disconnected_outputs`` and ``dead_branches``, and ``lower``, which
-``to_onnx`` runs.
+``replace_head``, and ``node_builder`` makes its nodes. Then ``disconnected_outputs`` and
+``dead_branches``, and ``lower``, which ``to_onnx`` runs.
 
     from tieops.passes import TiePass, run
     tied, result = run(TiePass(), model)

@@ -24,6 +24,7 @@ from tieops.ir.operators.predicates import is_gemm, is_matmul, is_permutation
 from tieops.ir.parameter import Slot
 from tieops.model import TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, Skip, SurgeryPass
+from tieops.passes.node_builder import NodeBuilder
 
 __all__ = ["LowerPlan", "LowerTiedReadsPass"]
 
@@ -111,16 +112,16 @@ def _matmul_to_gemm(
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     features, hidden = weight.shape
-    build = _Builder(node.name or out.name or "linear", node, model, names)
+    build = NodeBuilder(node.name or out.name or "linear", node, names)
     if shape is not None and shape.rank() == 2:
-        result = build("Gemm", [x, weight.value], "gemm", {"transB": 1})
+        result = build("Gemm", [x, weight.value], {"transB": 1}, part="gemm")
     else:
-        flat = build("Reshape", [x, build.ints(-1, hidden)], "flat")
-        rows = build("Gemm", [flat, weight.value], "gemm", {"transB": 1})
-        sizes = _unflattened(build, x, shape, features)
+        flat = build("Reshape", [x, _ints(model, -1, hidden)], part="flat")
+        rows = build("Gemm", [flat, weight.value], {"transB": 1}, part="gemm")
+        sizes = _unflattened(build, model, x, shape, features)
         # Computed sizes may be 0, which is a size here and not "as it was".
         as_given = {} if sizes.is_initializer() else {"allowzero": 1}
-        result = build("Reshape", [rows, sizes], "unflat", as_given)
+        result = build("Reshape", [rows, sizes], as_given, part="unflat")
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, build.nodes)
@@ -129,16 +130,20 @@ def _matmul_to_gemm(
 
 
 def _unflattened(
-    build: _Builder, x: onnx_ir.Value, shape: onnx_ir.Shape | None, features: int
+    build: NodeBuilder,
+    model: onnx_ir.Model,
+    x: onnx_ir.Value,
+    shape: onnx_ir.Shape | None,
+    features: int,
 ) -> onnx_ir.Value:
     """Return the sizes of ``x``, ``features`` for the last: a constant if one at most varies."""
     leading = [] if shape is None else list(shape.dims[:-1])
     fixed = [size if isinstance(size, int) else -1 for size in leading]
     if shape is not None and fixed.count(-1) <= 1 and 0 not in fixed:
-        return build.ints(*fixed, features)
-    whole = build("Shape", [x], "shape")
-    lead = build("Slice", [whole, build.ints(0), build.ints(-1)], "leading")
-    return build("Concat", [lead, build.ints(features)], "sizes", {"axis": 0})
+        return _ints(model, *fixed, features)
+    whole = build("Shape", [x], part="shape")
+    lead = build("Slice", [whole, _ints(model, 0), _ints(model, -1)], part="leading")
+    return build("Concat", [lead, _ints(model, features)], {"axis": 0}, part="sizes")
 
 
 def _drop_view(slot: Slot) -> None:
@@ -151,38 +156,8 @@ def _drop_view(slot: Slot) -> None:
         node.graph.remove(node, safe=True)
 
 
-class _Builder:
-    """Nodes that take the place of one node: named after it, and of its torch module."""
-
-    def __init__(
-        self, name: str, like: onnx_ir.Node, model: onnx_ir.Model, names: NameAuthority
-    ) -> None:
-        self.nodes: list[onnx_ir.Node] = []
-        self._name = name
-        self._like = like
-        self._model = model
-        self._names = names
-
-    def __call__(
-        self,
-        op_type: str,
-        inputs: list[onnx_ir.Value],
-        tail: str,
-        attributes: dict[str, int] | None = None,
-    ) -> onnx_ir.Value:
-        node = onnx_ir.node(op_type, inputs, attributes)
-        node.name = self._names.take(f"{self._name}_{tail}")
-        node.metadata_props.update(self._like.metadata_props)
-        node.outputs[0].name = self._names.take(f"{self._name}_{tail}_out")
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def ints(self, *numbers: int) -> onnx_ir.Value:
-        """Return an operand of these numbers: one initializer for all that need the same."""
-        name = "tieops.ints_" + "_".join(str(number) for number in numbers)
-        known = self._model.graph.initializers.get(name)
-        return (
-            add_initializer(self._model, name, np.array(numbers, np.int64))
-            if known is None
-            else known
-        )
+def _ints(model: onnx_ir.Model, *numbers: int) -> onnx_ir.Value:
+    """Return an operand of these numbers: one initializer for all that need the same."""
+    name = "tieops.ints_" + "_".join(str(number) for number in numbers)
+    known = model.graph.initializers.get(name)
+    return add_initializer(model, name, np.array(numbers, np.int64)) if known is None else known

@@ -27,13 +27,13 @@ from tieops.ir.notation import brief, printable
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
 from tieops.ir.readers.readers import Reader, Readers
-from tieops.ir.walk import rename_scope
 from tieops.model import TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.detach import give_up_names
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
 from tieops.passes.inline import inline_behind, inline_path, inliner_of
+from tieops.passes.node_builder import NodeBuilder
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
 
 __all__ = ["ReplaceHeadPass", "ReplaceHeadPlan", "replace_head"]
@@ -269,9 +269,9 @@ def _replace(plan: ReplaceHeadPlan, options: ReplaceHeadPass) -> Rewrite:
     offset = None
     if plan.bias is not None:
         offset = _stored(model, names.take(bias_name), plan.bias, factor)
-    build = _Builder(name, node, head, names)
+    build = NodeBuilder(name, node, names, layer=head.layer.name)
     if head.is_conv:
-        out = build.conv(head.x, stored, offset)
+        out = build("Conv", [head.x, stored, *([offset] if offset else [])], dict(node.attributes))
     elif head.axis == 1 and (offset is not None or _opset(model) >= GEMM_WITHOUT_BIAS):
         flags = {"transA": 1, "transB": 1} if head.is_transposed else {"transB": 1}
         out = build("Gemm", [head.x, stored, *([offset] if offset else [])], flags)
@@ -364,42 +364,3 @@ def _stored(model: onnx_ir.Model, name: str, array: Array, factor: float) -> onn
     if factor != 1.0:
         set_lr_factor(value, factor)
     return value
-
-
-class _Builder:
-    """The nodes of the new head: named after it, in the place of the old one's module."""
-
-    def __init__(self, name: str, like: onnx_ir.Node, head: Head, names: NameAuthority) -> None:
-        self.nodes: list[onnx_ir.Node] = []
-        self._name = name
-        self._like = like
-        self._old = head.layer.name
-        self._names = names
-
-    def __call__(
-        self,
-        op_type: str,
-        inputs: Sequence[onnx_ir.Value],
-        attributes: Mapping[str, int | list[int]] | None = None,
-    ) -> onnx_ir.Value:
-        node = onnx_ir.node(op_type, inputs, attributes, name=f"{self._name}_{op_type}")
-        return self._add(node)
-
-    def conv(
-        self, x: onnx_ir.Value, weight: onnx_ir.Value, bias: onnx_ir.Value | None
-    ) -> onnx_ir.Value:
-        node = onnx_ir.Node(
-            "",
-            "Conv",
-            [x, weight] if bias is None else [x, weight, bias],
-            list(self._like.attributes.values()),
-            name=f"{self._name}_Conv",
-        )
-        return self._add(node)
-
-    def _add(self, node: onnx_ir.Node) -> onnx_ir.Value:
-        node.metadata_props.update(self._like.metadata_props)
-        rename_scope(node, self._old, self._name)
-        node.outputs[0].name = self._names.take(f"{node.name}_out")
-        self.nodes.append(node)
-        return node.outputs[0]
