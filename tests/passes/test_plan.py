@@ -15,8 +15,8 @@ import pytest
 
 import tieops
 import tieops.passes
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import made
+from tests.support.graphs import made
+from tests.support.model_facts import serialized
 from tieops.analysis.trace import trace
 from tieops.errors import TieopsError
 from tieops.passes import (
