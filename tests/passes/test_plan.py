@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import onnx_ir
 import pytest
 
@@ -20,9 +21,13 @@ from tests.support.model_facts import serialized
 from tieops.analysis.trace import trace
 from tieops.errors import TieopsError
 from tieops.passes import (
+    ExtractPass,
+    FreezeInputsPass,
     LowerTiedReadsPass,
     RemoveDeadBranchesPass,
     RemoveDisconnectedOutputsPass,
+    RemoveLayersPass,
+    RenamePass,
     ReplaceHeadPass,
     SurgeryPass,
     TiePass,
@@ -51,6 +56,11 @@ def stored_twice() -> tieops.TiedModel:
     return made(STORED_TWICE, emb=rows, head=rows.T.copy())
 
 
+def in_a_row() -> tieops.TiedModel:
+    text = "g (float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)  i = Neg(h)  y = Softmax(i) }"
+    return made(text, w=(8, 8))
+
+
 PASSES: dict[str, tuple[SurgeryPass[Any], Callable[[], tieops.TiedModel]]] = {
     "untie": (UntiePass(), plain),
     "untie one": (UntiePass(targets=("MatMul_y",)), plain),
@@ -63,8 +73,22 @@ PASSES: dict[str, tuple[SurgeryPass[Any], Callable[[], tieops.TiedModel]]] = {
     "remove outputs": (RemoveDisconnectedOutputsPass(), plain),
     "remove branches": (RemoveDeadBranchesPass(), plain),
     "lower": (LowerTiedReadsPass(), plain),
+    "extract": (ExtractPass(inputs=("h",)), plain),
+    "extract at a call": (ExtractPass(inputs=("lin/MatMul_o",)), called),
+    "remove layers": (RemoveLayersPass(layers=("Neg_i", "Softmax_y")), in_a_row),
+    "remove a layer of a call": (RemoveLayersPass(layers=("lin/MatMul_o",)), called),
+    "rename": (RenamePass(names=(("Gather_h", "tokens"), ("weights", "w"))), plain),
+    "freeze": (FreezeInputsPass(inputs=(("x", np.zeros((2, 8), np.float32)),)), called),
 }
-TRACES = {"untie calls": 2, "replace head of a call": 2, "remove outputs": 0, "remove branches": 0}
+TRACES = {
+    "untie calls": 2,
+    "replace head of a call": 2,
+    "extract at a call": 2,
+    "remove a layer of a call": 2,
+    "remove outputs": 0,
+    "remove branches": 0,
+    "freeze": 0,
+}
 """How often a graph is traced, where it is not once: calls that are inlined give another graph."""
 
 

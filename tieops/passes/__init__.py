@@ -3,8 +3,9 @@
 Read first ``base`` (the protocol: plan, then apply), then ``tie`` and ``untie``. ``retie_slices``
 and ``detach`` are the edits of these two, ``inline`` is what both of ``untie`` and ``replace_head``
 do about model-local functions. ``head``, ``initialise`` and ``shape_propagation`` are the parts of
-``replace_head``, and ``node_builder`` makes its nodes. Then ``disconnected_outputs`` and
-``dead_branches``, and ``lower``, which ``to_onnx`` runs.
+``replace_head``, and ``node_builder`` makes its nodes. Then those that remove
+(``disconnected_outputs``, ``dead_branches``, ``remove_layers``, ``extract``, with ``readers_gone``
+for the names), ``rename`` and ``freeze_inputs``, and ``lower``, which ``to_onnx`` runs.
 
     from tieops.passes import TiePass, run
     tied, result = run(TiePass(), model)
@@ -31,18 +32,26 @@ if TYPE_CHECKING:
     )
     from tieops.passes.dead_branches import RemoveDeadBranchesPass
     from tieops.passes.disconnected_outputs import RemoveDisconnectedOutputsPass
+    from tieops.passes.extract import ExtractPass
+    from tieops.passes.freeze_inputs import FreezeInputsPass
     from tieops.passes.lower import LowerTiedReadsPass
+    from tieops.passes.remove_layers import RemoveLayersPass
+    from tieops.passes.rename import RenamePass
     from tieops.passes.replace_head import ReplaceHeadPass
     from tieops.passes.tie import TiePass
     from tieops.passes.untie import UntiePass
 
 __all__ = [
     "Change",
+    "ExtractPass",
+    "FreezeInputsPass",
     "LowerTiedReadsPass",
     "Plan",
     "Preserves",
     "RemoveDeadBranchesPass",
     "RemoveDisconnectedOutputsPass",
+    "RemoveLayersPass",
+    "RenamePass",
     "ReplaceHeadPass",
     "Rewrite",
     "Skip",
@@ -54,9 +63,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ExtractPass": "tieops.passes.extract",
+    "FreezeInputsPass": "tieops.passes.freeze_inputs",
     "LowerTiedReadsPass": "tieops.passes.lower",
     "RemoveDeadBranchesPass": "tieops.passes.dead_branches",
     "RemoveDisconnectedOutputsPass": "tieops.passes.disconnected_outputs",
+    "RemoveLayersPass": "tieops.passes.remove_layers",
+    "RenamePass": "tieops.passes.rename",
     "ReplaceHeadPass": "tieops.passes.replace_head",
     "TiePass": "tieops.passes.tie",
     "UntiePass": "tieops.passes.untie",

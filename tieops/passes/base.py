@@ -25,6 +25,7 @@ __all__ = [
     "Skip",
     "SurgeryPass",
     "SurgeryResult",
+    "adopt",
     "run",
     "unchangeable",
 ]
@@ -181,6 +182,13 @@ def run(surgery: SurgeryPass[Any], model: TiedModel) -> tuple[TiedModel, Surgery
     """
     check_model(model)
     return surgery.on_copy(TiedModel(model.clone()))
+
+
+def adopt(model: onnx_ir.Model, draft: TiedModel) -> None:
+    """Put the graph of a draft, a copy on which an edit was planned, in the place of a model's."""
+    model.graph = draft.ir.graph
+    model.functions.clear()
+    model.functions.update(draft.ir.functions)
 
 
 def unchangeable(parameter: Parameter) -> str:

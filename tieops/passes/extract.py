@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir
 
-from tieops.analysis.shapes import infer_in_place
 from tieops.arguments import names_of
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.dataflow.input_dependent import input_dependent_values
@@ -19,11 +18,11 @@ from tieops.ir.edit import NameAuthority, as_graph_input
 from tieops.ir.notation import printable
 from tieops.ir.walk import all_nodes, nodes_within
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
-from tieops.passes.inline import inline_path, inliner_of
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
+from tieops.passes.inline import drafted, inline_layers
 from tieops.passes.readers_gone import ReadersBefore
 
-__all__ = ["ExtractPass", "extract"]
+__all__ = ["ExtractPass", "ExtractPlan", "extract"]
 
 
 def extract(
@@ -74,71 +73,83 @@ def extract(
     return part
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExtractPlan(Plan):
+    """Where the part begins and ends.
+
+    Args:
+        model: A draft, whose graph takes the place of the model's in the end: in which the calls
+            are inlined that lead to the layers that are named.
+        inlined: These calls.
+        inputs: Where the part begins; empty if it begins at the model's inputs.
+        outputs: Where it ends.
+    """
+
+    inlined: tuple[Change, ...]
+    inputs: tuple[onnx_ir.Value, ...]
+    outputs: tuple[onnx_ir.Value, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
-class ExtractPass(SurgeryPass):
+class ExtractPass(SurgeryPass[ExtractPlan]):
     """Keep what lies between some values; see ``extract``."""
 
     preserves: ClassVar[Preserves] = Preserves.BITS
-    rewrite_checks: ClassVar[bool] = True
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
-    def requires(self, model: onnx_ir.Model) -> None:
-        """Check that there is such a part."""
-        self._bounds(TiedModel(model).clone())
-
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
-        """Cut the part out, and say what it took."""
-        bounds, inlined = self._bounds(model)
-        before = ReadersBefore(model)
-        names = NameAuthority(model)
-        changes = [*inlined, *_cut(model, bounds, names)]
-        changes += [
-            Change(f"{what} {name}", "not in the part")
-            for what, name in eliminate_dead_code(model, unused_inputs=True)
-        ]
-        before.release_names(model)
-        return Rewrite(tuple(changes))
-
-    def _bounds(self, model: onnx_ir.Model) -> tuple[_Bounds, list[Change]]:
+    def plan(self, model: TiedModel) -> ExtractPlan:
+        """Find the part, and check that its outputs depend on its inputs and nothing else."""
         if not self.inputs and not self.outputs:
             raise PreconditionError(
                 "expected where the part begins or ends, got neither",
                 None,
                 'name values or layers: extract(model, inputs=["h"], outputs=["y"])',
             )
-        inlined = _inline_named(model, (*self.inputs, *self.outputs))
-        infer_in_place(model)
-        lookup = _Lookup(model)
+        draft, names = drafted(model), {*self.inputs, *self.outputs}
+        named = [layer for layer in draft.layers if layer.name in names]
+        draft, _, inlined = inline_layers(draft, named)
+        lookup = _Lookup(draft)
         fed = [value for name in self.inputs for value in lookup.first(name)]
         made = [value for name in self.outputs for value in lookup.last(name)]
-        interfaces = [RegionInterface.of(node, model.functions) for node in all_nodes(model)]
+        graph, functions = draft.ir.graph, draft.ir.functions
+        interfaces = [RegionInterface.of(node, functions) for node in all_nodes(draft.ir)]
         if not made:
             behind = dependent_values(fed, interfaces)
-            made = [v for v in model.graph.outputs if v in behind and v not in fed]
-        bounds = _Bounds(tuple(dict.fromkeys(fed)), tuple(dict.fromkeys(made)))
-        _check(model, bounds, interfaces)
-        return bounds, inlined
+            made = [v for v in graph.outputs if v in behind and v not in fed]
+        plan = ExtractPlan(
+            model=draft,
+            inlined=inlined,
+            inputs=tuple(dict.fromkeys(fed)),
+            outputs=tuple(dict.fromkeys(made)),
+        )
+        _check(plan, interfaces)
+        return plan
 
-
-@dataclass(frozen=True)
-class _Bounds:
-    """Where a part begins, or nowhere, and ends."""
-
-    inputs: tuple[onnx_ir.Value, ...]
-    outputs: tuple[onnx_ir.Value, ...]
+    def apply(self, model: onnx_ir.Model, plan: ExtractPlan) -> Rewrite:
+        """Cut the part out, and say what it took."""
+        draft = plan.model.ir
+        before = ReadersBefore(plan.model)
+        changes = [*plan.inlined, *_cut(plan, NameAuthority(draft))]
+        changes += [
+            Change(f"{what} {name}", "not in the part")
+            for what, name in eliminate_dead_code(draft, unused_inputs=True)
+        ]
+        before.release_names(draft)
+        adopt(model, plan.model)
+        return Rewrite(tuple(changes))
 
 
 class _Lookup:
     """What a name stands for: a value of the main graph, or a layer."""
 
-    def __init__(self, model: onnx_ir.Model) -> None:
-        graph = model.graph
+    def __init__(self, tied: TiedModel) -> None:
+        graph = tied.ir.graph
         made = (output for node in graph for output in node.outputs)
         values = (*graph.initializers.values(), *graph.inputs, *made)
         self._values = {value.name: value for value in values if value.name}
-        self._layers = TiedModel(model).layers
-        self._model = model
+        self._layers = tied.layers
+        self._model = tied.ir
 
     def first(self, name: str) -> list[onnx_ir.Value]:
         """Return the values that a part which begins here is fed."""
@@ -193,44 +204,35 @@ class _Lookup:
         return found[0].nodes
 
 
-def _inline_named(model: onnx_ir.Model, names: Collection[str]) -> list[Change]:
-    """Inline the calls that lead to layers of these names, so that they can be cut at."""
-    if not model.functions:
-        return []
-    tied = TiedModel(model)
-    inliner = inliner_of(tied, model, NameAuthority(model), runtime_functions=True)
-    changes: list[Change] = []
-    for layer in tied.layers:
-        if layer.name in names and layer.path:
-            changes += inline_path(inliner, model, layer.path, layer.slots[0].node)[1]
-    return changes
-
-
-def _check(model: onnx_ir.Model, bounds: _Bounds, interfaces: Sequence[RegionInterface]) -> None:
+def _check(plan: ExtractPlan, interfaces: Sequence[RegionInterface]) -> None:
     """Refuse a part that needs more than its inputs, or less."""
-    if not bounds.outputs:
+    if not plan.outputs:
         raise PreconditionError(
             "no output of the model depends on the inputs of the part",
-            {"inputs": _listed(bounds.inputs)},
+            {"inputs": _listed(plan.inputs)},
             "name outputs of the part: outputs=[...]",
         )
-    needed = live_values(bounds.outputs, interfaces, cuts=bounds.inputs)
-    fed = [value for value in model.graph.inputs if value in needed and not value.is_initializer()]
-    missing = [value for value in fed if value not in bounds.inputs]
-    if bounds.inputs and missing:
+    needed = live_values(plan.outputs, interfaces, cuts=plan.inputs)
+    fed = [
+        value
+        for value in plan.model.ir.graph.inputs
+        if value in needed and not value.is_initializer()
+    ]
+    missing = [value for value in fed if value not in plan.inputs]
+    if plan.inputs and missing:
         raise PreconditionError(
             "the outputs of the part need more than its inputs",
-            {"inputs": _listed(bounds.inputs), "needed too": _listed(missing)},
+            {"inputs": _listed(plan.inputs), "needed too": _listed(missing)},
             "name these as inputs too, or cut nearer to the outputs",
         )
-    unused = [value for value in bounds.inputs if value not in needed]
+    unused = [value for value in plan.inputs if value not in needed]
     if unused:
         raise PreconditionError(
             "no output of the part depends on some of its inputs",
-            {"inputs": _listed(unused), "outputs": _listed(bounds.outputs)},
+            {"inputs": _listed(unused), "outputs": _listed(plan.outputs)},
             "leave these inputs out, or name outputs behind them",
         )
-    for value in (*bounds.inputs, *bounds.outputs):
+    for value in (*plan.inputs, *plan.outputs):
         if value.type is None:
             raise PreconditionError(
                 f"the type of {printable(value.name or '')} is not known, and inputs and outputs "
@@ -244,17 +246,17 @@ def _listed(values: Iterable[onnx_ir.Value]) -> str:
     return ", ".join(printable(value.name or "") for value in values)
 
 
-def _cut(model: onnx_ir.Model, bounds: _Bounds, names: NameAuthority) -> Iterator[Change]:
-    graph = model.graph
+def _cut(plan: ExtractPlan, names: NameAuthority) -> Iterator[Change]:
+    graph = plan.model.ir.graph
     graph.outputs.clear()
-    new = {value: as_graph_input(value, names) for value in bounds.inputs}
+    new = {value: as_graph_input(value, names) for value in plan.inputs}
     if new:
         kept = [value for value in graph.inputs if value.is_initializer() and value not in new]
         graph.inputs.clear()
         graph.inputs.extend([*new.values(), *kept])
-    graph.outputs.extend(new.get(value, value) for value in bounds.outputs)
+    graph.outputs.extend(new.get(value, value) for value in plan.outputs)
     for old, value in new.items():
         if old is not value:
             yield Change(f"input {value.name}", "what computes it is not in the part")
-    for value in bounds.outputs:
+    for value in plan.outputs:
         yield Change(f"output {new.get(value, value).name}", "the part ends here")

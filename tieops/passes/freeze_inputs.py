@@ -15,9 +15,9 @@ from tieops.ir.edit import insert_initializer, remove_initializer, remove_input
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nested_graphs
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 
-__all__ = ["FreezeInputsPass", "freeze_inputs"]
+__all__ = ["FreezeInputsPass", "FreezeInputsPlan", "freeze_inputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -56,16 +56,28 @@ def freeze_inputs(model: TiedModel, inputs: str | Iterable[str] | Mapping[str, A
     return frozen
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FreezeInputsPlan(Plan):
+    """Which inputs become constants.
+
+    Args:
+        values: The inputs, each with its value; None for the one that is stored.
+    """
+
+    values: Mapping[onnx_ir.Value, Array | None]
+
+
 @dataclass(frozen=True, kw_only=True)
-class FreezeInputsPass(SurgeryPass):
+class FreezeInputsPass(SurgeryPass[FreezeInputsPlan]):
     """Make inputs constants; see ``freeze_inputs``."""
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     inputs: tuple[tuple[str, Array | None], ...] = ()
 
-    def requires(self, model: onnx_ir.Model) -> None:
+    def plan(self, model: TiedModel) -> FreezeInputsPlan:
         """Check that there are such inputs, and that the values fit."""
-        inputs = {value.name: value for value in model.graph.inputs}
+        inputs = {value.name: value for value in model.ir.graph.inputs}
+        values: dict[onnx_ir.Value, Array | None] = {}
         for name, array in self.inputs:
             value = inputs.get(name)
             if value is None:
@@ -74,28 +86,26 @@ class FreezeInputsPass(SurgeryPass):
                     {"inputs": ", ".join(printable(each or "") for each in inputs)},
                     "name one of these",
                 )
-            if array is not None:
-                _fitting(value, array)
-            elif value.const_value is None:
+            if array is None and value.const_value is None:
                 raise PreconditionError(
                     f"the input {printable(name)} has no stored value",
                     None,
                     f'give one: freeze_inputs(model, {{"{printable(name)}": value}})',
                 )
+            values[value] = None if array is None else _fitting(value, array)
+        return FreezeInputsPlan(model=model, values=values)
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: FreezeInputsPlan) -> Rewrite:
         """Store the values, and take the inputs away."""
-        inputs = {value.name: value for value in model.graph.inputs}
         changes: list[Change] = []
-        for name, array in self.inputs:
-            value = inputs[name]
+        for value, array in plan.values.items():
             if array is not None:
-                _store(model, value, _fitting(value, array))
+                _store(model, value, array)
             remove_input(model, value)
             stored = value.const_value
             assert stored is not None
             what = brief(stored.dtype, tuple(stored.shape.numpy()))
-            changes.append(Change(f"input {name}", f"a constant, {what}"))
+            changes.append(Change(f"input {value.name}", f"a constant, {what}"))
         return Rewrite(tuple(changes))
 
 

@@ -1,8 +1,9 @@
 """Functions, one policy: an edit that differs from call to call inlines the calls on its path.
 
 Only those: other calls of the same functions stay calls, and then the main graph is edited.
-``CallInliner`` does this for readers that leave a tie, ``inline_path`` and ``inline_behind`` for
-the head that is replaced. Who finds that nothing differs between the calls edits what they hand in.
+``CallInliner`` does this for readers that leave a tie, ``inline_layers`` for layers that are
+replaced, removed or cut at. A call whose input serves one slot alone is handed another tensor, and
+stays a call.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TypeAlias
 
 import onnx_ir
 
+from tieops.analysis.shapes import infer_in_place
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError
 from tieops.ir.edit import NameAuthority
 from tieops.ir.functions.calls import Path, call_behind, call_paths, calls_of, function_graphs
 from tieops.ir.functions.inlining import Inliner
+from tieops.ir.layer import Layer
 from tieops.ir.notation import printable
 from tieops.ir.parameter import Slot
 from tieops.ir.tie import Tie
@@ -26,10 +29,9 @@ from tieops.passes.detach import handle_of, handles_of
 __all__ = [
     "CallInliner",
     "Detached",
+    "drafted",
     "inline_all",
-    "inline_behind",
-    "inline_path",
-    "inliner_of",
+    "inline_layers",
     "places_of",
     "stuck_slots",
 ]
@@ -40,7 +42,7 @@ _FOR_OWN_WEIGHT = "so that what it reads need not be what others read"
 _FOR_SIZE = "so that its size can change"
 
 
-def inliner_of(
+def _inliner_of(
     tied: TiedModel, names: NameAuthority, *, runtime_functions: bool = False
 ) -> Inliner:
     """Return what inlines calls of a model: parameters stay tied, and layers keep their names."""
@@ -55,16 +57,63 @@ def inline_all(model: onnx_ir.Model) -> None:
     Raises:
         UnsupportedModelError: If a function cannot be inlined.
     """
-    inliner = inliner_of(TiedModel(model), NameAuthority(model), runtime_functions=True)
+    inliner = _inliner_of(TiedModel(model), NameAuthority(model), runtime_functions=True)
     while calls := calls_of(model, model.graph):
         _check(inliner, calls, UnsupportedModelError, "export the model without functions")
         inliner.inline((call,) for call in calls)
 
 
-# --- for a head whose size changes ---------------------------------------------------------------
+# --- for layers that are edited at one call ------------------------------------------------------
 
 
-def inline_path(
+def drafted(model: TiedModel) -> TiedModel:
+    """Return a copy of a model to plan an edit on: calls may be inlined in it.
+
+    It has the ranks and sizes that hand-written and older files lack.
+    """
+    copy = model.clone()
+    infer_in_place(copy)
+    return TiedModel(copy)
+
+
+def inline_layers(
+    draft: TiedModel, layers: Sequence[Layer], *, behind: bool = False
+) -> tuple[TiedModel, Sequence[Layer], tuple[Change, ...]]:
+    """Inline the calls that lead to some layers of a draft, in place; other calls stay calls.
+
+    Args:
+        draft: A copy of the model; what was derived from it is no longer true afterwards.
+        layers: Its layers.
+        behind: Whether to inline the calls behind these layers too, whose sizes are to follow.
+
+    Returns:
+        The draft and the layers as they are now, and what was done.
+
+    Raises:
+        PreconditionError: If a layer lies in the body of an If, Loop or Scan, or a function cannot
+            be inlined.
+    """
+    called = [layer for layer in layers if layer.path or (behind and layer.slots)]
+    if not draft.ir.functions or not called:
+        return draft, layers, ()
+    inliner = _inliner_of(draft, NameAuthority(draft.ir), runtime_functions=True)
+    changes: list[Change] = []
+    found: dict[Layer, onnx_ir.Node] = {}
+    for layer in called:
+        node, inlined = _inline_path(inliner, draft.ir, layer.path, layer.slots[0].node)
+        changes += inlined
+        changes += _inline_behind(inliner, draft.ir, node) if behind else []
+        found[layer] = node
+    if not changes:
+        return draft, layers, ()
+    infer_in_place(draft.ir)
+    tied = TiedModel(draft.ir)
+    home = {node: layer for layer in tied.layers for node in layer.nodes}
+    now = [home[found.get(layer, layer.nodes[0])] for layer in layers]
+    return tied, now, tuple(changes)
+
+
+def _inline_path(
     inliner: Inliner, model: onnx_ir.Model, path: Path, node: onnx_ir.Node
 ) -> tuple[onnx_ir.Node, list[Change]]:
     """Inline the calls that lead to a node of a function, in place; other calls stay calls.
@@ -98,7 +147,7 @@ def inline_path(
     return inliner.now(path, node)[1], changes
 
 
-def inline_behind(inliner: Inliner, model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
+def _inline_behind(inliner: Inliner, model: onnx_ir.Model, node: onnx_ir.Node) -> list[Change]:
     """Inline all calls of the main graph that come after a node on the way to an output.
 
     Raises:
@@ -187,7 +236,7 @@ class CallInliner:
         self._tied = tied
         self._together = together
         self._accidental = accidental
-        self._inliner = inliner_of(tied, self.names)
+        self._inliner = _inliner_of(tied, self.names)
         self._paths = call_paths(tied.ir)
         self._owners = function_graphs(tied.ir)
         self._depths: dict[Path, int] = {}

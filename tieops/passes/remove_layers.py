@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir
 
-from tieops.analysis.shapes import infer_in_place
 from tieops.arguments import names_of
 from tieops.errors import PreconditionError
 from tieops.ir.dataflow.input_dependent import input_dependent_values
@@ -18,12 +17,12 @@ from tieops.ir.layer import Layer
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nodes_within
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
-from tieops.passes.inline import inline_path, inliner_of
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
+from tieops.passes.inline import drafted, inline_layers
 from tieops.passes.readers_gone import ReadersBefore
 from tieops.select import one_layer
 
-__all__ = ["RemoveLayersPass", "remove_layers"]
+__all__ = ["RemoveLayersPass", "RemoveLayersPlan", "remove_layers"]
 
 
 def remove_layers(model: TiedModel, layers: str | Iterable[str]) -> TiedModel:
@@ -58,47 +57,55 @@ def remove_layers(model: TiedModel, layers: str | Iterable[str]) -> TiedModel:
     return smaller
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RemoveLayersPlan(Plan):
+    """Which layers go.
+
+    Args:
+        model: A draft, whose graph takes the place of the model's in the end: in which the calls
+            are inlined that lead to the layers.
+        inlined: These calls.
+        ends: For each layer by its name what it is fed, and what comes out of it.
+    """
+
+    inlined: tuple[Change, ...]
+    ends: Mapping[str, tuple[onnx_ir.Value, onnx_ir.Value]]
+
+
 @dataclass(frozen=True, kw_only=True)
-class RemoveLayersPass(SurgeryPass):
+class RemoveLayersPass(SurgeryPass[RemoveLayersPlan]):
     """Take layers out of the way of what they read; see ``remove_layers``."""
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE
-    rewrite_checks: ClassVar[bool] = True
     layers: tuple[str, ...] = ()
 
-    def requires(self, model: onnx_ir.Model) -> None:
+    def plan(self, model: TiedModel) -> RemoveLayersPlan:
         """Check that each layer can be spared."""
-        self.rewrite(TiedModel(model).clone())
+        draft = drafted(model)
+        named = [one_layer(draft, name) for name in dict.fromkeys(self.layers)]
+        draft, layers, inlined = inline_layers(draft, named)
+        ends = {old.name: _ends(draft.ir, now) for old, now in zip(named, layers, strict=True)}
+        return RemoveLayersPlan(model=draft, inlined=inlined, ends=ends)
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: RemoveLayersPlan) -> Rewrite:
         """Remove the layers, one after the other."""
-        changes: list[Change] = []
-        for name in self.layers:
-            changes += _remove(model, name)
+        draft = plan.model.ir
+        before, liveness, names = ReadersBefore(plan.model), Liveness(draft), NameAuthority(draft)
+        changes = list(plan.inlined)
+        replaced: dict[onnx_ir.Value, onnx_ir.Value] = {}
+        for name, (source, output) in plan.ends.items():
+            while source in replaced:  # what a layer before this one gave
+                source = replaced[source]
+            changes.append(Change(name, f"removed; {source.name} takes its place"))
+            bypass(output, source, names)
+            replaced[output] = source
+        changes += [
+            Change(f"{what} {each}", "nothing needs it any more")
+            for what, each in liveness.remove_newly_dead()
+        ]
+        before.release_names(draft)
+        adopt(model, plan.model)
         return Rewrite(tuple(changes))
-
-
-def _remove(model: onnx_ir.Model, name: str) -> list[Change]:
-    tied = TiedModel(model)
-    layer = one_layer(tied, name)
-    changes: list[Change] = []
-    if layer.path:
-        inliner = inliner_of(tied, model, NameAuthority(model), runtime_functions=True)
-        _, changes = inline_path(inliner, model, layer.path, layer.slots[0].node)
-        tied = TiedModel(model)
-        layer = one_layer(tied, name)
-    infer_in_place(model)
-    before = ReadersBefore(model)
-    source, output = _ends(model, layer)
-    liveness = Liveness(model)
-    bypass(output, source, NameAuthority(model))
-    changes.append(Change(name, f"removed; {source.name} takes its place"))
-    changes += [
-        Change(f"{what} {each}", "nothing needs it any more")
-        for what, each in liveness.remove_newly_dead()
-    ]
-    before.release_names(model)
-    return changes
 
 
 def _ends(model: onnx_ir.Model, layer: Layer) -> tuple[onnx_ir.Value, onnx_ir.Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,9 +20,9 @@ from tieops.ir.readers.readers import record_reads
 from tieops.ir.readers.renaming import rename_tensors
 from tieops.ir.walk import rename_scope, set_layer_name
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 
-__all__ = ["RenamePass", "rename"]
+__all__ = ["RenamePass", "RenamePlan", "rename"]
 
 
 def rename(model: TiedModel, names: Mapping[str, str]) -> TiedModel:
@@ -57,33 +57,46 @@ def rename(model: TiedModel, names: Mapping[str, str]) -> TiedModel:
     return renamed
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RenamePlan(Plan):
+    """What gets another name.
+
+    Args:
+        values: Values, each with its new name.
+        tensors: Names of stored tensors in the records of the file, with the new ones.
+        layers: Layers, each with what it is called and what it will be.
+    """
+
+    values: Mapping[onnx_ir.Value, str]
+    tensors: Mapping[str, str]
+    layers: Sequence[tuple[Layer, str, str]]
+
+
 @dataclass(frozen=True, kw_only=True)
-class RenamePass(SurgeryPass):
+class RenamePass(SurgeryPass[RenamePlan]):
     """Give things new names; see ``rename``."""
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     names: tuple[tuple[str, str], ...] = ()
 
-    def requires(self, model: onnx_ir.Model) -> None:
+    def plan(self, model: TiedModel) -> RenamePlan:
         """Check that the old names are there and the new ones free."""
-        self._plan(model)
+        finder = _Finder(model, dict(self.names))
+        finder.check()
+        return RenamePlan(
+            model=model, values=finder.values, tensors=finder.tensors, layers=finder.layers
+        )
 
-    def rewrite(self, model: onnx_ir.Model) -> Rewrite:
+    def apply(self, model: onnx_ir.Model, plan: RenamePlan) -> Rewrite:
         """Rename all that was asked for."""
-        plan = self._plan(model)
-        plan.rename_layers()
+        _rename_layers(plan)
         rename_tensors(model, plan.tensors)
         _rename_values(model, plan.values)
         return Rewrite(tuple(Change(old, f"is called {new} now") for old, new in self.names))
 
-    def _plan(self, model: onnx_ir.Model) -> _Plan:
-        plan = _Plan(TiedModel(model), dict(self.names))
-        plan.check()
-        return plan
 
-
-class _Plan:
-    """What gets another name: values, stored tensors in their records, and layers.
+class _Finder:
+    """Finds what gets another name.
 
     Args:
         tied: The model.
@@ -93,7 +106,7 @@ class _Plan:
     def __init__(self, tied: TiedModel, names: Mapping[str, str]) -> None:
         self.values: dict[onnx_ir.Value, str] = {}
         self.tensors: dict[str, str] = {}
-        self._layers: list[tuple[Layer, str, str]] = []
+        self.layers: list[tuple[Layer, str, str]] = []
         self._tied = tied
         self._names = names
         graph = tied.ir.graph
@@ -135,7 +148,7 @@ class _Plan:
                 self.values[owner.value] = new
 
     def _add_layer(self, layer: Layer, old: str, new: str) -> None:
-        self._layers.append((layer, old, new))
+        self.layers.append((layer, old, new))
         for parameter in dict.fromkeys(r.parameter for slot in layer.slots for r in slot.reads):
             for reader in self._tied.readers(parameter).all:
                 if not set(layer.slots).isdisjoint(reader.slots):
@@ -162,16 +175,17 @@ class _Plan:
                     "choose names that nothing else in the model has",
                 )
 
-    def rename_layers(self) -> None:
-        """Write the new names of layers on their nodes, and which names of tensors they own."""
-        for layer, old, new in self._layers:
-            for slot in layer.slots:
-                for parameter in dict.fromkeys(read.parameter for read in slot.reads):
-                    owned = self._tied.readers(parameter).of(slot).names
-                    record_reads(slot.node, slot.index, owned)
-            for node in layer.nodes:
-                rename_scope(node, old, new)
-                set_layer_name(node, f"{new}{layer.name.removeprefix(old)}")
+
+def _rename_layers(plan: RenamePlan) -> None:
+    """Write the new names of layers on their nodes, and which names of tensors they own."""
+    for layer, old, new in plan.layers:
+        for slot in layer.slots:
+            for parameter in dict.fromkeys(read.parameter for read in slot.reads):
+                owned = plan.model.readers(parameter).of(slot).names
+                record_reads(slot.node, slot.index, owned)
+        for node in layer.nodes:
+            rename_scope(node, old, new)
+            set_layer_name(node, f"{new}{layer.name.removeprefix(old)}")
 
 
 def _module(layer: str) -> str:

@@ -10,7 +10,6 @@ import ml_dtypes
 import numpy as np
 import onnx_ir
 
-from tieops.analysis.shapes import infer_in_place
 from tieops.arguments import expect, whole_number
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.dataflow.liveness import Liveness
@@ -28,11 +27,11 @@ from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
 from tieops.ir.readers.readers import Reader, Readers
 from tieops.model import TiedModel
-from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
+from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
 from tieops.passes.detach import give_up_names
 from tieops.passes.head import Head, as_head, find_head
 from tieops.passes.initialise import check_head_options, head_values
-from tieops.passes.inline import inline_behind, inline_path, inliner_of
+from tieops.passes.inline import drafted, inline_layers
 from tieops.passes.node_builder import NodeBuilder
 from tieops.passes.shape_propagation import ResizePlan, plan_resize
 
@@ -161,7 +160,8 @@ class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
     def plan(self, model: TiedModel) -> ReplaceHeadPlan:
         """Find the head, make its values and propagate its size."""
         check_head_options(self.out_features, self.seed, self.lr_factor, self.bias_lr_factor)
-        draft, layer, inlined = _drafted(model, self.head)
+        draft = drafted(model)
+        draft, (layer,), inlined = inline_layers(draft, [find_head(draft, self.head)], behind=True)
         head = as_head(draft, layer)
         weight, bias = _values(head, self)
         opset = _opset(draft.ir)
@@ -185,34 +185,8 @@ class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
     def apply(self, model: onnx_ir.Model, plan: ReplaceHeadPlan) -> Rewrite:
         """Replace the head."""
         done = _replace(plan, self)
-        model.graph = plan.model.ir.graph
-        model.functions.clear()
-        model.functions.update(plan.model.ir.functions)
+        adopt(model, plan.model)
         return Rewrite((*plan.inlined, *done.changes), done.skips)
-
-
-def _drafted(model: TiedModel, name: str | None) -> tuple[TiedModel, Layer, tuple[Change, ...]]:
-    """Return a copy of a model in which the head and all behind it lie in the main graph.
-
-    Returns:
-        The copy, the head in it, and which calls were inlined.
-    """
-    draft = model.clone()
-    # What follows needs ranks and sizes, which hand-written and older files do not have.
-    infer_in_place(draft)
-    tied = TiedModel(draft)
-    layer = find_head(tied, name)
-    if not draft.functions or not layer.slots:
-        return tied, layer, ()
-    slot = layer.slots[0]
-    inliner = inliner_of(tied, NameAuthority(draft), runtime_functions=True)
-    node, inlined = inline_path(inliner, draft, slot.path, slot.node)
-    inlined += inline_behind(inliner, draft, node)
-    if inlined:
-        infer_in_place(draft)
-        tied = TiedModel(draft)
-        layer = next(each for each in tied.layers if node in each.nodes)
-    return tied, layer, tuple(inlined)
 
 
 def _opset(model: onnx_ir.Model) -> int:
