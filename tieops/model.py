@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -19,8 +19,9 @@ from tieops.errors import UnsupportedModelError
 from tieops.ir.edit import copy_model, release_removed, snapshot
 from tieops.ir.layer import Layer
 from tieops.ir.learnables.accidental import modules_apart
+from tieops.ir.listing import Listing
 from tieops.ir.metadata.keys import aliases_of
-from tieops.ir.notation import counted
+from tieops.ir.notation import brief, counted, printable
 from tieops.ir.overlap import sharing_groups
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.pickling import content_of, model_of
@@ -31,36 +32,7 @@ from tieops.ir.tie import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
 from tieops.system.gc_paused import collector_paused
 
-__all__ = ["Listing", "TiedModel", "analyze", "check_model"]
-
-T = TypeVar("T")
-
-
-class Listing(Sequence[T], Generic[T]):
-    """A sized, iterable sequence that prints one item a line."""
-
-    def __init__(self, items: Sequence[T], title: str) -> None:
-        self._items = tuple(items)
-        self._title = title
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        return self._items[index]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._items)
-
-    def __str__(self) -> str:
-        return "\n".join(str(item) for item in self._items) or f"no {self._title}s"
-
-    def __repr__(self) -> str:
-        return f"<{counted(len(self._items), self._title)}>"
+__all__ = ["TiedModel", "analyze", "check_model"]
 
 
 class TiedModel:
@@ -108,19 +80,19 @@ class TiedModel:
     @cached_property
     def parameters(self) -> Listing[Parameter]:
         """What is stored and learnable, or a table: every name, shape and dtype."""
-        return Listing(tuple(parameters_of(self.trace).values()), "parameter")
+        return Listing(parameters_of(self.trace).values(), "parameter", lambda each: each.names)
 
     @cached_property
     @collector_paused()
     def layers(self) -> Listing[Layer]:
         """Layers in the order of the graph: learnable ones and plain operators."""
-        return Listing(find_layers(self._ir, self.trace), "layer")
+        return Listing(find_layers(self._ir, self.trace), "layer", _own_name)
 
     @cached_property
     @collector_paused()
     def slots(self) -> Listing[Slot]:
         """Every place where a layer reads a parameter."""
-        return Listing([slot for layer in self.layers for slot in layer.slots], "slot")
+        return Listing((slot for layer in self.layers for slot in layer.slots), "slot", _own_name)
 
     @cached_property
     def _slots_of(self) -> dict[onnx_ir.Value, tuple[Parameter, list[Slot]]]:
@@ -149,7 +121,7 @@ class TiedModel:
         it once (BERT's ``predictions.bias`` and ``predictions.decoder.bias``). Slots that read
         disjoint slices of one stored tensor (a packed projection) share nothing.
         """
-        return Listing(self._ties[0], "tie")
+        return Listing(self._ties[0], "tie", lambda tie: tie.names)
 
     @cached_property
     def accidental_ties(self) -> Listing[Tie]:
@@ -159,7 +131,7 @@ class TiedModel:
         until the model is trained: ``to_torch`` gives each module its own again, and so does
         ``tieops.untie(model, accidental=True)``. They are not in ``ties``.
         """
-        return Listing(self._ties[1], "accidental tie")
+        return Listing(self._ties[1], "accidental tie", lambda tie: tie.names)
 
     @cached_property
     @collector_paused()
@@ -187,7 +159,11 @@ class TiedModel:
     @cached_property
     def duplicates(self) -> Listing[Duplicate]:
         """Stored tensors of equal content that are not tied, the largest waste first."""
-        return Listing(find_duplicates(self.parameters), "duplicate")
+        return Listing(
+            find_duplicates(self.parameters),
+            "duplicate",
+            lambda found: [name for each in found.parameters for name in each.names],
+        )
 
     @cached_property
     @collector_paused()
@@ -218,9 +194,15 @@ class TiedModel:
         )
 
     @cached_property
-    def inputs(self) -> tuple[onnx_ir.Value, ...]:
+    def inputs(self) -> Listing[onnx_ir.Value]:
         """The graph's inputs that a caller must feed: those without a stored value."""
-        return tuple(v for v in self._ir.graph.inputs if not v.is_initializer())
+        fed = (value for value in self._ir.graph.inputs if not value.is_initializer())
+        return Listing(fed, "input", _name_of_value, _text_of_value)
+
+    @cached_property
+    def outputs(self) -> Listing[onnx_ir.Value]:
+        """The graph's outputs."""
+        return Listing(self._ir.graph.outputs, "output", _name_of_value, _text_of_value)
 
     @collector_paused()
     def clone(self) -> onnx_ir.Model:
@@ -252,6 +234,18 @@ class TiedModel:
             f"{counted(len(self.parameters), 'parameter')}, "
             f"{counted(len(self.ties), 'tie')}, {self.ledger}>"
         )
+
+
+def _own_name(found: Layer | Slot) -> tuple[str, ...]:
+    return (found.name,)
+
+
+def _name_of_value(value: onnx_ir.Value) -> tuple[str, ...]:
+    return (value.name or "",)
+
+
+def _text_of_value(value: onnx_ir.Value) -> str:
+    return f"{printable(value.name or '')}: {brief(value.dtype, value.shape)}"
 
 
 def _of_content(graph: bytes, arrays: Sequence[np.ndarray[Any, Any]]) -> TiedModel:

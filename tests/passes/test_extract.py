@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 import tieops
-from tests.golden.test_golden import CASES, load, serialized
-from tests.passes.test_untie import dead, made, outputs, rows, unread
+from tests.support.golden_graphs import CASES, load
+from tests.support.graphs import made, rows
+from tests.support.model_facts import dead, outputs, serialized, unread
+from tests.support.tied_head import TOKENS, TiedHead
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.walk import nodes_within
 from tieops.model import TiedModel
-
-IDS = np.array([[1, 4, 2]])
 
 
 def parted(model: TiedModel, **where: Any) -> TiedModel:
@@ -120,25 +120,10 @@ def test_encoder_and_decoder_of_a_tied_autoencoder_share_one_data_file(tmp_path:
     )
 
 
-class Head(nn.Module):
-    """An embedding, a layer, and a head that is tied to the embedding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.emb = nn.Embedding(12, 8)
-        self.mid = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, 12, bias=False)
-        self.fc.weight = self.emb.weight
-
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        h = torch.relu(self.mid(self.emb(ids)))
-        return self.fc(h), h
-
-
 @pytest.fixture(scope="module")
 def head() -> TiedModel:
     torch.manual_seed(0)
-    return tieops.from_torch(Head().eval(), (torch.from_numpy(IDS),))
+    return tieops.from_torch(TiedHead().eval(), (torch.from_numpy(TOKENS),))
 
 
 def test_a_part_between_layers_begins_and_ends_with_them(head):

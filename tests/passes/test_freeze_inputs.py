@@ -10,8 +10,8 @@ import onnx_ir
 import pytest
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_untie import made, outputs, rows
+from tests.support.graphs import made, rows
+from tests.support.model_facts import outputs, serialized
 from tieops.errors import PreconditionError, SelectionError
 from tieops.model import TiedModel
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import tieops
-from tests.golden.test_golden import serialized
-from tests.passes.test_extract import IDS
-from tests.passes.test_untie import dead, made, operators, outputs, rows, unread
+from tests.support.graphs import made, rows
+from tests.support.model_facts import dead, operators, outputs, serialized, unread
+from tests.support.tied_head import TOKENS
 from tieops.errors import PreconditionError, SelectionError
 from tieops.model import TiedModel
 
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
 @pytest.fixture(scope="module")
 def model() -> TiedModel:
-    return tieops.from_torch(Classifier().eval(), (torch.from_numpy(IDS),))
+    return tieops.from_torch(Classifier().eval(), (torch.from_numpy(TOKENS),))
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def model() -> TiedModel:
 )
 def test_what_is_left_is_the_module_without_them(model, gone):
     small = removed(model, *gone)
-    plain = tieops.from_torch(Classifier(*gone).eval(), (torch.from_numpy(IDS),))
-    (got,) = outputs(small, {"ids": IDS}).values()
-    (want,) = outputs(plain, {"ids": IDS}).values()
+    plain = tieops.from_torch(Classifier(*gone).eval(), (torch.from_numpy(TOKENS),))
+    (got,) = outputs(small, {"ids": TOKENS}).values()
+    (want,) = outputs(plain, {"ids": TOKENS}).values()
     np.testing.assert_array_equal(got, want)
     assert {p.names for p in small.parameters} == {p.names for p in plain.parameters}
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import tieops
-from tests.golden.test_golden import CASES, load, serialized
-from tests.passes.test_extract import IDS, Head
-from tests.passes.test_untie import outputs
+from tests.support.golden_graphs import CASES, load
+from tests.support.model_facts import outputs, serialized
+from tests.support.tied_head import TOKENS, TiedHead
 from tieops.errors import PreconditionError, SelectionError
 from tieops.model import TiedModel
 
@@ -28,14 +28,14 @@ def renamed(model: TiedModel, names: dict[str, str]) -> TiedModel:
 
 
 @pytest.fixture(scope="module")
-def net() -> Head:
+def net() -> TiedHead:
     torch.manual_seed(0)
-    return Head().eval()
+    return TiedHead().eval()
 
 
 @pytest.fixture(scope="module")
-def head(net: Head) -> TiedModel:
-    return tieops.from_torch(net, (torch.from_numpy(IDS),))
+def head(net: TiedHead) -> TiedModel:
+    return tieops.from_torch(net, (torch.from_numpy(TOKENS),))
 
 
 def test_a_layer_takes_the_names_that_it_owns_along(head):
@@ -66,7 +66,7 @@ def test_two_names_change_places(head):
     first, second = (str(output.name) for output in head.ir.graph.outputs)
     new = renamed(head, {first: second, second: first})
     assert [output.name for output in new.ir.graph.outputs] == [second, first]
-    want, got = outputs(head, {"ids": IDS}), outputs(new, {"ids": IDS})
+    want, got = outputs(head, {"ids": TOKENS}), outputs(new, {"ids": TOKENS})
     assert got[second].tobytes() == want[first].tobytes()
     swapped = renamed(head, {"emb.weight": "fc.weight", "fc.weight": "emb.weight"})
     assert swapped.ties[0].names == ("fc.weight", "emb.weight")
@@ -119,5 +119,5 @@ def test_an_input_keeps_its_readers(head):
     new = renamed(head, {"ids": "input_ids"})
     assert [value.name for value in new.inputs] == ["input_ids"]
     assert np.array_equal(
-        outputs(new, {"input_ids": IDS})["relu"], outputs(head, {"ids": IDS})["relu"]
+        outputs(new, {"input_ids": TOKENS})["relu"], outputs(head, {"ids": TOKENS})["relu"]
     )

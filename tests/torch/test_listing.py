@@ -50,7 +50,8 @@ def test_one_object_under_two_names() -> None:
         "  emb.weight",
         "  fc.weight",
     ]
-    assert repr(found) == "<1 tie>"
+    assert repr(found).splitlines() == ["1 tie", *(f"  {line}" for line in str(found).splitlines())]
+    assert found["fc.weight"] is found[0]
     (tie,) = found
     assert tie.names == ("emb.weight", "fc.weight")
     assert tie.evidence is Evidence.OBJECT

@@ -12,7 +12,7 @@ import onnx_ir
 
 from tieops.arguments import mapping_of
 from tieops.errors import PreconditionError, SelectionError
-from tieops.ir.edit import NameAuthority, insert_initializer, remove_initializer
+from tieops.ir.edit import rename_values
 from tieops.ir.layer import Layer
 from tieops.ir.notation import printable
 from tieops.ir.parameter import Parameter
@@ -91,7 +91,7 @@ class RenamePass(SurgeryPass[RenamePlan]):
         """Rename all that was asked for."""
         _rename_layers(plan)
         rename_tensors(model, plan.tensors)
-        _rename_values(model, plan.values)
+        rename_values(model, plan.values)
         return Rewrite(tuple(Change(old, f"is called {new} now") for old, new in self.names))
 
 
@@ -192,21 +192,3 @@ def _module(layer: str) -> str:
     """Return what a layer's module is called: further calls have their number behind it."""
     name, _, call = layer.rpartition("@")
     return name if name and call.isdecimal() else layer
-
-
-def _rename_values(model: onnx_ir.Model, values: Mapping[onnx_ir.Value, str]) -> None:
-    names = NameAuthority(model)
-    stored = [value for value in values if value.is_initializer()]
-    homes = {value: value.graph for value in stored}
-    for value in stored:
-        remove_initializer(value)
-    for value in values:
-        names.release(value.name or "")
-        value.name = None
-    taken = {new: names.claim(new) for new in dict.fromkeys(values.values())}
-    for value, new in values.items():
-        value.name = taken[new]
-    for value in stored:
-        home = homes[value]
-        assert isinstance(home, onnx_ir.Graph)
-        insert_initializer(home, value)

@@ -12,10 +12,10 @@ from torch import nn
 from tieops.importers import from_torch
 from tieops.importers.torch.storages import find_aliases
 from tieops.ir.evidence import Evidence
+from tieops.ir.listing import Listing
 from tieops.ir.notation import printable
 from tieops.ir.tie import Tie
 from tieops.ir.view import View
-from tieops.model import Listing
 from tieops.torch.places import Place, brief_tensor, check_module, places
 from tieops.torch.shared_elements import shared
 
@@ -92,12 +92,17 @@ def find_ties(
     check_module(module)
     looked = [_tie(group) for group in shared(places(module, buffers=True))]
     if example_inputs is None:
-        return Listing(looked, "tie")
+        return Listing(looked, "tie", _names)
     args = () if isinstance(example_inputs, Mapping) else example_inputs
     kwargs = example_inputs if isinstance(example_inputs, Mapping) else None
     traced = [_from_graph(tie) for tie in from_torch(module, args, kwargs).ties]
     seen = {name for tie in traced for name in tie.names}
-    return Listing([*traced, *(tie for tie in looked if seen.isdisjoint(tie.names))], "tie")
+    unseen = (tie for tie in looked if seen.isdisjoint(tie.names))
+    return Listing([*traced, *unseen], "tie", _names)
+
+
+def _names(tie: ModuleTie) -> tuple[str, ...]:
+    return tie.names
 
 
 def _tie(group: Sequence[Place]) -> ModuleTie:

@@ -25,6 +25,7 @@ from tieops.ir.edit.values import (
     bypass,
     keep_as_output,
     remove_input,
+    rename_values,
     replace_value,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "remove_initializer",
     "remove_input",
     "rename_initializer",
+    "rename_values",
     "replace_value",
     "snapshot",
     "substitute",

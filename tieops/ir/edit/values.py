@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir
 
 from tieops.ir.edit.name_authority import NameAuthority
 
-__all__ = ["as_graph_input", "bypass", "keep_as_output", "remove_input", "replace_value"]
+__all__ = [
+    "as_graph_input",
+    "bypass",
+    "keep_as_output",
+    "remove_input",
+    "rename_values",
+    "replace_value",
+]
 
 
 def replace_value(old: onnx_ir.Value, new: onnx_ir.Value) -> None:
@@ -85,3 +94,29 @@ def remove_input(model: onnx_ir.Model, value: onnx_ir.Value) -> None:
     model.graph.inputs.remove(value)
     # Before IR version 4 every initializer had to be a graph input.
     model.ir_version = max(model.ir_version, 4)
+
+
+def rename_values(model: onnx_ir.Model, renamed: Mapping[onnx_ir.Value, str]) -> None:
+    """Give values new names, all at once: two may change places; initializers keep their order.
+
+    Args:
+        model: The graph.
+        renamed: The new names; a computed value that has one gives it up.
+    """
+    names = NameAuthority(model)
+    homes = {value.graph for value in renamed if value.is_initializer()}
+    stored = {
+        graph: [*graph.initializers.values()] for graph in homes if isinstance(graph, onnx_ir.Graph)
+    }
+    for graph in stored:
+        graph.initializers.clear()
+    for value in renamed:
+        names.release(value.name or "")
+        value.name = None
+    # Tensors of two branches may have one name, and have one afterwards.
+    taken = {new: names.claim(new) for new in dict.fromkeys(renamed.values())}
+    for value, new in renamed.items():
+        value.name = taken[new]
+    for graph, values in stored.items():
+        for value in values:
+            graph.initializers.add(value)
