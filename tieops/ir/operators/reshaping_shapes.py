@@ -134,41 +134,55 @@ def _resized_reshape(
     axis = next(axis for axis, size in enumerate(shape) if isinstance(size, Resized))
     resized = shape[axis]
     assert isinstance(resized, Resized)
-    behind = product(shape[axis + 1 :])
     target = _target(node, shape)
-    if behind is None:
-        raise NotKnownError("it reshapes to sizes that are not known")
     if bound_int(node, "allowzero", 0) and 0 in target:
         raise NotKnownError(f"it reshapes to {list(target)}")
     sizes: list[Size] = [size if size != 0 else shape[at] for at, size in enumerate(target)]
-    # The axis comes out as one if as many elements lie behind it, and as many before it, as did.
-    spots = [
-        spot
-        for spot, size in enumerate(sizes)
-        if -1 not in target[spot + 1 :]
-        and product([size_before(each) for each in sizes[spot + 1 :]]) == behind
-        and (
-            size in (resized, resized.old)
-            or (size == -1 and _without_ones(sizes[:spot]) == _without_ones(shape[:axis]))
-        )
-    ]
+    spots = [spot for spot in range(len(sizes)) if _is_axis(shape, axis, sizes, spot)]
     # Where the size is 1 now, nothing tells it from the other ones.
     if not spots or (resized.old == 1 and len(spots) > 1):
         raise NotKnownError(f"it reshapes to {list(target)}")
     spot = spots[0]
     if any(isinstance(size, Resized) for at, size in enumerate(sizes) if at != spot):
         raise NotKnownError(f"it reshapes to {list(target)}")
-    named = target[spot] == resized.old
+    # A number: also where a 0 takes it from another axis, which happens to be of the old size.
+    named = isinstance(sizes[spot], int) and target[spot] != -1
     sizes[spot] = resized
     if named and not is_given(node, 1):
         raise NotKnownError(f"it reshapes to {list(target)}, by an attribute")
-    left_open = _open_size(shape, sizes)
+    # As many elements lie before the axis as did, and as many behind it.
+    is_behind = -1 in sizes[spot:]
+    before = shape[axis + 1 :] if is_behind else shape[:axis]
+    left_open = _open_size(before, sizes[spot + 1 :] if is_behind else sizes[:spot])
     return (
         [left_open if size == -1 else size for size in sizes],
         tuple(resized.new if at == spot else size for at, size in enumerate(target))
         if named
         else None,
     )
+
+
+def _is_axis(shape: Sizes, axis: int, sizes: Sizes, spot: int) -> bool:
+    """Return whether one size of a Reshape is the axis whose size changes.
+
+    The axis comes out as one if as many elements lie behind it, and as many before it, as did. What
+    is left open (-1) behind it takes what lies behind, whatever that is.
+
+    Args:
+        shape: What goes in; the size at ``axis`` is ``Resized``.
+        axis: Which one.
+        sizes: What comes out, -1 where it is left open.
+        spot: Which of these is asked about.
+    """
+    resized, size, rest = shape[axis], sizes[spot], sizes[spot + 1 :]
+    assert isinstance(resized, Resized)
+    same_before = _without_ones(sizes[:spot]) == _without_ones(shape[:axis])
+    if size not in (resized, resized.old) and not (size == -1 and same_before):
+        return False
+    if -1 in rest:
+        return same_before
+    behind = product(shape[axis + 1 :])
+    return behind is not None and product([size_before(each) for each in rest]) == behind
 
 
 def _open_size(shape: Sizes, target: Sizes) -> Size:
