@@ -14,6 +14,9 @@ Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
 """What the CPU holds of tied weights."""
 
+_BY_CLASS = {"CUDAExecutionProvider": "cuda", "CPUExecutionProvider": "cpu"}
+"""What ONNX Runtime calls them."""
+
 
 def check_choices(provider: object, memory: object, options: object, threads: object) -> None:
     """Refuse what no session can be opened with, before anything is done.
@@ -23,7 +26,9 @@ def check_choices(provider: object, memory: object, options: object, threads: ob
             no number of threads.
     """
     if not isinstance(provider, str) or provider not in ("auto", "cuda", "cpu"):
-        raise PreconditionError(f"unknown provider {provider!r}", {}, "use 'auto', 'cuda' or 'cpu'")
+        known = _BY_CLASS.get(str(provider))
+        fix = f'use provider="{known}"' if known else "use 'auto', 'cuda' or 'cpu'"
+        raise PreconditionError(f"unknown provider {provider!r}", {}, fix)
     _check_memory(memory)
     if options is not None and not (
         isinstance(options, Mapping) and all(isinstance(key, str) for key in options)

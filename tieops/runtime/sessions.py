@@ -11,6 +11,9 @@ import numpy as np
 
 from tieops.errors import PreconditionError
 from tieops.ir.notation import printable
+from tieops.progress import advance, silent
+from tieops.progress import progress as show_progress
+from tieops.runtime.batches import batch_size_of, batches, check_joinable, joined
 from tieops.runtime.cuda.cuda_graph import CapturedRun
 from tieops.runtime.cuda.provider_options import checked_options, stream_of, uses_cuda_graph
 from tieops.runtime.feeds import Port, check_feeds, fitted
@@ -252,6 +255,50 @@ class Session:
             stream = stream_of(self.config.provider_options)
             return run_arrays(inner, arrays, names, (*fed, *self.outputs), stream)
 
+    def predict(
+        self,
+        feeds: Mapping[str, ArrayLike],
+        outputs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 128,
+        progress: bool = False,
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run the model on many rows, a batch at a time, and join what comes out.
+
+        Args:
+            feeds: As for ``run``, of any number of rows. The name of the first free first axis is
+                the batch: inputs whose first axis has that name are cut along it, all others are
+                fed whole each time.
+            outputs: The names to return, in that order; None returns them all.
+            batch_size: Rows a batch; the last may have fewer.
+            progress: Show on a terminal how far it is.
+
+        Returns:
+            An array for each output, with a row for each row that was fed.
+
+        Raises:
+            PreconditionError: As ``run``; and if no input has a free first axis, the inputs have
+                different numbers of rows, or an output has no row for each of them.
+
+        Example:
+            >>> import onnx_ir
+            >>> text = '<ir_version: 10, opset_import: ["": 20]> f (float[n] x) => (float[n] y)'
+            >>> sess = session(onnx_ir.from_onnx_text(text + " { y = Neg(x) }"), "cpu")
+            >>> sess.predict({"x": [0.0, 1.0, 2.0]}, batch_size=2)
+            {'y': array([-0., -1., -2.], dtype=float32)}
+        """
+        size = batch_size_of(batch_size)
+        given = {name: to_host(name, value) for name, value in check_feeds(feeds).items()}
+        wanted = self._wanted(outputs)
+        count, parts = batches(given, self.inputs, size)
+        check_joinable([port for port in self.outputs if port.name in wanted], self.inputs)
+        found: list[dict[str, np.ndarray[Any, Any]]] = []
+        with show_progress("running", count, "steps") if progress else silent():
+            for part in parts:
+                found.append(self.run(part, wanted))
+                advance(1)
+        return joined(found)
+
     def run_tensors(
         self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -347,11 +394,8 @@ class Session:
         yield inner
         arranged.has_run()
 
-    def _checked(
-        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None
-    ) -> tuple[dict[str, Any], list[str], tuple[Port, ...]]:
-        """Return the fed arrays as they are wanted, the outputs to return, and all input ports."""
-        check_feeds(feeds)
+    def _wanted(self, outputs: Sequence[str] | None) -> list[str]:
+        """Return the names of the outputs that were asked for."""
         known = [port.name for port in self.outputs]
         names = known if outputs is None else _names(outputs)
         if unknown := [name for name in names if name not in known]:
@@ -360,6 +404,20 @@ class Session:
                 {"outputs": ", ".join(map(str, self.outputs))},
                 "name some of these",
             )
+        return names
+
+    def _checked(
+        self, feeds: Mapping[str, ArrayLike], outputs: Sequence[str] | None
+    ) -> tuple[dict[str, Any], list[str], tuple[Port, ...]]:
+        """Return the fed arrays as they are wanted, the outputs to return, and all input ports."""
+        if isinstance(outputs, Mapping):
+            raise PreconditionError(
+                "expected the inputs first, then names of outputs; got the order of ONNX Runtime",
+                None,
+                "call run(feeds), or run(feeds, outputs)",
+            )
+        check_feeds(feeds)
+        names = self._wanted(outputs)
         if self.provider == "cpu":
             feeds = {name: to_host(name, value) for name, value in feeds.items()}
         else:
