@@ -284,7 +284,7 @@ def test_remove_outputs_from_a_shell(source: Path, tmp_path: Path) -> None:
         assert [output.name for output in tieops.from_onnx(out).ir.graph.outputs] == names
         assert [value.name for value in tieops.from_onnx(out).inputs] == ["x"]
         assert found["skips"] == [
-            "input x: not changed, nothing reads it; unused_inputs=True removes it"
+            "input x: not changed, nothing reads it; --unused-inputs removes it"
         ]
     printed("remove-outputs", source, out, "--keep", "weights", "--unused-inputs")
     assert not tieops.from_onnx(out).inputs
@@ -318,7 +318,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(
     ("command", "words"),
     [
         (("untie", "-t", "embb"), "nothing in the model is called embb"),
-        (("replace-head", "--out-features", "0"), "out_features=0 is no number of features"),
+        (("replace-head", "--out-features", "0"), "--out-features 0 is no number of features"),
         (("replace-head", "--out-features", "5", "--init", "magic"), "magic"),
         (("replace-head", "--out-features", "5", "--head", "MatMull_y"), "MatMul_y"),
         (("remove-outputs", "--output", "weigths"), "weights"),

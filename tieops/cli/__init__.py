@@ -31,6 +31,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="tieops",
+    cls=surgery.PassCommands,
     help="Weight tying across PyTorch, ONNX and ONNX Runtime: see it, make it, run it, verify it.",
     no_args_is_help=True,
     add_completion=True,
@@ -39,11 +40,7 @@ app = typer.Typer(
 )
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
-app.command("tie")(surgery.tie)
-app.command("untie")(surgery.untie)
-app.command("replace-head")(surgery.replace_head)
-app.command("remove-outputs")(surgery.remove_outputs)
-app.command("remove-branches")(surgery.remove_branches)
+surgery.add_commands(app)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("diff")(diff.diff)

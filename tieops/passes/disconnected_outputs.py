@@ -86,7 +86,13 @@ class RemoveOutputsPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
-    """Remove outputs and what only they kept alive; see ``remove_disconnected_outputs``."""
+    """Remove outputs and what only they kept alive; see ``remove_disconnected_outputs``.
+
+    Args:
+        outputs: An output to remove, connected or not.
+        keep: An output to keep; all others go.
+        unused_inputs: Remove inputs that nothing reads, too.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     outputs: tuple[str, ...] = ()
@@ -98,7 +104,7 @@ class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
         names = [output.name or "" for output in model.ir.graph.outputs]
         if self.outputs and self.keep:
             raise PreconditionError(
-                "outputs and keep say the same thing twice",
+                "outputs= and keep= say the same thing twice",
                 {"outputs": ", ".join(self.outputs), "keep": ", ".join(self.keep)},
                 "give one of them",
             )

@@ -92,7 +92,13 @@ class ExtractPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractPass(SurgeryPass[ExtractPlan]):
-    """Keep what lies between some values; see ``extract``."""
+    """Keep what lies between some values; see ``extract``.
+
+    Args:
+        inputs: Where the part begins: an input, a value between layers, or a layer that is one of
+            its first.
+        outputs: Where it ends: a value, or a layer that is one of its last.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     inputs: tuple[str, ...] = ()

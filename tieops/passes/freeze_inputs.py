@@ -69,7 +69,11 @@ class FreezeInputsPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeInputsPass(SurgeryPass[FreezeInputsPlan]):
-    """Make inputs constants; see ``freeze_inputs``."""
+    """Make inputs constants; see ``freeze_inputs``.
+
+    Args:
+        inputs: An input, as name to keep its stored value, or as name=value.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     inputs: tuple[tuple[str, Array | None], ...] = ()

@@ -86,14 +86,14 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
         raise PreconditionError(
             "the model has no layer with learnables on the way to an output",
             {"outputs": ", ".join(printable(o.name or "") for o in model.ir.graph.outputs)},
-            "name the layer: replace_head(model, 'fc', ...)",
+            'name the layer: head="fc"',
         )
     if len(found) > 1:
         names = ", ".join(printable(layer.name) for layer in found[:8])
         raise PreconditionError(
             f"the head is ambiguous: {len(found)} layers are the last on the way to an output",
             {"candidates": names + (", …" if len(found) > 8 else "")},
-            "name the layer: replace_head(model, 'fc', ...)",
+            'name the layer: head="fc"',
         )
     return found[0]
 

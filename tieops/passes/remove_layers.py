@@ -74,7 +74,11 @@ class RemoveLayersPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveLayersPass(SurgeryPass[RemoveLayersPlan]):
-    """Take layers out of the way of what they read; see ``remove_layers``."""
+    """Take layers out of the way of what they read; see ``remove_layers``.
+
+    Args:
+        layers: A layer to remove.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE
     layers: tuple[str, ...] = ()

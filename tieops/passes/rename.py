@@ -74,7 +74,11 @@ class RenamePlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RenamePass(SurgeryPass[RenamePlan]):
-    """Give things new names; see ``rename``."""
+    """Give things new names; see ``rename``.
+
+    Args:
+        names: A new name, as old=new: of an input, an output, a parameter, a layer or a value.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.BITS
     names: tuple[tuple[str, str], ...] = ()

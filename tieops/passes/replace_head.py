@@ -145,7 +145,18 @@ class ReplaceHeadPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
-    """Replace the head by one of another size; see ``tieops.replace_head``."""
+    """Replace the head by one of another size; see ``tieops.replace_head``.
+
+    Args:
+        head: The layer to replace; the last one by default.
+        out_features: How many outputs the new head has.
+        lr_factor: Learning-rate factor of the new weight.
+        bias_lr_factor: The same for the new bias; that of the weight by default.
+        init: kaiming_uniform, xavier_uniform, normal or zeros; in Python also an array.
+        bias: Whether the new head has a bias; in Python also its values.
+        seed: Seed of the new values.
+        name: What to call the new head; the old name by default.
+    """
 
     preserves: ClassVar[Preserves] = Preserves(0)
     head: str | None = None

@@ -128,7 +128,14 @@ class TiePlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class TiePass(SurgeryPass[TiePlan]):
-    """Join duplicates, or the named targets, into one stored tensor each; see ``tieops.tie``."""
+    """Join duplicates, or the named targets, into one stored tensor each; see ``tieops.tie``.
+
+    Args:
+        targets: A layer, slot or parameter to tie; name two or more of them. Without any, all
+            duplicates are joined.
+        keep: Whose values stay, where the targets' values differ.
+        include_small: Join small and constant duplicates too.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
     targets: tuple[Target, ...] = ()

@@ -112,7 +112,14 @@ class UntiePlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class UntiePass(SurgeryPass[UntiePlan]):
-    """Give the named slots, or all, initializers of their own; see ``tieops.untie``."""
+    """Give the named slots, or all, initializers of their own; see ``tieops.untie``.
+
+    Args:
+        targets: A layer or slot that leaves its tie; without any, all come apart.
+        together: Those that leave stay tied with each other.
+        accidental: Take apart what an exporter merged because it began equal, and nothing else.
+        names: Whose a doubtful name is, as name=layer.
+    """
 
     preserves: ClassVar[Preserves] = Preserves.SIGNATURE | Preserves.BITS
     targets: tuple[Target, ...] = ()
