@@ -22,12 +22,15 @@ from tieops.ir.operators.predicates import (
 )
 from tieops.ir.operators.roles import kind_of, role_of
 from tieops.ir.parameter import Parameter, Read, Slot
-from tieops.ir.readers.readers import call_of, owned_role
+from tieops.ir.readers.module_calls import ModuleCalls
+from tieops.ir.readers.readers import owned_role
 from tieops.ir.walk import Scope, all_graphs, layer_name_of, scope_of
 
 __all__ = ["find_layers", "parameters_of"]
 
 Path = tuple[onnx_ir.Node, ...]
+_Call = tuple[str, int | None, Path]
+"""A module, the number of its call where that is known, and the function calls it lies in."""
 
 
 @dataclass(eq=False)
@@ -57,9 +60,11 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
     pinned = {name for unit in units.values() if (name := _pinned(unit))}
     namer = _LayerNames(pinned)
     drafts: list[_Draft] = []
-    latest: dict[tuple[str, int | None], _Draft] = {}
+    latest: dict[_Call, _Draft] = {}
+    functions = (function.graph for function in model.functions.values())
+    calls = ModuleCalls((model.graph, *functions))
     for unit in sorted(units.values(), key=lambda u: _position(order, u.path, u.node)):
-        _place(unit, drafts, latest, namer)
+        _place(unit, calls.of(unit.node), drafts, latest, namer)
     arrivals = [a for each in traced.arrivals.values() for a in each]
     _give_computations(arrivals, drafts, order)
     computed = {node for a in arrivals for node in a.view.computed}
@@ -217,8 +222,9 @@ def _by_slot(arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
 
 def _place(
     unit: _Unit,
+    call: int | None,
     drafts: list[_Draft],
-    latest: dict[tuple[str, int | None], _Draft],
+    latest: dict[_Call, _Draft],
     namer: _LayerNames,
 ) -> None:
     """Put a unit into the layer that its module is building, or begin a layer."""
@@ -238,23 +244,23 @@ def _place(
     kind = kind_of(unit.node)
     fqn = scope.fqn if scope is not None and (owned or _is_torch_layer(scope, kind)) else None
     fqn = fqn or None
+    # A body that is called again is another call, whichever number it has within the body.
+    path = () if call is None else unit.path
     home: _Draft | None = None
     if fqn is not None:
         # Roles that a module reads one after the other (a norm's weight, then its bias) are one
         # call of it; the same role once more is the next call.
-        call = call_of(unit.node)
-        last = latest.get((fqn, call))
+        last = latest.get((fqn, call, path))
         if last is not None and kind is None:
             # A parametrization reads its tensor twice in one call, by different operators.
             roles = _again(roles, last, unit.node, within=call is not None)
         if last is not None and not roles.keys() & last.reads.keys():
             home = last
-    elif kind is None and scope is not None and scope.fqn:
+    elif kind is None and scope is not None and (scope.fqn or call is not None):
         # Another module's tensor: the older exporter has a name of its own for each call.
-        last = latest.get((f"{scope.fqn}.", call_of(unit.node)))
+        last = latest.get((f"{scope.fqn}.", call, path))
         if last is not None and all(_same_tensors(at, last) for at in roles.values()):
-            within = not scope.cls or call_of(unit.node) is not None
-            again = _again(roles, last, unit.node, within=within)
+            again = _again(roles, last, unit.node, within=call is not None)
             if not again.keys() & last.reads.keys():
                 home, roles = last, again
     if home is not None:
@@ -272,9 +278,9 @@ def _place(
         )
         drafts.append(home)
     if fqn is not None:
-        latest[fqn, call_of(unit.node)] = home
-    elif kind is None and scope is not None and scope.fqn:
-        latest[f"{scope.fqn}.", call_of(unit.node)] = home
+        latest[fqn, call, path] = home
+    elif kind is None and scope is not None and (scope.fqn or call is not None):
+        latest[f"{scope.fqn}.", call, path] = home
 
 
 def _is_torch_layer(scope: Scope, kind: str | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir
 
@@ -15,7 +16,9 @@ from tieops.ir.metadata.parsing import listed
 from tieops.ir.operators.predicates import is_constant_operator
 
 __all__ = [
+    "Module",
     "Scope",
+    "SourceLine",
     "all_graphs",
     "all_nodes",
     "attribute_tensors",
@@ -28,6 +31,7 @@ __all__ = [
     "replace_tensors",
     "scope_of",
     "set_layer_name",
+    "source_lines",
     "stored_values",
     "subgraphs_of",
 ]
@@ -166,6 +170,22 @@ def _replaced(
     return attr
 
 
+class Module(NamedTuple):
+    """A torch module as the dynamo exporter names it."""
+
+    fqn: str
+    is_torch: bool
+    """Whether the class is one of torch's own."""
+
+
+class SourceLine(NamedTuple):
+    """A line of the program that was exported."""
+
+    file: str
+    number: str
+    function: str
+
+
 @dataclass(frozen=True)
 class Scope:
     """The torch module that a node came from."""
@@ -181,9 +201,14 @@ class Scope:
     """The names that the module may have in its model, the likeliest first."""
     called: str = ""
     """The module's name if what the older exporter put behind it counts calls ("norm_1")."""
+    around: Sequence[Module] = ()
+    """The modules that the node lies within, outermost first; empty if that was not written."""
 
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_STACK = "pkg.torch.onnx.stack_trace"
+_FRAME = re.compile(r'^\s*File "([^"\n]*)", line (\d+), in (\S+)', re.MULTILINE)
+_TORCHS_OWN = "torch.nn.modules."
 _LAYER = "tieops.layer"
 _CALL_COUNT = re.compile(r"(?<=.)_\d+$")
 _TORCHSCRIPT_NAME = re.compile(r"/(?:(.+)/)?(\w+)")
@@ -200,8 +225,12 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
         classes = listed(node.metadata_props.get("pkg.torch.onnx.class_hierarchy"))
         cls = classes[len(names) - 2] if 2 <= len(names) <= len(classes) else ""
         fqn = names[-2] if len(names) > 1 else ""
-        is_torch = cls.startswith("torch.nn.modules.")
-        return Scope(fqn, cls.rpartition(".")[2], names[-1], is_torch, (fqn,))
+        around = tuple(
+            Module(name, each.startswith(_TORCHS_OWN))
+            for name, each in zip(names[:-1], classes, strict=False)
+        )
+        is_torch = cls.startswith(_TORCHS_OWN)
+        return Scope(fqn, cls.rpartition(".")[2], names[-1], is_torch, (fqn,), around=around)
     match = _TORCHSCRIPT_NAME.fullmatch(node.name or "")
     if match is None:
         return None
@@ -214,6 +243,15 @@ def scope_of(node: onnx_ir.Node) -> Scope | None:
     merged = ".".join(parts)
     called = ".".join(_CALL_COUNT.sub("", part) for part in parts)
     return Scope(fqn, "", match[2], False, tuple(dict.fromkeys((merged, fqn))), called)
+
+
+def source_lines(node: onnx_ir.Node) -> tuple[SourceLine, ...]:
+    """Return through which lines of its program a node came to be, as torch left them on it.
+
+    They begin with the outermost. torch leaves out its own.
+    """
+    found = _FRAME.findall(node.metadata_props.get(_STACK, ""))
+    return tuple(SourceLine(*each) for each in found)
 
 
 def rename_scope(node: onnx_ir.Node, old: str, new: str) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from tieops.analysis.trace import trace
-from tieops.ir.readers.readers import record_call, record_reads
+from tieops.ir.readers.module_calls import record_call
+from tieops.ir.readers.readers import record_reads
 from tieops.ir.walk import scope_of
 
 __all__ = ["places_of", "record_calls", "record_names", "separate_names"]

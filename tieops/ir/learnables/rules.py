@@ -207,6 +207,10 @@ class Learnables:
         # A single number in what is computed of weights is an epsilon or a count.
         return _elements(value) > 1 and self._is_trained_later(use.node, value)
 
+    def _is_of_exporter(self, value: onnx_ir.Value) -> bool:
+        """Return whether torch's exporter computed a tensor: it names all that the module holds."""
+        return self._torch_spoke and word_of(value) is None
+
     def _roles(self, value: onnx_ir.Value) -> set[str]:
         return {_known_role(use.node, use.index) for use in self._uses.get(value, ())}
 
@@ -223,7 +227,9 @@ class Learnables:
             shape: The shape that arrives, if it is known.
             value: What is stored.
         """
-        if is_elementwise(node) and self._is_matched(node, index, shape):
+        # A state that a program begins with has the shape of its data, as a matrix of gains has.
+        matched = is_elementwise(node) and self._is_matched(node, index, shape)
+        if matched and not self._is_of_exporter(value):
             return True
         if vector_role(node):
             return self._is_bias_or_gain(node, index, shape, value)
@@ -326,7 +332,7 @@ class Learnables:
         """
         filled = (
             value.producer() is not None
-            or (self._torch_spoke and word_of(value) is None)
+            or self._is_of_exporter(value)
             or (normalizes_alone(node) and self._is_scaled_after(node.outputs[0]))
         )
         return filled and is_uniform(value, 1.0 if role == "weight" else 0.0)

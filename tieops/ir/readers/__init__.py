@@ -1,5 +1,5 @@
 """Who reads a stored tensor, and whose each of its names is.
 
-``readers`` says which slots are one reader and which names a reader owns, ``forms`` what of the
-tensor each name stands for.
+``readers`` says which slots are one reader and which names a reader owns, ``module_calls`` which
+nodes are one call of a module, ``forms`` what of the tensor each name stands for.
 """

@@ -30,18 +30,14 @@ from tieops.ir.walk import Scope, scope_of
 __all__ = [
     "Reader",
     "Readers",
-    "call_of",
     "names_read_by",
     "owned_role",
     "readers_of",
-    "record_call",
     "record_reads",
 ]
 
 READS = "tieops.reads"
 """On a node: by input, the names that this reader owns of those that the tensors have."""
-CALL = "tieops.call"
-"""On a node: which call of its module it belongs to, counted from 0; absent for the first."""
 
 
 def record_reads(node: onnx_ir.Node, index: int, names: Iterable[str]) -> None:
@@ -62,17 +58,6 @@ def _recorded(node: onnx_ir.Node) -> dict[str, list[str]]:
     if not isinstance(found, dict):
         return {}
     return {str(key): list(whole_texts(names)) for key, names in found.items()}
-
-
-def record_call(node: onnx_ir.Node, number: int) -> None:
-    """Record which call of its module a node belongs to; the first is 0."""
-    node.metadata_props[CALL] = str(number)
-
-
-def call_of(node: onnx_ir.Node) -> int | None:
-    """Return which call of its module a node belongs to, if that was recorded."""
-    text = node.metadata_props.get(CALL, "")
-    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 # --- whose a name is ---------------------------------------------------------------------------
