@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +64,23 @@ def test_untie_together_keeps_who_leaves_tied(
     assert not homes & others
     feeds = feeds_of(drawn.proto)
     assert bits_of(plain_runtime.run(free.ir, feeds)) == bits_of(plain_runtime.run(model.ir, feeds))
+
+
+@pytest.mark.parametrize("read", ["MatMul(e, v)", 'Einsum<equation="nk,kv->nv">(e, v)'])
+@pytest.mark.parametrize("second", ["w", "fc"])
+def test_untie_gives_names_back_that_no_module_tells(read: str, second: str) -> None:
+    """A plain graph says nothing of modules: ``tie`` knows who read which tensor."""
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (int64[n] x) => (float[n,9] y)'
+        f"{{ e = Gather(a, x) y = {read.replace('v)', f'{second})')} }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    values = np.random.default_rng(0).standard_normal((9, 9)).astype(np.float32)
+    for name, array in (("a", values), (second, values.T.copy())):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    tied = tieops.tie(tieops.from_onnx(proto))
+    assert len(tied.ties) == 1
+    apart = tieops.untie(tied)
+    assert not apart.ties
+    reads = {slot.node.op_type: slot.parameter.names for slot in apart.slots}
+    assert reads == {"Gather": ("a",), read.partition("(")[0].partition("<")[0]: (second,)}

@@ -367,3 +367,26 @@ def test_a_lookup_of_a_tensor_with_a_name_makes_no_second_name(tmp_path):
         torch.onnx.export(net, (torch.tensor([1, 2]),), path, dynamo=False)
     again = tieops.to_torch(tieops.from_onnx(path))
     assert set(again.state_dict()) == set(net.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("optimize", [True, False])
+def test_what_an_exporter_fills_in_for_an_embedding_bag_is_no_learnable(mode, optimize):
+    """The exporter gives each sample a weight of one, and reads the table for its type."""
+    bag = nn.Sequential(nn.EmbeddingBag(9, 4, mode=mode), nn.Linear(4, 9, bias=False)).eval()
+    bag[1].weight = bag[0].weight
+    ids = torch.tensor([[1, 2, 3], [4, 0, 8]])
+    program = torch.onnx.export(bag, (ids,), dynamo=True, optimize=optimize, verbose=False)
+    model = tieops.from_onnx(program.model_proto)
+    assert [len({slot.reader for slot in tie.slots}) for tie in model.ties] == [2]
+    assert {each.name for each in tieops.untie(model).parameters} == {"0.weight", "1.weight"}
+
+
+@pytest.mark.parametrize("like", ["CastLike(n, w)", "RandomUniformLike<seed=1.0>(w)", "EyeLike(w)"])
+def test_who_reads_the_type_of_a_weight_is_no_reader(like):
+    model = text_model(
+        "g (int64[8,8] n, float[2,8] x) => (float[2,8] y, float[8,8] z)"
+        f" {{ y = MatMul(x, w) z = {like} }}",
+        w=noise(8, 8),
+    )
+    assert [slot.name for slot in model.slots] == ["MatMul_y.weight"]

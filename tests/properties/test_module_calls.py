@@ -185,9 +185,10 @@ def imported(net: nn.Module, source: str) -> tieops.TiedModel:
         return tieops.from_torch(net, x)
     if source == "older":
         buffer = io.BytesIO()
-        torch.onnx.export(net, x, buffer, dynamo=False)
+        torch.onnx.export(net, x, buffer, dynamo=False)  # pyright: ignore[reportArgumentType]
         return tieops.from_onnx(onnx.load_from_string(buffer.getvalue()))
     program = torch.onnx.export(net, x, dynamo=True, optimize=source == "dynamo", verbose=False)
+    assert program is not None
     return tieops.from_onnx(program.model_proto)
 
 

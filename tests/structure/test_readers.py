@@ -13,8 +13,13 @@ ROOT = Path(tieops.__file__).parent
 USERS = {
     # Says whom a name is of: reading its own records is the home's alone.
     "names_read_by": set[str](),
-    # What torch said, and what a caller chose.
-    "record_reads": {"importers/torch/aliases.py", "passes/rename.py", "passes/untie.py"},
+    # What torch said, what a caller chose, and who read what before it was joined.
+    "record_reads": {
+        "importers/torch/aliases.py",
+        "passes/rename.py",
+        "passes/tie.py",
+        "passes/untie.py",
+    },
     # The one who tells it which slots there are.
     "readers_of": {"model.py"},
     # What torch calls a tensor; what takes names off it when readers leave it.

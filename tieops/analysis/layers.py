@@ -61,8 +61,7 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
     namer = _LayerNames(pinned)
     drafts: list[_Draft] = []
     latest: dict[_Call, _Draft] = {}
-    functions = (function.graph for function in model.functions.values())
-    calls = ModuleCalls((model.graph, *functions))
+    calls = ModuleCalls(model)
     for unit in sorted(units.values(), key=lambda u: _position(order, u.path, u.node)):
         _place(unit, calls.of(unit.node), drafts, latest, namer)
     arrivals = [a for each in traced.arrivals.values() for a in each]

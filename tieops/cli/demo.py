@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
+from tieops.arguments import file_path
 from tieops.cli.shared_options import (
     Json,
     ProviderName,
@@ -36,7 +37,14 @@ SIZES = ((1, 1), (1, 7), (4, 16), (3, 50))
 def demo(
     context: typer.Context,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the model here; a temporary folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Keep the model here; a temporary folder.",
+            parser=file_path,
+            metavar="PATH",
+        ),
     ] = None,
     provider: ProviderName = "auto",
     train: Annotated[

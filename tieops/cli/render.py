@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import tieops
+from tieops.arguments import file_path
 from tieops.cli.reading import ModelPath, Reading, reads_models
 from tieops.cli.shared_options import Json, print_json
 from tieops.cli.streams import check_file
@@ -19,7 +20,10 @@ __all__ = ["render"]
 def render(
     model: ModelPath,
     out: Annotated[
-        Path, typer.Argument(help="The file to write: .html, .svg, .png or .txt tells the format.")
+        Path,
+        typer.Argument(
+            help="The file to write: .html, .svg, .png or .txt tells the format.", parser=file_path
+        ),
     ],
     before: Annotated[
         str | None, typer.Option(help="The model before a surgery, to draw beside the other one.")

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 import tieops
+from tieops.arguments import file_path
 from tieops.cli.reading import Limit, limits_of
 from tieops.cli.shared_options import (
     Json,
@@ -42,7 +43,10 @@ def run(
     ] = None,
     size: Sizes = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the outputs to this .npz.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the outputs to this .npz.", parser=file_path, metavar="PATH"
+        ),
     ] = None,
     provider: ProviderName = "auto",
     seed: Annotated[int, typer.Option(help="Seed of inputs that are made.")] = 0,

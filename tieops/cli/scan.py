@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import tieops
+from tieops.arguments import file_path
 from tieops.cli.reading import Limit, limits_of
 from tieops.cli.shared_options import Json
 from tieops.cli.streams import check_file
@@ -24,7 +25,11 @@ def scan(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Write the JSON lines here; if it is there, go on where it ends."
+            "--out",
+            "-o",
+            help="Write the JSON lines here; if it is there, go on where it ends.",
+            parser=file_path,
+            metavar="PATH",
         ),
     ] = None,
     jobs: Annotated[

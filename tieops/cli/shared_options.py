@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tieops
+from tieops.arguments import file_path
 from tieops.cli.streams import is_stdin
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
@@ -40,7 +41,10 @@ __all__ = [
     "terminal",
 ]
 
-OutPath = Annotated[Path, typer.Argument(help="The .onnx file to write; - for stdout.")]
+OutPath = Annotated[
+    Path, typer.Argument(help="The .onnx file to write; - for stdout.", parser=file_path)
+]
+"""A Path made by ``file_path``, which refuses what ends as a folder does: pathlib drops the end."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
     Provider, typer.Option(help="cuda: CUDA or an error; auto: what is there; cpu.")

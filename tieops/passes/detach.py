@@ -30,7 +30,7 @@ from tieops.ir.metadata.keys import (
     set_names,
     set_origin,
 )
-from tieops.ir.metadata.torch_kinds import copy_kind, has_generated_name
+from tieops.ir.metadata.torch_kinds import copy_kind, has_generated_name, narrow_kind
 from tieops.ir.notation import brief_bytes
 from tieops.ir.operators.predicates import is_cut, is_identity, is_permutation, is_view, only_moves
 from tieops.ir.operators.views import ViewTransfer
@@ -248,6 +248,7 @@ class Untier:
             if remember:
                 set_origin(value, origin)
             copy_kind(value, parameter.value)
+            narrow_kind(value, mine)
             set_names(value, dict.fromkeys(mine))
             if is_computed:
                 set_computed_with(value)
@@ -259,6 +260,7 @@ class Untier:
             stored = Parameter(value)
             owner = ", ".join(slot.name for slot in members)
             changes.append(Change(owner, f"owns {stored}, {brief_bytes(stored.nbytes)}"))
+        narrow_kind(parameter.value, aliases_of(parameter.value))
         return changes
 
     def name_copies(self) -> None:

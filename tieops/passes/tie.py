@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -37,6 +37,7 @@ from tieops.ir.operators.operands import Missing, bool_attribute
 from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers.forms import as_read, form_of, set_forms
+from tieops.ir.readers.readers import record_reads
 from tieops.ir.view import Shape, View, permuted, relative
 from tieops.ir.walk import scope_of, stored_values
 from tieops.model import TiedModel
@@ -169,7 +170,7 @@ class TiePass(SurgeryPass[TiePlan]):
             # what is equal shows only when they are back.
             tied = TiedModel(model) if retied.changes else tied
             groups, skips = self._duplicates(tied)
-        joiner = _Joiner(model, tied.slots)
+        joiner = _Joiner(model, tied)
         for group in groups:
             joiner.join(group)
         merge_views([*joiner.kept, *retied.wholes])
@@ -191,7 +192,7 @@ class TiePass(SurgeryPass[TiePlan]):
 class _Joiner:
     """Joins groups of equal tensors, one after the other, and notes what it did."""
 
-    def __init__(self, model: onnx_ir.Model, slots: Iterable[Slot]) -> None:
+    def __init__(self, model: onnx_ir.Model, tied: TiedModel) -> None:
         self.changes: list[Change] = []
         self.skips: list[Skip] = []
         self.kept: list[onnx_ir.Value] = []
@@ -200,10 +201,7 @@ class _Joiner:
         self._turned: TransposedInputs = {}
         self._in_functions = function_graphs(model)
         self._kinds_are_known = any(word_of(value) is not None for value in stored_values(model))
-        self._readers: dict[Parameter, list[Slot]] = {}
-        for slot in slots:
-            for read in slot.reads:
-                self._readers.setdefault(read.parameter, []).append(slot)
+        self._tied = tied
 
     def join(self, group: Group) -> None:
         """Make all readers of a group read the first of its tensors that can be shared."""
@@ -218,6 +216,8 @@ class _Joiner:
             if group.evidence is Evidence.DECLARED and len(group.parameters) == 1:
                 self._declare(able[0][0])
             return
+        for parameter, _ in able:
+            self._record_readers(parameter)
         keep, base = able[0]
         value = keep.value
         if value.graph is not self._model.graph or value.producer() is not None:
@@ -248,6 +248,15 @@ class _Joiner:
         add_names(value, names)
         set_forms(value, forms)
         set_evidence(value, group.evidence)
+
+    def _record_readers(self, parameter: Parameter) -> None:
+        """Record who reads a tensor under which names: once it is joined, nothing may tell it."""
+        names, readers = self._names(parameter), self._tied.readers(parameter).all
+        for reader in readers:
+            mine = [n for n in names if n in reader.names or len(readers) == 1]
+            # A body serves many calls, which may read under many names.
+            for slot in (slot for slot in reader.slots if mine and not slot.path):
+                record_reads(slot.node, slot.index, mine)
 
     def _restore_name(self, value: onnx_ir.Value, names: Sequence[str]) -> None:
         """Store what was untied under a name that it had, if untie had to find the one it has."""
@@ -282,7 +291,8 @@ class _Joiner:
             return real
         return [
             slot.name
-            for slot in self._readers.get(parameter, [])
+            for reader in self._tied.readers(parameter).all
+            for slot in reader.slots
             if (scope := scope_of(slot.node)) is not None and scope.fqn
         ]
 

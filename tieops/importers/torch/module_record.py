@@ -69,8 +69,13 @@ def _note(value: onnx_ir.Value, said: _Said) -> None:
     if parameters:
         frozen = {name for name in parameters if not said.parameters[name].requires_grad}
         is_frozen = len(frozen) == len(parameters)
-        some = frozen if parts and frozen else False
-        note_kind(value, Kind.PARAMETER, frozen=True if is_frozen else some)
+        buffers = {name: said.buffers[name] for name in names if name in said.buffers}
+        note_kind(
+            value,
+            Kind.PARAMETER,
+            frozen=True if is_frozen else frozen or False,
+            buffers={} if parts else buffers,
+        )
         return
     buffers = [said.buffers[name] for name in names if name in said.buffers]
     if buffers:

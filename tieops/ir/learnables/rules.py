@@ -38,6 +38,7 @@ from tieops.ir.operators.traits import (
     is_sinusoid,
     is_unknown,
     normalizes_alone,
+    reads_type_alone,
     vector_role,
 )
 from tieops.ir.operators.values import moves_values
@@ -146,7 +147,7 @@ class Learnables:
         learnable layer do, and as the bias of one: a mask or the scale of a conversion makes no
         layer.
         """
-        if counts_positions(use.node):
+        if counts_positions(use.node) or reads_type_alone(use.node, use.index):
             return False
         kind = self.kind_of(value)
         if kind is Kind.PARAMETER or len(aliases_of(value)) > 1:
@@ -201,6 +202,8 @@ class Learnables:
     def _trains(self, use: Use, value: onnx_ir.Value) -> bool:
         if self._is_trained(use.node, use.index, use.view.shape, value):
             return True
+        if reads_type_alone(use.node, use.index):
+            return False
         is_operand = use.index > 0 and moves_values(use.node) and not is_concat(use.node)
         if is_operand or (use.index > 0 and is_quantizer(use.node)):
             return False  # a size, a filling or a scale
@@ -319,6 +322,8 @@ class Learnables:
         wide = [size for size in shape or () if size != 1]
         if not shape or len(wide) > 1 or not (wide or _is_of_one_output(other)):
             return False
+        if self._is_of_exporter(value) and is_uniform(value) and _is_for_each_row(shape, other):
+            return False  # the weights of samples, which are filled in where there are none
         if is_multiplication(node):
             masked = is_mask(shape, value, keeps=1.0)
             return not masked and not self._provenance.rotates(node, mine)
@@ -378,6 +383,12 @@ def _broadcast_shape(value: onnx_ir.Value) -> Shape | None:
         if known is not None and len(known) > 2:
             return None
     return None
+
+
+def _is_for_each_row(shape: Shape, other: onnx_ir.Value) -> bool:
+    """Return whether a vector has an element for each of the first axis of what it goes with."""
+    rank = 0 if other.shape is None else len(other.shape)
+    return 1 < rank == len(shape) and shape[0] == math.prod(shape) > 1
 
 
 def _is_of_one_output(value: onnx_ir.Value) -> bool:

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir
 
-from tieops.ir.metadata.keys import FROZEN, LEARNABLE, TORCH_KIND, TORCH_PERSISTENT, is_made_up
+from tieops.ir.metadata.keys import (
+    BUFFERS,
+    FROZEN,
+    LEARNABLE,
+    TORCH_KIND,
+    TORCH_PERSISTENT,
+    aliases_of,
+    is_made_up,
+)
 from tieops.ir.metadata.parsing import parsed, whole_texts
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "is_noted_learnable",
     "is_said_in_state",
     "join_kinds",
+    "narrow_kind",
     "note_kind",
     "note_learnable",
     "word_of",
@@ -71,6 +80,7 @@ def note_kind(
     *,
     persistent: bool = True,
     frozen: Iterable[str] | bool = False,
+    buffers: Mapping[str, bool] | None = None,
 ) -> None:
     """Record what torch says that a stored tensor is.
 
@@ -78,7 +88,10 @@ def note_kind(
         value: What is stored.
         kind: Parameter, buffer or constant.
         persistent: Whether a buffer is in the ``state_dict``.
-        frozen: Whether a parameter has ``requires_grad=False``; of packed parts, which have.
+        frozen: Whether a parameter has ``requires_grad=False``; of packed parts, or of parameters
+            over one storage, which have.
+        buffers: The names of a parameter that are buffers over its storage, and whether each is in
+            the ``state_dict``.
     """
     props = value.metadata_props
     props[TORCH_KIND] = kind.value
@@ -86,6 +99,39 @@ def note_kind(
         props[TORCH_PERSISTENT] = str(persistent)
     if frozen is not False:
         props[FROZEN] = json.dumps(frozen if frozen is True else sorted(frozen))
+    if buffers:
+        props[BUFFERS] = json.dumps(dict(buffers))
+
+
+def _buffers(value: onnx_ir.Value) -> dict[str, bool]:
+    found = parsed(value.metadata_props.get(BUFFERS))
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): kept is not False for name, kept in found.items()}
+
+
+def narrow_kind(value: onnx_ir.Value, names: Collection[str]) -> None:
+    """Record what a tensor is once it has these of its names alone: a buffer if all of them are.
+
+    Args:
+        value: What is stored, with a record of what each name was where they differed.
+        names: Its names from now on.
+    """
+    props, buffers, frozen = value.metadata_props, _buffers(value), _frozen(value)
+    if not names:
+        return
+    left = {name: kept for name, kept in buffers.items() if name in names}
+    parameters = [name for name in names if name not in left]
+    props.pop(BUFFERS, None)
+    if left and parameters:
+        props[BUFFERS] = json.dumps(left)
+    elif left:
+        props[TORCH_KIND] = Kind.BUFFER.value
+        props[TORCH_PERSISTENT] = str(any(left.values()))
+        props.pop(FROZEN, None)
+        return
+    if not isinstance(frozen, bool) and frozen.issuperset(parameters):
+        props[FROZEN] = "true"
 
 
 def note_learnable(value: onnx_ir.Value) -> None:
@@ -116,7 +162,7 @@ def _frozen(value: onnx_ir.Value) -> bool | frozenset[str]:
 
 def copy_kind(value: onnx_ir.Value, source: onnx_ir.Value) -> None:
     """Record that a tensor is what another is recorded to be, frozen if that one is."""
-    for key in (TORCH_KIND, TORCH_PERSISTENT, FROZEN, LEARNABLE):
+    for key in (TORCH_KIND, TORCH_PERSISTENT, FROZEN, LEARNABLE, BUFFERS):
         if key in source.metadata_props:
             value.metadata_props[key] = source.metadata_props[key]
 
@@ -128,7 +174,14 @@ def join_kinds(keep: onnx_ir.Value, others: Iterable[onnx_ir.Value]) -> None:
     """
     everyone = [keep, *others]
     if any(word_of(each) is Kind.PARAMETER for each in everyone):
+        buffers = {name: kept for each in everyone for name, kept in _buffers(each).items()}
+        for each in everyone:
+            if word_of(each) is Kind.BUFFER:
+                buffers |= dict.fromkeys(aliases_of(each), is_said_in_state(each))
         keep.metadata_props[TORCH_KIND] = Kind.PARAMETER.value
+        if buffers:
+            keep.metadata_props[BUFFERS] = json.dumps(buffers)
+        everyone = [each for each in everyone if word_of(each) is not Kind.BUFFER]
     if any(is_noted_learnable(each) for each in everyone):
         note_learnable(keep)
     found = [_frozen(each) for each in everyone]

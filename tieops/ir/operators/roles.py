@@ -1,7 +1,7 @@
 """Which inputs of which operators are learnables, and what the field calls them.
 
-Sources: the ONNX operator reference for the standard domain, ONNX Runtime's contrib operator
-reference for ``com.microsoft``.
+The source for the standard domain is the ONNX operator reference; ``fused_roles`` has ONNX
+Runtime's own operators.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import onnx
 import onnx_ir
 
+from tieops.ir.operators.fused_roles import FUSED
 from tieops.ir.operators.identity import Operator, operator_name
 
 __all__ = [
@@ -24,45 +25,31 @@ __all__ = [
 
 _NORM = {1: "weight", 2: "bias"}
 _RECURRENT = {1: "weight", 2: "recurrent_weight", 3: "bias"}
-_QUANTIZED_CONV = {3: "weight", 4: "weight_scale", 5: "zero_point", 8: "bias"}
-_DEQUANTIZED = {0: "weight", 1: "scale", 2: "zero_point"}
 
 _KINDS: dict[str, tuple[str, dict[int, str]]] = {
     "Gemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
     "MatMul": ("Linear", {0: "weight", 1: "weight"}),
-    "com.microsoft.FusedMatMul": ("Linear", {0: "weight", 1: "weight"}),
-    "com.microsoft.FusedGemm": ("Linear", {0: "weight", 1: "weight", 2: "bias"}),
     "MatMulInteger": ("Linear", {0: "weight", 1: "weight", 2: "zero_point", 3: "zero_point"}),
     "QLinearMatMul": ("Linear", {0: "weight", 3: "weight", 4: "weight_scale"}),
-    "com.microsoft.MatMulNBits": (
-        "Linear",
-        {1: "weight", 2: "weight_scale", 3: "zero_point", 5: "bias"},
-    ),
     "Gather": ("Embedding", {0: "weight"}),
-    "com.microsoft.GatherBlockQuantized": (
-        "Embedding",
-        {0: "weight", 2: "weight_scale", 3: "zero_point"},
-    ),
     "Conv": ("Conv", {0: "weight", 1: "weight", 2: "bias"}),
-    "com.microsoft.FusedConv": ("Conv", {1: "weight", 2: "bias"}),
     "ConvInteger": ("Conv", {1: "weight", 3: "zero_point"}),
-    "QLinearConv": ("Conv", _QUANTIZED_CONV),
-    "com.microsoft.QLinearConv": ("Conv", _QUANTIZED_CONV),
+    "QLinearConv": ("Conv", {3: "weight", 4: "weight_scale", 5: "zero_point", 8: "bias"}),
+    "DeformConv": ("Conv", {1: "weight", 3: "bias"}),
+    "CausalConvWithState": ("Conv", {1: "weight", 2: "bias"}),
     "ConvTranspose": ("ConvTranspose", {1: "weight", 2: "bias"}),
     "LSTM": ("LSTM", {**_RECURRENT, 7: "peephole"}),
     "GRU": ("GRU", _RECURRENT),
     "RNN": ("RNN", _RECURRENT),
     "LayerNormalization": ("LayerNorm", _NORM),
-    "com.microsoft.SkipLayerNormalization": ("LayerNorm", {2: "weight", 3: "bias", 4: "skip_bias"}),
     "SimplifiedLayerNormalization": ("RMSNorm", {1: "weight"}),
-    "com.microsoft.SkipSimplifiedLayerNormalization": ("RMSNorm", {2: "weight", 3: "bias"}),
     "RMSNormalization": ("RMSNorm", {1: "weight"}),
     "GroupNormalization": ("GroupNorm", _NORM),
     "InstanceNormalization": ("InstanceNorm", _NORM),
     "BatchNormalization": ("BatchNorm", {**_NORM, 3: "running_mean", 4: "running_var"}),
     "PRelu": ("PRelu", {1: "weight"}),
-    "DequantizeLinear": ("DequantizeLinear", _DEQUANTIZED),
-    "com.microsoft.DequantizeLinear": ("DequantizeLinear", _DEQUANTIZED),
+    "DequantizeLinear": ("DequantizeLinear", {0: "weight", 1: "scale", 2: "zero_point"}),
+    **FUSED,
 }
 """Operator to (kind of layer, input index to role)."""
 

@@ -26,6 +26,7 @@ __all__ = [
     "is_sum",
     "is_unknown",
     "normalizes_alone",
+    "reads_type_alone",
     "vector_role",
 ]
 
@@ -39,6 +40,8 @@ _FACTORS = {
     "QLinearMatMul": (0, 3),
 }
 _POSITIONS = frozenset(("CumSum", "NonZero", "Shape", "Size"))
+_LIKE = {"CastLike": 1, "EyeLike": 0, "RandomNormalLike": 0, "RandomUniformLike": 0}
+"""By operator, the input whose type and shape it takes, and none of its elements."""
 _WITH_CACHES = frozenset((
     "com.microsoft.GroupQueryAttention", "com.microsoft.MultiHeadAttention",
     "com.microsoft.QuickGelu", "com.microsoft.RotaryEmbedding",
@@ -125,6 +128,11 @@ def is_sinusoid(node: onnx_ir.Node) -> bool:
 def counts_positions(node: onnx_ir.Node) -> bool:
     """Return whether a node's result counts elements or says where they are."""
     return operator_name(node) in _POSITIONS
+
+
+def reads_type_alone(node: onnx_ir.Node, index: int) -> bool:
+    """Return whether a node takes the type or the shape of an input, and none of its elements."""
+    return _LIKE.get(operator_name(node)) == index
 
 
 def is_quantizer(node: onnx_ir.Node) -> bool:

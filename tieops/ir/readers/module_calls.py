@@ -14,7 +14,6 @@ Without such evidence all reads are one call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir
@@ -41,12 +40,12 @@ class ModuleCalls:
     """Reports which call of its module a node belongs to.
 
     Args:
-        graphs: The main graph and those of the functions.
+        model: The model, whose calls are counted by graph.
     """
 
-    def __init__(self, graphs: Iterable[onnx_ir.Graph]) -> None:
+    def __init__(self, model: onnx_ir.Model) -> None:
         self._numbers: dict[onnx_ir.Node, int] = {}
-        for graph in graphs:
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
             self._count(graph)
 
     def of(self, node: onnx_ir.Node) -> int | None:
