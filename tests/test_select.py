@@ -74,7 +74,7 @@ def test_what_matches_nothing_is_an_error_with_the_nearest_names(model, target):
     with pytest.raises(SelectionError) as caught:
         slots_of(model, target)
     text = str(caught.value)
-    assert text.startswith(f"nothing in the model is called {target}")
+    assert text.startswith(f"nothing in the model is named {target}")
     assert "fix: see print(model.layers), or tieops inspect MODEL" in text
     if target.lower().startswith("gemm"):
         assert "nearest: " in text
@@ -92,12 +92,12 @@ def test_the_weight_of_several_is_an_error_that_names_them(model):
     with pytest.raises(SelectionError) as caught:
         weight_slot(model, "MatMul_*")
     text = str(caught.value)
-    assert "MatMul_* names 2 slots, and one is wanted" in text
+    assert "expected one slot, but MatMul_* names 2" in text
     assert "slots: MatMul_a.weight, MatMul_y.weight" in text
 
 
 def test_one_layer(model):
     assert one_layer(model, "MatMul_a").kind == "Linear"
     for target in ("MatMul", "MatMul_*", "emb"):
-        with pytest.raises(SelectionError, match="nothing in the model is called"):
+        with pytest.raises(SelectionError, match="nothing in the model is named"):
             one_layer(model, target)

@@ -1,4 +1,4 @@
-"""tieops: weight tying across PyTorch, ONNX and ONNX Runtime; found, shown, made and verified.
+"""tieops: find, show, make and verify weight tying across PyTorch, ONNX and ONNX Runtime.
 
     import tieops
     model = tieops.from_torch(net, (tokens,))     # or tieops.from_onnx("model.onnx")

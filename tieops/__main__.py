@@ -1,4 +1,4 @@
-"""``python -m tieops`` is the command ``tieops``."""
+"""Run the command ``tieops`` as ``python -m tieops``."""
 
 from tieops.cli import main
 

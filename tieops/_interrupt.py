@@ -1,8 +1,8 @@
-"""Ctrl-C while the command line loads: the process ends, without a traceback of imports.
+"""Handle Ctrl-C while the command line loads: exit without a traceback.
 
 Loading the package takes most of a second, and Python's handler would raise in the middle of
-whatever import is running. So from here until ``main`` runs, the system's own reaction is in place:
-this is the first module of the package that is imported, and does it when it is.
+whatever import is running. So this module, the first of the package to be imported, restores the
+system's default handler until ``main`` runs.
 """
 
 from __future__ import annotations

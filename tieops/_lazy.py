@@ -1,7 +1,7 @@
-"""Names that packages offer before their modules are loaded.
+"""Lazy package attributes: a name loads its module when it is first used.
 
-A package's ``__init__`` that imports its modules makes everyone wait for what few need: onnx_ir
-takes most of a second, torch several. So a name is looked up where it is defined when it is used.
+An ``__init__`` that imports all of its modules makes every user wait for what few of them need:
+onnx_ir takes most of a second to load, torch several.
 """
 
 from __future__ import annotations

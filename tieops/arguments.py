@@ -1,4 +1,4 @@
-"""What a verb is given: refused before anything is done, in one way, if it is of another kind."""
+"""Validate the arguments of verbs before anything is done."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every error that tieops raises on purpose: one tree, so that one ``except`` clause is enough.
+"""The errors that tieops raises on purpose: one tree, so that one ``except`` clause catches all.
 
-An error takes data, and renders itself in up to three parts: what went wrong, the facts on both
-sides, and what to do about it:
+An error holds data, and renders itself in up to three parts: what went wrong, the facts on both
+sides, and the fix:
 
     cannot tie lm_head.weight to wte.weight: shapes differ
       wte.weight: f32[50257,768]    lm_head.weight: f32[768,50264]

@@ -283,7 +283,7 @@ def analyze(model: TiedModel) -> Analysis:
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no TiedModel, with the way to make one.
+    """Refuse what is not a TiedModel, with the way to make one.
 
     Raises:
         UnsupportedModelError: If it is something else.

@@ -1,4 +1,4 @@
-"""Several passes in a row, with one report of all that was done and declined."""
+"""Run several passes in a row, with one report of what was done and declined."""
 
 from __future__ import annotations
 

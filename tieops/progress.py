@@ -1,4 +1,4 @@
-"""Long steps say that they run: one line on a terminal, nothing where nobody watches."""
+"""Progress of long steps: one line on a terminal, silence elsewhere."""
 
 from __future__ import annotations
 

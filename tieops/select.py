@@ -1,4 +1,4 @@
-"""From what a person writes to what the model holds: layers and slots by name, glob or object."""
+"""Resolve targets to layers and slots: by name, glob, object or predicate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def slots_of(model: TiedModel, target: Target) -> tuple[Slot, ...]:
         found = [slot for slot in model.slots if target(slot)]
     else:  # pyright: ignore[reportUnnecessaryComparison]
         raise SelectionError(
-            f"{target!r} selects nothing",
+            f"expected a target, got {target!r}",
             {"type": type(target).__name__},
             "give a name, a glob, a layer, a slot or a predicate",
         )
@@ -71,7 +71,7 @@ def weight_slot(model: TiedModel, target: Target) -> Slot:
     parameters = {slot.parameter for slot in found}
     if len(found) > 1 and len(parameters) > 1:
         raise SelectionError(
-            f"{_text(target)} names {len(found)} slots, and one is wanted",
+            f"expected one slot, but {_text(target)} names {len(found)}",
             {"slots": ", ".join(printable(slot.name) for slot in found[:6])},
             "name one of them",
         )
@@ -126,7 +126,7 @@ def _nothing(model: TiedModel, target: object) -> tuple[str, dict[str, object], 
     shown = ", ".join(map(printable, near or known[:8])) or "none"
     facts: dict[str, object] = {"nearest" if near else "layers": shown}
     fix = "see print(model.layers), or tieops inspect MODEL"
-    return f"nothing in the model is called {_text(target)}", facts, fix
+    return f"nothing in the model is named {_text(target)}", facts, fix
 
 
 def _known_names(model: TiedModel) -> list[str]:

@@ -1,7 +1,7 @@
 """MATLAB's "Neural Network Weight Tying" with training: words first, then 15 classes.
 
 A tied language model is trained and written as ONNX. Then its head is replaced by one of 15 classes
-with ten times the learn rate, in two ways that agree: on the live module, and from the ONNX file
+with ten times the learning rate, in two ways that agree: on the live module, and from the ONNX file
 alone. The page beside this file goes through it step by step.
 
     python docs/examples/language_model.py                                # minutes

@@ -60,9 +60,9 @@ def test_a_dry_run_to_stdout_writes_text_alone(model):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["inspect", "-"], b"nothing came in on stdin"),
+        (["inspect", "-"], b"stdin is empty"),
         (["tie", "-", "-", "--json"], b"the model and --json cannot both go to stdout"),
-        (["check", "-", "--runtime"], b"--runtime opens the file"),
+        (["check", "-", "--runtime"], b"--runtime needs a local file"),
         (["diff", "-", "-"], b"stdin holds one model, not two"),
         (["verify", "-", "-"], b"stdin holds one model, not two"),
     ],
@@ -93,7 +93,7 @@ def test_what_nobody_expected_is_an_error_in_three_parts(monkeypatch, capsys):
         main()
     assert caught.value.code == 1
     err = capsys.readouterr().err
-    assert err.startswith("tieops: something went wrong that tieops did not expect\n")
+    assert err.startswith("tieops: unexpected error inside tieops\n")
     assert "KeyError" in err
     assert "--debug" in err
     assert "\x1b" not in err

@@ -70,16 +70,18 @@ def test_a_range_of_a_file(tmp_path):
 
 def test_a_file_that_changed_is_an_error(tmp_path):
     path = tmp_path / "data"
-    with pytest.raises(ExportError, match="the data of w cannot be read any more"):
+    with pytest.raises(ExportError, match="the data of w can no longer be read"):
         written(external(path), tmp_path)
     path.write_bytes(bytes(100))
-    with pytest.raises(ExportError, match="the data of w ends before it should") as caught:
+    with pytest.raises(
+        ExportError, match="the data of w is shorter than its shape needs"
+    ) as caught:
         written(external(path), tmp_path)
     assert caught.value.facts["bytes there"] == 92
     assert caught.value.facts["bytes needed"] == 400
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ExportError, match="the data of w is no regular file any more"):
+    with pytest.raises(ExportError, match="the data of w is no longer a regular file"):
         written(external(path), tmp_path)
 
 
@@ -117,7 +119,7 @@ def test_a_file_that_was_written_to_is_not_copied(tmp_path):
     model = imported(tmp_path / "m.onnx", ONES)
     (tmp_path / "m.onnx.data").write_bytes((2 * ONES).tobytes())
     os.utime(tmp_path / "m.onnx.data", ns=(0, 0))
-    with pytest.raises(ExportError, match="the data of w cannot be read any more") as caught:
+    with pytest.raises(ExportError, match="the data of w can no longer be read") as caught:
         tieops.to_onnx(model, tmp_path / "out.onnx", external_data=True)
     assert "fix: another program changed it after the import" in str(caught.value)
     assert not list(tmp_path.glob("out*"))

@@ -116,7 +116,7 @@ def test_reused_data_goes_with_its_last_reader(source, tmp_path):
 
 def test_data_elsewhere_cannot_be_reused(source, tmp_path):
     (tmp_path / "other").mkdir()
-    with pytest.raises(ExportError, match="data that lies outside of its folder") as caught:
+    with pytest.raises(ExportError, match="data outside the folder") as caught:
         tieops.to_onnx(source, tmp_path / "other" / "n.onnx", external_data="reuse")
     assert str(tmp_path / "m.onnx.data") in str(caught.value)
     assert f"write the model into {tmp_path}" in str(caught.value)
@@ -196,7 +196,7 @@ def test_data_that_went_meanwhile_is_not_reused(how, source, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["resue", 2, "True"])
 def test_another_value_is_refused(wrong, tmp_path):
-    with pytest.raises(ExportError, match="external_data cannot be"):
+    with pytest.raises(ExportError, match="unknown external_data mode"):
         tieops.to_onnx(tied_head(), tmp_path / "m.onnx", external_data=wrong)
 
 
@@ -211,7 +211,7 @@ def test_the_command_line_reuses(source, tmp_path):
 
 
 def test_a_model_on_stdout_reuses_nothing():
-    with pytest.raises(PreconditionError, match="has its weights inside"):
+    with pytest.raises(PreconditionError, match="must contain its weights"):
         check_out(Path("-"), as_json=False, reuse=True)
 
 

@@ -295,8 +295,8 @@ def test_the_second_is_read_again_before_the_first_is_replaced(
         (["a.onnx"], "several models need one path each"),
         (["a.onnx", "b.onnx", "c.onnx"], "several models need one path each"),
         ("a.onnx", "several models need one path each"),
-        (["a.onnx", "a.onnx"], "two models cannot be one file"),
-        (["a.onnx", "./a.onnx"], "two models cannot be one file"),
+        (["a.onnx", "a.onnx"], "two models cannot be written to one file"),
+        (["a.onnx", "./a.onnx"], "two models cannot be written to one file"),
         (["a.onnx", "sub/b.onnx"], "models that share a data file lie in one folder"),
     ],
 )
@@ -317,7 +317,7 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
         tieops.to_onnx(encoder(), paths(tmp_path))  # type: ignore[call-overload]
     with pytest.raises(UnsupportedModelError, match="expected a TiedModel, got a str"):
         tieops.to_onnx([encoder(), "b.onnx"], paths(tmp_path))  # type: ignore[list-item]
-    with pytest.raises(ExportError, match="several models share a data file"):
+    with pytest.raises(ExportError, match="models written together share one data file"):
         tieops.to_onnx([encoder(), decoder()], paths(tmp_path), external_data=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +371,7 @@ def test_graphs_as_deep_as_readers_take_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [32, 200, 3000])
 def test_graphs_that_nobody_could_read_again_are_refused(depth: int, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="nest too deep to be read again"):
+    with pytest.raises(ExportError, match="nest too deeply to be read back"):
         tieops.to_onnx(nested(depth), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -75,7 +75,7 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOCK_WAIT_S", 0.02)
     with (
         folder_lock(tmp_path),
-        pytest.raises(ExportError, match="another writer holds the folder"),
+        pytest.raises(ExportError, match="another process is writing to the folder"),
         folder_lock(tmp_path),
     ):
         pass

@@ -226,7 +226,7 @@ def a08_hf_cache_base_dir(folder: Path) -> Path:
 # What is no file
 
 
-@case("no regular file")
+@case("not a regular file")
 def a09_fifo(folder: Path) -> Path:
     os.mkfifo(folder / "w.bin")
     entries = {"location": "w.bin", "length": "48"}
@@ -234,7 +234,7 @@ def a09_fifo(folder: Path) -> Path:
     return folder / "m.onnx"
 
 
-@case("no regular file")
+@case("not a regular file")
 def a10_fifo_nolength(folder: Path) -> Path:
     os.mkfifo(folder / "w.bin")
     (folder / "m.onnx").write_bytes(_bytes(external({"location": "w.bin"})))
@@ -252,13 +252,13 @@ def a11_devzero(folder: Path) -> Path:
     return _linked(folder, "/dev/zero")
 
 
-@case("no regular file")
+@case("not a regular file")
 def a12_directory(folder: Path) -> Path:
     (folder / "w.bin").mkdir()
     return save(folder, small(), external({"location": "w.bin"}))
 
 
-@case("no regular file")
+@case("not a regular file")
 def a12_socket(folder: Path) -> Path:
     with socket.socket(socket.AF_UNIX) as made:
         made.bind("w.bin")

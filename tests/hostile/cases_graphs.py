@@ -48,16 +48,16 @@ _text("e01_cycle_of_two_branches", """(bool b, float[4] x) => (float[4] y, float
     z = If(b) <then_branch = u () => (float[4] r) { r = Neg(y) },
                else_branch = f () => (float[4] s) { s = Neg(x) }> }""", "in a circle")  # fmt: skip
 _text("e03_unsorted", IO + "{ y = Relu(h)  h = Neg(x) }", ok=True)
-_text("e06_dup_output", IO + "{ y = Relu(x)  y = Neg(x) }", "two of one name", "y")
-_text("e06_input_and_output", IO + "{ x = Relu(x)  y = Neg(x) }", "two of one name", "x")
+_text("e06_dup_output", IO + "{ y = Relu(x)  y = Neg(x) }", "duplicate", "y")
+_text("e06_input_and_output", IO + "{ x = Relu(x)  y = Neg(x) }", "duplicate", "x")
 _text("e10_dangling", IO + "{ y = Add(x, nothing) }", "nothing defines nothing")
 _text("e11_output_missing", "(float[4] x) => (float[4] y, float[4] z) { y = Neg(x) }", "output z")
 _text("e12_dup_graph_output", "(float[4] x) => (float[4] y, float[4] y) { y = Neg(x) }",
-      "two of one name: output")  # fmt: skip
+      "duplicate output")  # fmt: skip
 _text("e12_dup_input", "(float[4] x, float[4] x) => (float[4] y) { y = Neg(x) }", "input of g x")
 _text("e13_passthrough", "(float[4] x) => (float[4] x, float[2] w) <float[2] w = {1, 2}> { }",
       ok=True)  # fmt: skip
-_text("e16_output_lie", "(float[4] x) => (int64[3] y) { y = Relu(x) }", "y is declared as another",
+_text("e16_output_lie", "(float[4] x) => (int64[3] y) { y = Relu(x) }", "y is declared with a type",
       "declared: i64")  # fmt: skip
 _text("e16_through_two", "(float[4] x) => (int64[3] y) { h = Relu(x)  y = Neg(h) }", "y is decl")
 _text("e16_shape_is_i64", "(float[4] x) => (float[1] y) { y = Shape(x) }", "given: i64")
@@ -89,12 +89,12 @@ _text("e29_branch_of_another", """(bool b, float[4] h) => (float[4] y) { y = If(
     else_branch = e () => (float[4] q) { q = Relu(p) }> }""", "nothing defines p")  # fmt: skip
 
 
-@_changed("e04_dup_initializer", "two of one name: initializer of g w")
+@_changed("e04_dup_initializer", "duplicate initializer of g: w")
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(-WEIGHT, "w"))
 
 
-@_changed("e07_init_and_output", "two of one name", "w")
+@_changed("e07_init_and_output", "duplicate", "w")
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.node.insert(0, node("Neg", "x", "w"))
 
@@ -125,12 +125,12 @@ def _(proto: onnx.ModelProto) -> None:
     proto.graph.value_info.append(helper.make_tensor_value_info("w", 1, [10**9]))
 
 
-@_changed("e15_input_lie", "w is declared as another tensor")
+@_changed("e15_input_lie", "w is declared with a type")
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.input.append(helper.make_tensor_value_info("w", 1, [3, 5]))
 
 
-@_changed("e15_input_type_lie", "w is declared as another")
+@_changed("e15_input_type_lie", "w is declared with a type")
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.INT64, [3, 4]))
 
@@ -433,7 +433,7 @@ _functions("f03_long_chain", {f"f{i}": f"f{i + 1}" if i < 5000 else "-" for i in
 _functions("f03_long_circle", {f"f{i}": f"f{(i + 1) % 3000}" for i in range(3000)}, "calls itself")
 
 
-@case("two of one name: function local::f0")
+@case("duplicate function: local::f0")
 def f04_dup_function(folder: Path) -> Path:
     proto = _calls({"f0": "-"})
     proto.functions.add().CopyFrom(proto.functions[0])
@@ -486,14 +486,14 @@ def _opset(name: str, *imports: tuple[str, int], words: tuple[str, ...]) -> None
     _changed(name, *words)(change)
 
 
-_opset("f07_dup_opset", ("", 17), ("", 7), words=("two of one name: opset import ai.onnx",))
-_opset("f07_dup_alias", ("", 17), ("ai.onnx", 7), words=("two of one name: opset import",))
+_opset("f07_dup_opset", ("", 17), ("", 7), words=("duplicate opset import: ai.onnx",))
+_opset("f07_dup_alias", ("", 17), ("ai.onnx", 7), words=("duplicate opset import",))
 _opset("f08_opset_zero", ("", 0), words=("imports opset 0",))
 _opset("f09_opset_huge", ("", 10**12), words=("imports opset 1000000000000",))
 _opset("f09_opset_negative", ("", -1), words=("imports opset -1",))
 _opset("f09_opset_newer", ("", 10**9), words=("upgrade onnx",))
 _opset("f09_custom_huge", ("", 20), ("other", 2**60), words=("of other",))
-_opset("f06_not_the_default", ("other", 1), words=("no opset is imported of the domain ai.onnx",))
+_opset("f06_not_the_default", ("other", 1), words=("no opset is imported for the domain ai.onnx",))
 
 
 def _ir(name: str, version: int, *words: str) -> None:
@@ -513,7 +513,7 @@ def _(proto: onnx.ModelProto) -> None:
     proto.ClearField("ir_version")
 
 
-@_changed("f12_unknown_domain", "no opset is imported of the domain evil")
+@_changed("f12_unknown_domain", "no opset is imported for the domain evil")
 def _(proto: onnx.ModelProto) -> None:
     proto.graph.node[0].domain = "evil"
 

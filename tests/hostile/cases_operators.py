@@ -131,6 +131,6 @@ case("MatMulNBits cannot read b", name="h05_block_zero")(
 )
 
 
-@case("no opset is imported of the domain com.evil")
+@case("no opset is imported for the domain com.evil")
 def h06_custom_op_not_imported(_: Path) -> onnx.ModelProto:
     return model("(float[4] x) => (float[4] y) { y = com.evil.Op(x) }")

@@ -135,7 +135,7 @@ def d20_segment(folder: Path) -> Path:
     return save(folder, small(), made)
 
 
-@case("two of one name: key of the metadata of w")
+@case("duplicate metadata key")
 def d21_two_keys(folder: Path) -> Path:
     made = tensor(raw_data=RAW)
     for value in ("a", "b"):

@@ -184,7 +184,7 @@ ODD = {
     "a negative shape": lambda proto: model(
         TensorProto(name="w", dims=[-16, -16], data_type=1, raw_data=bytes(1024))
     ).SerializeToString(),
-    "two of one name": lambda proto: model(tensor("w"), tensor("w")).SerializeToString(),
+    "duplicate": lambda proto: model(tensor("w"), tensor("w")).SerializeToString(),
     "external data and inline data": lambda proto: model(
         TensorProto(name="w", dims=[16, 16], data_type=1, raw_data=bytes(1024), data_location=1)
     ).SerializeToString(),

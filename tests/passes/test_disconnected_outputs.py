@@ -288,7 +288,7 @@ def test_not_the_last_one_either_if_no_input_reaches_it():
 
 @pytest.mark.parametrize("which", ["outputs", "keep"])
 def test_wrong_names(which: str) -> None:
-    with pytest.raises(SelectionError, match="no output called d") as caught:
+    with pytest.raises(SelectionError, match="no output named d") as caught:
         tieops.remove_disconnected_outputs(made(THREE, **SIZES), **{which: ["a", "d"]})
     assert "outputs: a, b, c" in str(caught.value)
     assert "fix: " in str(caught.value)
@@ -358,7 +358,7 @@ def test_a_norm_in_training_mode_needs_its_three_outputs():
 
 
 def test_one_name_is_one_name():
-    """A string is an iterable of letters: "the model has no output called l"."""
+    """A string is an iterable of letters: "the model has no output named l"."""
     model = made(THREE.replace(" a", " logits"), **SIZES)
     assert left(tieops.remove_disconnected_outputs(model, keep="logits")) == ["logits"]
 

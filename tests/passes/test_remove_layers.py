@@ -111,7 +111,7 @@ def test_a_layer_in_a_branch_is_removed_there():
     [
         ("emb", PreconditionError, "the input of emb cannot stand for its output"),
         ("fc", PreconditionError, "the input of fc cannot stand for its output"),
-        ("sofd", SelectionError, "nothing in the model is called sofd"),
+        ("sofd", SelectionError, "nothing in the model is named sofd"),
         (3, PreconditionError, "expected names of layers, got an int"),
     ],
 )

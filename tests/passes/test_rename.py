@@ -98,7 +98,7 @@ def test_all_names_of_a_model_are_renamed_at_once(case: str, plain_runtime: Any)
 @pytest.mark.parametrize(
     ("names", "error", "message"),
     [
-        ({"fd": "x"}, SelectionError, "nothing in the model is called fd"),
+        ({"fd": "x"}, SelectionError, "nothing in the model is named fd"),
         ({"fc": "emb"}, PreconditionError, "two things would be called emb"),
         ({"fc.weight": "mid.bias"}, PreconditionError, "two things would be called mid.bias"),
         ({"fc": "new", "mid": "new"}, PreconditionError, "two things would be called new"),

@@ -367,7 +367,7 @@ def test_wrong_names_list_near_ones():
 
 def test_a_name_that_another_layer_has():
     model = made(TWO, w=(8, 10), v=(8, 3))
-    assert "a layer is called MatMul_y already" in refused(model, "MatMul_z", name="MatMul_y")
+    assert "a layer named MatMul_y already exists" in refused(model, "MatMul_z", name="MatMul_y")
 
 
 def test_layers_without_a_size_to_replace():
@@ -377,7 +377,7 @@ def test_layers_without_a_size_to_replace():
         w=(8, 10),
     )
     text = refused(model, "Gather_h")
-    assert "Gather_h is no Linear or Conv layer" in text
+    assert "expected a Linear or Conv layer as the head, got Gather_h" in text
     assert "kind: Embedding" in text
 
 
@@ -407,14 +407,14 @@ def test_a_dtype_that_cannot_be_initialised():
 @pytest.mark.parametrize("out_features", [0, -1])
 def test_a_head_of_nothing(out_features: int) -> None:
     text = refused(made(LINEAR, w=(8, 10)), out_features=out_features)
-    assert "is no number of features" in text
+    assert "out_features must be a positive integer" in text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init": "he"}, "no initialisation is called 'he'"),
-        ({"init": np.zeros((8, 15))}, "init has another shape than the new head needs"),
+        ({"init": "he"}, "unknown initialisation 'he'"),
+        ({"init": np.zeros((8, 15))}, "init does not have the shape that the new head needs"),
         ({"init": np.zeros((15, 8), complex)}, "init has another shape"),
         ({"init": np.full((15, 8), "a")}, "init has another shape"),
         ({"bias": np.zeros(3)}, "bias has another shape"),

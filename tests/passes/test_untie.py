@@ -457,7 +457,7 @@ def test_wrong_names_list_near_ones():
     with pytest.raises(SelectionError):
         tieops.untie(three(), "Matmul_y")
     text = refused(three(), "Matmul_y")
-    assert "nothing in the model is called Matmul_y" in text
+    assert "nothing in the model is named Matmul_y" in text
     assert "nearest: MatMul_y" in text
 
 

@@ -100,7 +100,7 @@ def held(folder: Path) -> None:
     before = path.read_bytes()
     with path.open("rb"), pytest.raises(ExportError, match="held by: a program") as caught:
         tieops.to_onnx(model(2), path, external_data=False)
-    assert "what was there is unchanged" in str(caught.value)
+    assert "existing files are unchanged" in str(caught.value)
     assert path.read_bytes() == before
     tieops.to_onnx(model(2), path, external_data=False)
     assert path.read_bytes() != before

@@ -147,7 +147,7 @@ def test_the_keys_are_found() -> None:
 def test_a_key_twice_and_bytes_that_are_no_text_are_refused(key: str) -> None:
     proto = proto_with(key, "[]")
     proto.graph.initializer[0].metadata_props.add(key=key, value="[1]")
-    with pytest.raises(TieopsError, match="two of one name"):
+    with pytest.raises(TieopsError, match="duplicate"):
         tieops.from_onnx(proto)
     data = proto_with(key, "MARK").SerializeToString()
     with pytest.raises(TieopsError, match="UTF-8"):

@@ -54,7 +54,7 @@ def test_a_long_list_is_cut():
 
 
 def test_a_runtime_that_cannot_tell_is_an_error_that_says_so():
-    with pytest.raises(PreconditionError, match="does not tell which node runs where"):
+    with pytest.raises(PreconditionError, match="does not report which node runs where"):
         placement_of(object(), "cpu")
 
 

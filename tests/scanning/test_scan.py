@@ -185,11 +185,11 @@ def test_one_that_takes_too_long_or_too_much_is_told(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset]), tmp_path / "large.onnx")
     (large,) = tieops.scan(tmp_path / "large.onnx", workers=1, max_memory_bytes=150_000_000)
     assert large.error is not None
-    assert re.search("not enough memory|the process that read it died", large.error.what)
+    assert re.search("not enough memory|the process that was reading it died", large.error.what)
 
 
 def test_what_cannot_be_done_is_refused_at_once(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(PreconditionError, match="for processes of tieops's own"):
+    with pytest.raises(PreconditionError, match="cannot be combined with executor"):
         tieops.scan(models, executor=Here(), timeout_s=1)
     with pytest.raises(PreconditionError, match="workers is not positive"):
         tieops.scan(models, workers=0)
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_record_is_left_alone(tmp_path: Path, data: bytes) -> 
     save_random(tmp_path)
     out = tmp_path / "precious"
     out.write_bytes(data)
-    with pytest.raises(PreconditionError, match="precious is not what a scan wrote"):
+    with pytest.raises(PreconditionError, match="precious was not written by a scan"):
         tieops.scan(tmp_path, executor=Here(), out=out)
     assert out.read_bytes() == data
 

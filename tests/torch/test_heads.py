@@ -120,7 +120,7 @@ def test_heads_of_real_models(name: str) -> None:
     ("head", "options", "error", "words"),
     [
         (None, {}, PreconditionError, ["last: norm", "could be: body, fc"]),
-        ("fcc", {}, SelectionError, ["no layer is called fcc", "body, fc"]),
+        ("fcc", {}, SelectionError, ["no layer is named fcc", "body, fc"]),
         ("norm", {}, UnsupportedModelError, ["norm is no Linear", "LayerNorm"]),
         ("grouped", {}, UnsupportedModelError, ["Conv1d of 2 groups"]),
         ("normed", {}, UnsupportedModelError, ["ParametrizedLinear"]),

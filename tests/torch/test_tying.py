@@ -280,7 +280,7 @@ def test_requires_grad_is_the_sources() -> None:
          ["called decodr.weight", "decoder.weight"]),
         ("decoder.weight", "norm.running_mean", False, PreconditionError, ["is a buffer"]),
         ("normed.weight", "encoder.weight", False, PreconditionError, ["its module computes it"]),
-        ("lazy.weight", "encoder.weight", False, PreconditionError, ["has no size yet"]),
+        ("lazy.weight", "encoder.weight", False, PreconditionError, ["has no shape yet"]),
         ("rnn.weight_hh_l0", "wide.weight", True, UnsupportedModelError, ["LSTM"]),
         ("taken.weight", "encoder.weight", True, PreconditionError, ["taken.weight_transposed"]),
     ],
@@ -410,7 +410,7 @@ def test_buffers_are_left_alone() -> None:
     ("name", "error", "words"),
     [
         ("bias", PreconditionError, "bias is not tied"),
-        ("weigth", SelectionError, "nothing in the module is called weigth"),
+        ("weigth", SelectionError, "nothing in the module is named weigth"),
         ("mask", PreconditionError, "mask is a buffer"),
     ],
 )

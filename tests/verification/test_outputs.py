@@ -84,7 +84,7 @@ def test_empty_and_scalar_arrays():
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_tolerances_within_which_all_is_equal_are_refused(bad):
-    with pytest.raises(PreconditionError, match="is no tolerance"):
+    with pytest.raises(PreconditionError, match="must be a finite number of at least 0"):
         compare(np.float32([1]), np.float32([2]), rtol=bad)
-    with pytest.raises(PreconditionError, match="is no tolerance"):
+    with pytest.raises(PreconditionError, match="must be a finite number of at least 0"):
         compare(np.float32([1]), np.float32([2]), atol=bad)

@@ -138,14 +138,14 @@ def test_the_child_ends_with_its_parent(negative):
 
 
 def test_limits_are_numbers_above_zero():
-    with pytest.raises(PreconditionError, match="needs memory and time"):
+    with pytest.raises(PreconditionError, match="expected positive limits for the sandbox"):
         Sandbox(seconds=0)
-    with pytest.raises(PreconditionError, match="needs memory and time"):
+    with pytest.raises(PreconditionError, match="expected positive limits for the sandbox"):
         Sandbox(memory_bytes=-1)
 
 
 def test_a_sandbox_runs_on_the_cpu(negative):
-    with pytest.raises(PreconditionError, match="a sandbox runs on the CPU"):
+    with pytest.raises(PreconditionError, match="a sandboxed model runs on the CPU"):
         tieops.verify(negative, against=negative, provider="cuda", sandbox=True)
 
 

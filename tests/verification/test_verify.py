@@ -134,7 +134,9 @@ def test_inputs_that_do_not_fit_are_refused():
     other = graph("f (float[n] x, float[n] z) => (float[n] y) { y = Add(x, z) }")
     with pytest.raises(PreconditionError, match="z is missing"):
         verify(other, against=neg)
-    with pytest.raises(PreconditionError, match="atol=nan is no tolerance"):
+    with pytest.raises(
+        PreconditionError, match="atol must be a finite number of at least 0, got nan"
+    ):
         verify(neg, against=neg, atol=float("nan"))
     with pytest.raises(PreconditionError, match="cannot compare a dict"):
         verify({}, against=neg)
@@ -379,14 +381,14 @@ def test_the_report_is_a_table_that_fits():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"inputs": np.zeros(3, np.float32)}, "inputs come by name, and a ndarray has none"),
-        ({"inputs": torch.zeros(3)}, "inputs come by name, and a Tensor has none"),
-        ({"inputs": [torch.zeros(3)]}, "inputs come by name, and a Tensor has none"),
-        ({"inputs": 5}, "inputs come by name, and an int has none"),
-        ({"sizes": 5}, "sizes are no whole numbers by name"),
-        ({"sizes": {"n": "a"}}, "sizes are no whole numbers by name"),
-        ({"seed": "a"}, "seed='a' is no seed"),
-        ({"rtol": "a"}, "rtol=a is no tolerance"),
+        ({"inputs": np.zeros(3, np.float32)}, "expected a dict of inputs by name, got a ndarray"),
+        ({"inputs": torch.zeros(3)}, "expected a dict of inputs by name, got a Tensor"),
+        ({"inputs": [torch.zeros(3)]}, "expected a dict of inputs by name, got a Tensor"),
+        ({"inputs": 5}, "expected a dict of inputs by name, got an int"),
+        ({"sizes": 5}, "expected sizes to map names to integers"),
+        ({"sizes": {"n": "a"}}, "expected sizes to map names to integers"),
+        ({"seed": "a"}, "seed must be a non-negative integer, got 'a'"),
+        ({"rtol": "a"}, "rtol must be a finite number of at least 0, got a"),
     ],
 )
 def test_wrong_types_are_refused_in_three_parts(given, words):

@@ -1,8 +1,8 @@
-"""A model looked at: who reads each stored tensor, which layers there are, what is wrong.
+"""Analyse a model: readers of each stored tensor, layers, ties, problems.
 
-``trace`` follows stored tensors to their readers, through ``computed_weights`` where a weight is
-computed first; ``layers`` groups the readers, ``repeats`` finds blocks that come again,
-``shapes`` infers what the graph does not say. ``duplicates`` compares contents, ``problems``
-says what is wasted or wrong, ``report`` shows all of it, ``diff`` compares two models.
-``analysis`` puts these together.
+Read ``trace`` first: it follows stored tensors to their readers, through ``computed_weights`` where
+a weight is computed before use. ``layers`` groups the readers, ``repeats`` finds repeated blocks,
+and ``shapes`` infers missing shapes. ``duplicates`` compares contents, ``problems`` finds waste and
+errors, ``report`` renders the results, and ``diff`` compares two models. ``analysis`` combines
+them.
 """

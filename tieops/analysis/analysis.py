@@ -1,4 +1,4 @@
-"""The analysis of a model: one value that has all that can be told from the graph."""
+"""``Analysis``: everything that can be derived from the graph of a model, in one value."""
 
 from __future__ import annotations
 

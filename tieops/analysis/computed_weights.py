@@ -1,8 +1,8 @@
-"""Weights that are computed before they are used: a norm of the weight, a gain times a direction.
+"""Find weights that are computed before use, such as a norm times a direction.
 
-What stored tensors and constants alone decide is computed once in thought, and belongs to whoever
-uses the result. So a layer that touches its weight several times before it multiplies reads it
-once, and two layers for which an exporter computes one normalized weight both read it.
+Nodes that depend on stored tensors and constants alone belong to the layer that uses their result.
+So a layer that touches its weight several times before it multiplies reads the weight once, and two
+layers that share one normalized weight in the exported graph both read it.
 """
 
 from __future__ import annotations

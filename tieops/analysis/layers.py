@@ -1,4 +1,4 @@
-"""From arrivals to layers: which nodes together are one layer, what it is called, what it reads."""
+"""Group nodes into layers: the nodes, the name and the slots of each."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Repeated blocks: where the same layers come again and again, one after the other.
+"""Find repeated blocks: the same sequence of layers several times in a row.
 
-Two layers look alike if their kind, what they read and their name up to its numbers are alike. So
-one rule finds a transformer's twelve blocks, the twelve calls of ALBERT's one layer, and the blocks
-of a graph that has no names. Operators without learnables tell blocks apart too rarely to count.
+Two layers match if they agree in kind, in what they read, and in name except for numbers. This one
+rule finds a transformer's twelve blocks, the twelve calls of ALBERT's one layer, and the blocks of
+a graph without names. Operators without learnables rarely distinguish blocks, so they are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Repeat", "common_module", "find_repeats", "module_of"]
 MAX_PERIOD = 400
 """A block of more layers with learnables than this is not looked for."""
 MIN_SINGLE = 3
-"""Two layers alike that follow each other are no repetition; three are."""
+"""Two similar layers in a row are not a repetition; three are."""
 
 _Module = tuple[str, ...]
 

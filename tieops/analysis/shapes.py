@@ -1,4 +1,4 @@
-"""Shapes that a graph does not say, from ONNX's own inference."""
+"""Infer shapes that a graph does not declare, with ONNX's own inference."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Following each stored tensor to who reads it, through what moves it and computes from it alone.
+"""Trace each stored tensor to its readers, through views and computations on weights alone.
 
-The walk goes forward from the tensor. Captures into If/Loop/Scan bodies need nothing of their own:
-in onnx_ir the inner node's input is the outer value. A function is entered at each of its calls.
+The walk goes forward from the tensor. Captures into If/Loop/Scan bodies need no special treatment:
+in onnx_ir, the inner node's input is the outer value. A function is entered at each of its calls.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def trace(model: onnx_ir.Model) -> Trace:
 
 
 def _may_be_computed_with(parameter: Parameter) -> bool:
-    """Return whether what is computed from a tensor may be a weight: it is no operand."""
+    """Return whether what is computed from a tensor may be a weight: it is not an operand."""
     if _is_torch_parameter(parameter):
         return True
     return parameter.dtype.is_floating_point() and parameter.elements > 1

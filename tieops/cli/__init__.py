@@ -1,4 +1,4 @@
-"""The command ``tieops``: one file a command, errors without tracebacks, exit codes for scripts."""
+"""The command ``tieops``: one module per command, no tracebacks, exit codes for scripts."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _tell(error: TieopsError, *, shown: bool = True) -> int:
 def _unexpected(error: Exception) -> PostconditionError:
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return PostconditionError(
-        "something went wrong that tieops did not expect",
+        "unexpected error inside tieops",
         {"Python says": printable(what)},
-        "please report this, with what the same command says with --debug",
+        "please report this, with the output of the same command run with --debug",
     )

@@ -1,4 +1,4 @@
-"""``tieops check``: hold a model to what its ties promise, for a script or a pipeline."""
+"""``tieops check``: check that a model keeps its ties, for scripts and pipelines."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check(
         refuse_unused(context, ("memory",), "without --runtime")
     if runtime and (is_stdin(model) or is_url(model)):
         raise PreconditionError(
-            "--runtime opens the file in a process of its own, and this is no file here",
+            "--runtime needs a local file, which it opens in a separate process",
             {"model": "stdin" if is_stdin(model) else shown(model)},
             "name the file",
         )
@@ -109,7 +109,9 @@ def _untied(model: TiedModel, text: str, path: str) -> Iterator[Finding]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(names) < 2:
         raise PreconditionError(
-            f"--expect-tie {printable(text)} names no two", None, "name two layers, as in emb,fc"
+            f"expected at least two names for --expect-tie, got {printable(text)!r}",
+            None,
+            "name two layers, as in emb,fc",
         )
     wanted = [_readers(model, name) for name in names]
     for tie in model.ties:

@@ -1,4 +1,4 @@
-"""``tieops convert``: any model in, one tied ONNX out."""
+"""``tieops convert``: convert any supported model to one tied ONNX model."""
 
 from __future__ import annotations
 

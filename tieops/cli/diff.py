@@ -1,4 +1,4 @@
-"""``tieops diff``: what an edit changed."""
+"""``tieops diff``: list what an edit changed."""
 
 from __future__ import annotations
 

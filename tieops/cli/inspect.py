@@ -1,4 +1,4 @@
-"""``tieops inspect``: what a model holds and shares, what is wasted, and what is wrong."""
+"""``tieops inspect``: show what a model holds and shares, what is wasted, and what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a model of any kind, and the options of it that every command has which reads one."""
+"""Read a model of any kind, with the reading options that commands share."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Reading:
             if examples or suffix not in _TORCHSCRIPT_SUFFIXES:
                 raise
             raise PreconditionError(
-                f"{printable(path.name)} is TorchScript, which does not say what its inputs are",
+                f"{printable(path.name)} is TorchScript, which does not record its inputs",
                 None,
                 "give --example 'i64[batch=2,length=5]', one for each input",
             ) from error
@@ -176,7 +176,7 @@ def limits_of(texts: Sequence[str] | None) -> Limits:
         name, _, value = text.partition("=")
         if name not in known:
             raise PreconditionError(
-                f"no limit is called {printable(name)}",
+                f"unknown limit {printable(name)}",
                 {"known": ", ".join(known)},
                 "use one of them, such as --limit nodes=500000",
             )
@@ -187,7 +187,9 @@ def limits_of(texts: Sequence[str] | None) -> Limits:
         else:
             such = "true or false" if known[name] is bool else "a number, such as 500000"
             raise PreconditionError(
-                f"{printable(text)} sets no limit", None, f"write {name}= and {such}"
+                f"expected NAME=VALUE for --limit, got {printable(text)}",
+                None,
+                f"write {name}= and {such}",
             )
     return Limits(**found)
 
@@ -223,9 +225,9 @@ def _example(text: str) -> tuple[Any, dict[int, str]]:
     match = re.fullmatch(r"(\w+)\[((?:(?:\w+=)?\d+(?:,|(?=\])))*)\]", text)
     if match is None or match[1] not in _DTYPES:
         raise PreconditionError(
-            f"{text!r} is no example input",
+            f"expected an example input, got {text!r}",
             {"dtypes": ", ".join(_DTYPES)},
-            "write dtype and sizes, such as i64[batch=2,5]; a size with a name varies",
+            "write a dtype and sizes, such as i64[batch=2,5]; a named size is dynamic",
         )
     sizes: list[int] = []
     names: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""``tieops render``: a picture of what a model shares."""
+"""``tieops render``: draw what a model shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tieops run``: run a model once, on the GPU or the CPU, and say which."""
+"""``tieops run``: run a model once, on the GPU or the CPU, and report which."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def run(
 def _check_sandboxed(provider: str, memory: bool) -> None:
     if provider == "cuda" or memory:
         raise PreconditionError(
-            "a sandbox runs on the CPU, and its memory is not looked into",
+            "a sandboxed model runs on the CPU, and its memory is not measured",
             None,
             "leave out --provider cuda and --memory, or --sandbox",
         )
@@ -138,7 +138,9 @@ def _read_inputs(given: list[str]) -> dict[str, Any]:
             feeds[name] = loaded
         elif isinstance(loaded, np.ndarray):
             raise PreconditionError(
-                f"{file} holds one array, and no input is named", None, f"write name={file}"
+                f"{file} holds one array, but does not say for which input",
+                None,
+                f"write name={file}",
             )
         else:
             feeds.update({key: loaded[key] for key in loaded})

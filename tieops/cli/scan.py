@@ -1,4 +1,4 @@
-"""``tieops scan``: what many models tie and waste, as lines of JSON and a summary."""
+"""``tieops scan``: report the ties and the waste of many models, as JSON lines and a summary."""
 
 from __future__ import annotations
 

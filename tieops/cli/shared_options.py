@@ -1,4 +1,4 @@
-"""What the commands share: options, what they refuse, printing a model as text or JSON."""
+"""Options that commands share, their validation, and output as text or JSON."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def refuse_torch(path: Path) -> None:
     """
     if path.suffix.lower() in TORCH_SUFFIXES:
         raise PreconditionError(
-            f"{printable(path.name)} is a PyTorch file, and ONNX Runtime runs ONNX",
+            f"expected an ONNX file, got the PyTorch file {printable(path.name)}",
             None,
-            "tieops convert it to .onnx first",
+            "convert it to .onnx first, with tieops convert",
         )
 
 
@@ -122,7 +122,7 @@ def sizes_of(texts: Sequence[str] | None) -> dict[str, int] | None:
         name, _, number = text.partition("=")
         if not number.isdecimal():
             raise PreconditionError(
-                f"{text!r} is no size", None, "write name=number, such as batch=4"
+                f"expected NAME=SIZE, got {text!r}", None, "write name=number, such as batch=4"
             )
         sizes[name] = int(number)
     return sizes or None

@@ -1,4 +1,4 @@
-"""Models from stdin and to stdout (``-`` in place of a file), and targets that are files."""
+"""Read models from stdin, write them to stdout (``-`` in place of a file), and check targets."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _stdout() -> TextIO | None:
 
 
 def is_stdin(path: Path | str) -> bool:
-    """Tell whether a path stands for stdin."""
+    """Return whether a path stands for stdin."""
     return str(path) in ("-", "/dev/stdin")
 
 
 def is_stdout(path: Path | str) -> bool:
-    """Tell whether a path stands for stdout."""
+    """Return whether a path stands for stdout."""
     return str(path) in ("-", "/dev/stdout")
 
 
@@ -93,7 +93,7 @@ def _not_written(error: OSError | ValueError) -> ExportError:
     return ExportError(
         "cannot write to stdout",
         {"the system says": says},
-        "make room where it goes, or send it elsewhere",
+        "free space on its target, or redirect it elsewhere",
     )
 
 
@@ -119,7 +119,7 @@ def read_stdin() -> bytes:
             "check what it is redirected from",
         ) from error
     if not data:
-        raise PreconditionError("nothing came in on stdin", None, "check what writes to the pipe")
+        raise PreconditionError("stdin is empty", None, "check the command that writes to the pipe")
     return data
 
 
@@ -160,7 +160,9 @@ def check_out(out: Path, *, as_json: bool, reuse: bool = False) -> None:
         return
     if reuse:
         raise PreconditionError(
-            "a model on stdout has its weights inside", None, "write it to a file, or drop --reuse"
+            "a model on stdout must contain its weights",
+            None,
+            "write it to a file, or drop --reuse",
         )
     if as_json:
         raise PreconditionError(
@@ -171,7 +173,7 @@ def check_out(out: Path, *, as_json: bool, reuse: bool = False) -> None:
         raise ExportError("stdout is closed", None, "write to a file, or to a pipe")
     if stream.isatty():
         raise PreconditionError(
-            "stdout is a terminal: a model would garble it", None, "write to a file, or to a pipe"
+            "stdout is a terminal, and a model is binary", None, "write to a file, or to a pipe"
         )
 
 

@@ -1,4 +1,4 @@
-"""``tieops demo --train``: the tied autoencoder, trained for a few epochs, plotted and run."""
+"""``tieops demo --train``: train the tied autoencoder for a few epochs, plot it and run it."""
 
 from __future__ import annotations
 

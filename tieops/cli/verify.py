@@ -1,4 +1,4 @@
-"""``tieops verify``: run two models on the same inputs and compare."""
+"""``tieops verify``: run two models on the same inputs and compare them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Examples that the package brings along: ``tieops demo --train`` runs them."""
+"""Examples that ship with the package; ``tieops demo --train`` runs them."""

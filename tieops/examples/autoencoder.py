@@ -1,7 +1,7 @@
 """The tied autoencoder of MATLAB's "Weight Tying Using Nested Layer", built in two ways.
 
 Three Linear layers of output sizes 784, 392 and 196 encode the 784 pixels of an image. The decoder
-reads their weights transposed, in reverse order, with three biases of its own.
+reads their weights transposed, in reverse order, and has its own three biases.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def train(
 ) -> History:
     """Train an autoencoder with Adam on binary cross-entropy; a bar shows on a terminal.
 
-    Epochs, batch size and learn rate are the defaults of MATLAB's ``trainingOptions("adam")``.
+    Epochs, batch size and learning rate are the defaults of MATLAB's ``trainingOptions("adam")``.
 
     Args:
         net: The network; trained in place.
@@ -147,7 +147,7 @@ def train(
         validation: Images to validate with after each epoch.
         epochs: How often each image is seen.
         batch: How many images make a step.
-        lr: The learn rate.
+        lr: The learning rate.
         seed: Of the order of the images.
 
     Returns:

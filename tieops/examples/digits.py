@@ -1,6 +1,6 @@
-"""Images of digits without a download: drawn from fonts, each turned, slanted, scaled and moved.
+"""Images of digits without a download: drawn from fonts, then rotated, sheared, scaled and shifted.
 
-They stand for the synthetic digits of MATLAB's example. The fonts come with matplotlib.
+They replace the synthetic digits of MATLAB's example. The fonts come with matplotlib.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A made-up language, drawn from a seed: sentences about topics, and how hard it is to foretell.
+"""A generated language: random sentences about topics, and how predictable they are.
 
-Every word is followed by one of a few others, each with its own odds, and mostly by words of its
-own topic. So a model of the language can be judged: no model does better than the language's own
-perplexity, and who reads a sentence well knows its topic.
+Each word is followed by one of a few others, with known probabilities, and mostly by words of its
+topic. So a model can be judged: no model does better than the perplexity of the language itself,
+and a good one can classify a sentence by topic.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The network of MATLAB's "Neural Network Weight Tying", trained: first words, then classes.
+"""The network of MATLAB's "Neural Network Weight Tying", trained on words, then on classes.
 
-An embedding, an LSTM, and an output layer that reads the embedding's weight. Trained to foretell
-the next word of a made-up language, it is then given a head of 15 classes whose learn rate is ten
-times the body's.
+An embedding, an LSTM, and an output layer that reads the embedding's weight. The network is trained
+to predict the next word of a generated language, and then gets a head of 15 classes with ten times
+the learning rate of the body.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def train_words(
         validation: The same, to validate with.
         epochs: How often each sentence is seen.
         batch: How many sentences make a step.
-        lr: The learn rate of factor 1.
+        lr: The learning rate of factor 1.
         seed: Of the order of the sentences.
     """
     history = WordHistory()
@@ -150,7 +150,7 @@ def train_classes(
         validation: Sentences and their topics to validate with.
         epochs: How often each sentence is seen.
         batch: How many sentences make a step.
-        lr: The learn rate of factor 1; parameters with another factor have theirs.
+        lr: The learning rate of factor 1; parameters with another factor have theirs.
         seed: Of the order of the sentences.
     """
     history = ClassHistory()

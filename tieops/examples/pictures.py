@@ -1,4 +1,4 @@
-"""The pictures of the examples: how trainings went, and what an autoencoder makes of images."""
+"""Plots for the examples: training curves, and reconstructions of an autoencoder."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def save_transfer(
         _plot(right, steps, history.validated, history.validation_accuracy, colour, name)
     _dress(right, "accuracy of 15 classes")
     right.set_ylim(0, 1)
-    legend = right.legend(frameon=False, loc="lower right", title="learn rate of the head")
+    legend = right.legend(frameon=False, loc="lower right", title="learning rate of the head")
     legend.get_title().set_fontsize(8)
     return _save(figure, path)
 

@@ -1,4 +1,4 @@
-"""Writing models: ONNX files, and PyTorch modules that train."""
+"""Write models: ONNX files, and PyTorch modules that train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of arrays into a file, in blocks, whatever the order of their axes."""
+"""Write the bytes of arrays to a file, in blocks, for any order of axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of a data file: each tensor from where it lies to where the layout wants it."""
+"""Write a data file: copy each tensor from where it is stored to its place in the layout."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Source:
         copied = copy_range(self._descriptor, tensor.offset or 0, target, to, nbytes)
         if copied < nbytes:
             raise ExportError(
-                f"the data of {printable(tensor.name)} ends before it should",
+                f"the data of {printable(tensor.name)} is shorter than its shape needs",
                 {"file": tensor.path, "bytes there": copied, "bytes needed": nbytes},
                 _AGAIN,
             )
@@ -87,13 +87,13 @@ class _Source:
             is_other = isinstance(error, UntrustedFileError)
             facts = error.facts if is_other else {"the system says": error.strerror}
             raise ExportError(
-                f"the data of {printable(tensor.name)} cannot be read any more",
+                f"the data of {printable(tensor.name)} can no longer be read",
                 {"file": tensor.path, **facts},
                 _AGAIN,
             ) from error
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             raise ExportError(
-                f"the data of {printable(tensor.name)} is no regular file any more",
+                f"the data of {printable(tensor.name)} is no longer a regular file",
                 {"file": tensor.path},
                 _AGAIN,
             )

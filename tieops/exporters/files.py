@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: placed under a free name, or renamed over old ones."""
+"""Replace files in one step: a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "without_values",
 ]
 
-MAKE_ROOM = "make room or choose another folder; what was there is unchanged"
+MAKE_ROOM = "make room or choose another folder; existing files are unchanged"
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _put(new: Path, target: Path) -> None:
         raise ExportError(
             f"cannot write {target}: it cannot be replaced",
             {"the system says": error.strerror or error, "held by": _HOLDER},
-            "close what has it open, or choose another name; what was there is unchanged",
+            "close what has it open, or choose another name; existing files are unchanged",
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Where each stored tensor lies once it is written: in the model, in a new data file, or as before.
+"""Decide where each stored tensor goes: into the model, a new data file, or its present place.
 
 Tensors that share bytes in the source share a range in the new data file: two names, one copy. So
-do tensors of several models that are equal.
+do equal tensors of different models.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _beside(path: str, folder: Path, value: onnx_ir.Value | None = None) -> str:
     if os.path.commonpath([there, here]) != here:
         name = "" if value is None else f"{printable(value.name or '')} lies in "
         raise ExportError(
-            "the model cannot reuse data that lies outside of its folder",
+            "cannot reuse data outside the folder of the model",
             {"data": f"{name}{path}", "folder": here},
             f"write the model into {there}, or leave reuse out: the data is copied then",
         )

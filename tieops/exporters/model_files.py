@@ -1,7 +1,7 @@
-"""Writing models and their data file: everything beside the old files, then renames.
+"""Write models and their data file beside the old files, then rename them into place.
 
-The data gets a name of its own first. A model's rename over its target is what makes it the
-model; what is killed before leaves the old one, what is killed after leaves the new one.
+The data is written first, under a new name. The rename over the target is the commit: a process
+that is killed before it leaves the old model, and one that is killed after it leaves the new one.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _check_names(paths: Sequence[Path], *, with_data: bool) -> None:
     why = unfit_for_data(data) if with_data else None
     if why is not None:
         raise ExportError(
-            f"no model can refer to a data file called {printable(data)}",
+            f"a model cannot refer to a data file named {printable(data)}",
             {"why": why},
             "choose a name without colons and backslashes, or external_data=False",
         )
@@ -128,7 +128,7 @@ def _check_names(paths: Sequence[Path], *, with_data: bool) -> None:
         with temporary(paths[0].parent, "model") as probe:
             if ignores_case(probe.path):
                 raise ExportError(
-                    "two models cannot be one file",
+                    "two models cannot be written to one file",
                     {"paths": ", ".join(printable(path.name) for path in paths)},
                     "give them names that differ in more than their case",
                 )
@@ -142,7 +142,7 @@ def check_nesting(graph: onnx_ir.Model, path: Path) -> None:
     """
     if nesting_depth(graph, MAX_NESTING) > MAX_NESTING:
         raise ExportError(
-            f"cannot write {path}: its graphs nest too deep to be read again",
+            f"cannot write {path}: its graphs nest too deeply to be read back",
             {"limit": f"{MAX_NESTING} graphs within each other"},
             "flatten its If, Loop and Scan bodies",
         )
@@ -211,7 +211,7 @@ def _replace(drafts: Sequence[Draft], staged: Sequence[Temporary], layout: Layou
 
 
 def _remove_data(stale: Path) -> bool:
-    """Remove data that no file refers to, and tell whether it is gone; models in memory keep it."""
+    """Remove data that no file and no model in memory refers to; return whether it is gone."""
     try:
         hold_open(stale)
     except OSError:  # rather a file too many than a model without its data
@@ -228,7 +228,7 @@ def _check_kept(layout: Layout) -> None:
         is_held = isinstance(tensor, HeldTensor)
         if not (tensor.data.is_current() if is_held else os.path.isfile(tensor.path)):
             raise ExportError(
-                "the data that should be reused is gone, or another file by now",
+                "the data file to reuse is gone or was replaced",
                 {"file": tensor.path},
                 "another program changed it: import the model again; nothing was written",
             )
@@ -297,7 +297,7 @@ def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
     wanted, stored = stored_bytes(graph), stored_bytes(again.ir)
     if stored != wanted:
         raise PostconditionError(
-            "tieops wrote another number of bytes than the model stores",
+            "the number of bytes written differs from what the model stores",
             {"model": wanted, "file": stored},
             "please report this",
         )

@@ -1,6 +1,6 @@
-"""Data files: names that are free, and files of ours that no model reads any more.
+"""Choose free names for data files, and remove data files of ours that no model reads any more.
 
-What a model refers to is told by its bytes, without parsing it: it may have gigabytes inside.
+References are found in the bytes of a model without parsing it, because it may embed gigabytes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _own(path: Path) -> re.Pattern[str]:
 
 
 def is_data_name(name: str, of_other_than: Path | None = None) -> bool:
-    """Tell whether a file is called as the data of a model is, or of another model than this."""
+    """Return whether a file is called as the data of a model is, or of another model than this."""
     if of_other_than is not None and _own(of_other_than).fullmatch(name):
         return False
     return re.fullmatch(r"[^/\\]+\.onnx" + _NUMBERED, name) is not None
@@ -76,7 +76,7 @@ def data_of(path: Path) -> set[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is one as we write it: links, FIFOs and the like are somebody else's."""
+    """Return whether a file is one that tieops writes: not a link, a FIFO or the like."""
     # Another error is the caller's: data that is not found here is never removed.
     with suppress(FileNotFoundError):
         return stat.S_ISREG(path.lstat().st_mode)
@@ -84,7 +84,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _refers(data: mmap.mmap | bytes, name: str) -> bool:
-    """Tell whether a tensor of a model lies in a file, by the entry as protobuf writes it."""
+    """Return whether a tensor of a model lies in a file, by the entry as protobuf writes it."""
     value = os.fsencode(name)
     size = len(value)
     length = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
@@ -131,7 +131,7 @@ def sweep(folder: Path) -> None:
     the data is younger: then it is somebody else's.
 
     Raises:
-        ExportError: If another writer holds the folder.
+        ExportError: If another process is writing to the folder.
     """
     if not left_over(folder):
         return

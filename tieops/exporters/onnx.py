@@ -1,8 +1,8 @@
-"""To ONNX: one file, or one and its data, with one stored copy of every parameter.
+"""Export to ONNX: one file, or a file and its data, with one stored copy of every parameter.
 
-The old file is whole until the new one is: data goes into a new file beside it, the model into a
-temporary one that is parsed again and then renamed over the target, in one step. Several models
-are renamed one after another, when all of them are written.
+The old file stays complete until the new one is: data goes into a new file beside it, and the model
+into a temporary file, which is read back and then renamed over the target. Several models are
+renamed one after another, once all of them are written.
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ def to_onnx(
     """
     if tie_form not in ("gemm", "portable"):
         raise ExportError(
-            f"no tie form is called {tie_form!r}", {"known": "gemm, portable"}, "use one of them"
+            f"unknown tie form {tie_form!r}", {"known": "gemm, portable"}, "use one of them"
         )
     if external_data not in (None, True, False, "reuse"):
         raise ExportError(
-            f"external_data cannot be {external_data!r}",
+            f"unknown external_data mode {external_data!r}",
             {"known": "None, True, False, 'reuse'"},
             "use one of them",
         )
@@ -168,7 +168,9 @@ def _several(
     models, paths = _paired(model, path)
     if external_data is False:
         raise ExportError(
-            "several models share a data file", None, "leave external_data out, or write each apart"
+            "models written together share one data file",
+            None,
+            "leave external_data out, or write each model separately",
         )
     drafts, notes = zip(
         *(_draft(each, to, tie_form) for each, to in zip(models, paths, strict=True)), strict=True
@@ -237,7 +239,7 @@ def _paired(
     if any(single) or not models or len(models) != len(paths):
         what = "several models need one path each"
     elif len({(place, each.name) for place, each in zip(places, paths, strict=True)}) < len(paths):
-        what = "two models cannot be one file"
+        what = "two models cannot be written to one file"
     elif len(set(places)) > 1:
         what = "models that share a data file lie in one folder"
     if what:

@@ -1,4 +1,4 @@
-"""Room on a disk: told before a file is written that cannot fit, not when the disk is full."""
+"""Check free disk space before writing."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Temporary files: new, locked for as long as their writer lives, and swept when it was killed.
+"""Temporary files that are locked while their writer lives, and removed if it was killed.
 
-A killed writer leaves its files behind. The lock goes with the process, so a file of ours that is
-not locked belongs to nobody: there is no age to guess and no process id that another may have.
+A killed writer leaves its files behind. Its locks go with the process, so a temporary file without
+a lock belongs to nobody; neither its age nor a process id, which may be reused, says so reliably.
 
-What is locked is an empty file beside the temporary one. Windows' locks keep others from reading,
-and it renames no file that is open; so a temporary file is closed when it is written, and its lock
-is held until it has its name.
+The lock is on an empty file beside the temporary one. On Windows a lock also prevents reading, and
+an open file cannot be renamed; so a temporary file is closed once it is written, and its lock is
+held until it has its final name.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def left_over(folder: Path) -> list[Path]:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Tell whether a file is a regular one of this user that no living writer has locked."""
+    """Return whether a file is a regular one of this user that no living writer has locked."""
     lock = _lock_of(path)
     if lock not in (None, path) and os.path.lexists(lock) and not _is(lock, _is_locked_by_nobody):
         return False
@@ -158,7 +158,7 @@ def _is_locked_by_nobody(descriptor: int) -> bool:
 
 
 def remove_left_over(path: Path) -> bool:
-    """Remove a file whose writer is gone, and tell whether it is gone.
+    """Remove a file whose writer is gone, and return whether it is gone.
 
     A lock is removed while it is ours: a writer that has made it, and not locked it yet, notices.
     """
@@ -190,8 +190,8 @@ def folder_lock(folder: Path) -> Generator[None]:
             stack.enter_context(lock_folder(folder, LOCK_WAIT_S))
         except TimeoutError as error:
             raise ExportError(
-                f"another writer holds the folder {folder}",
+                f"another process is writing to the folder {folder}",
                 {"waited": f"{LOCK_WAIT_S:.0f} s"},
-                "end it, or write into another folder; what was there is unchanged",
+                "stop it, or write to another folder; existing files are unchanged",
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""Reading models: PyTorch programs and files, ONNX files and graphs."""
+"""Read models: PyTorch programs and files, ONNX files and graphs."""
 
 from __future__ import annotations
 

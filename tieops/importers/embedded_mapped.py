@@ -1,6 +1,6 @@
-"""Weights embedded in a mapped .onnx file, or in bytes: left where they are, as slices of these.
+"""Leave weights embedded in an .onnx file or in bytes where they are, as slices of a mapping.
 
-What is out of the ordinary is left in, and protobuf and the checks after it see it as it is.
+Unusual tensors stay embedded, so that protobuf and the later checks see them unchanged.
 """
 
 from __future__ import annotations

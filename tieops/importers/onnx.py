@@ -1,4 +1,4 @@
-"""From ONNX: files, bytes, protos and graphs; nothing in them is lost in silence."""
+"""Import from ONNX: files, bytes, protos and graphs; what cannot be kept is refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def from_onnx(
             return _from_url(source, base_dir, storage_options or {}, limits)
         source = local
     elif storage_options is not None:
-        raise PreconditionError("storage_options are for URLs", None, "leave them out")
+        raise PreconditionError("storage_options apply only to URLs", None, "leave them out")
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     with _told_by_name(None if path is None else shown(path.name)):
         file = None if path is None else read_file(path, limits)
@@ -137,7 +137,7 @@ def from_onnx(
 def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Limits) -> TiedModel:
     if base_dir is not None:
         raise PreconditionError(
-            "the data of a model behind a URL lies beside it",
+            "base_dir cannot be combined with a URL, whose data is read from beside it",
             {"base_dir": base_dir},
             "leave base_dir out",
         )
@@ -216,13 +216,13 @@ def _told_by_name(name: str | None) -> Generator[None]:
         ) from error
     except RecursionError as error:
         raise UnsupportedModelError(
-            f"{name or 'the model'} nests too deep to be read from here",
+            f"{name or 'the model'} nests too deeply for the recursion depth left here",
             None,
             "call from_onnx from fewer nested calls, or simplify the model",
         ) from error
     except UnicodeDecodeError as error:
         raise UntrustedFileError(
-            f"{name or 'the model'} holds a text that is not UTF-8",
+            f"{name or 'the model'} holds a string that is not valid UTF-8",
             {"byte": error.start},
             "copy or export it again",
         ) from error
@@ -233,7 +233,7 @@ def _cloned(source: onnx_ir.Model, limits: Limits) -> onnx_ir.Model:
         model = source.clone()
     except RuntimeError as error:
         raise UnsupportedModelError(
-            "the graph cannot be copied: it is not in order, or reads what nothing defines",
+            "the graph cannot be copied: its nodes are not sorted, or one reads an undefined value",
             {"onnx_ir says": innermost(error)},
             "sort it first: model.graph.sort()",
         ) from error

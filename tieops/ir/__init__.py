@@ -1,4 +1,4 @@
-"""What a tied model is made of, and the kit that reads and edits its graph.
+"""What a tied model consists of, and the kit that reads and edits its graph.
 
 Read first ``parameter`` (a stored tensor, and the slots where layers read it), ``view`` (how a
 slot reads it), ``layer`` and ``tie``. What decides about them: ``readers`` (which slots are one

@@ -1,4 +1,4 @@
-"""Why we believe that two readers share one weight."""
+"""Evidence: why two readers are believed to share one weight."""
 
 from __future__ import annotations
 

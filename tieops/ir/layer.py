@@ -1,4 +1,4 @@
-"""Layers: the nodes that together are one Linear, Embedding, LSTM, Conv, norm or plain operator."""
+"""Layers: the nodes that form one Linear, Embedding, LSTM, Conv, norm or plain operator."""
 
 from __future__ import annotations
 

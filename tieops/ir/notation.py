@@ -1,4 +1,4 @@
-"""How tieops writes a tensor in one word: ``f32[50257,768]``, and bytes as people read them."""
+"""Format tensors as ``f32[50257,768]``, and byte counts for people."""
 
 from __future__ import annotations
 

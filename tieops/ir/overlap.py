@@ -1,4 +1,4 @@
-"""Which of many parts of one tensor share elements, without comparing each with each."""
+"""Find which of many parts of one tensor overlap, without comparing every pair."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _bounds(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the first and last place of each part, in memory and along each axis, and its steps.
 
-    A part whose strides are no multiples of the tensor's is not a box: all that is known of it is
+    A part whose strides are not multiples of the tensor's is not a box: all that is known of it is
     where it begins and ends in memory.
 
     Returns:

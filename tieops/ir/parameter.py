@@ -72,7 +72,7 @@ class Parameter:
 
     @property
     def lr_factor(self) -> float:
-        """The factor of the learn rate when it is trained; stored in the file."""
+        """The factor of the learning rate when it is trained; stored in the file."""
         return lr_factor_of(self.value)
 
     @property

@@ -1,4 +1,4 @@
-"""A graph as plain data: what is pickled, and sent to other processes."""
+"""Convert a graph to plain data, to pickle it or send it to another process."""
 
 from __future__ import annotations
 

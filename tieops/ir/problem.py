@@ -1,4 +1,4 @@
-"""Problems: what is wasted in a model or wrong with it, and what fixes that."""
+"""Problems: what is wasted or wrong in a model, and how to fix it."""
 
 from __future__ import annotations
 

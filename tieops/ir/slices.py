@@ -1,9 +1,9 @@
-"""A part: a tensor that was cut out of another one, with the nodes that cut it.
+"""Slice provenance: the tensor that a slice was cut from, and the nodes that cut it.
 
-A transposed copy can be told by its content. A slice cannot: what it was a slice of has another
-shape, and may be gone. So whoever cuts leaves a record on the part (``tieops.part``): the nodes as
-a small ONNX graph in JSON, whose input is the whole and whose output is the part. The record
-nominates; bytes decide.
+A transposed copy can be recognised by its content. A slice cannot: the tensor that it was cut from
+has another shape, and may be gone. So the pass that cuts leaves a record on the slice
+(``tieops.part``): the nodes as a small ONNX graph in JSON, with the whole as input and the slice as
+output. The record nominates; bytes decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["PART", "part_of", "record_part"]
 
 PART = "tieops.part"
 MAX_RECORD_CHARS = 20_000
-"""A record is a few nodes; a longer one is none of ours."""
+"""A record is a few nodes; a longer one is not one of ours."""
 RECORD_IR_VERSION = 10
 """Any version from 4 on does, in which a stored operand need not be an input too."""
 _INTEGERS = (onnx_ir.DataType.INT64, onnx_ir.DataType.INT32)
@@ -155,7 +155,7 @@ def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
 
 
 def _has_plain_operands(node: onnx_ir.Node) -> bool:
-    """Tell whether what a node reads beside the whole are vectors of integers of one type.
+    """Return whether what a node reads beside the whole are vectors of integers of one type.
 
     Axes that a Squeeze takes or an Unsqueeze adds may be a scalar, which runtimes allow.
 

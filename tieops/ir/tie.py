@@ -63,7 +63,7 @@ class Duplicate:
 
     @property
     def is_joinable(self) -> bool:
-        """Whether two of them are no graph inputs, which a caller may override one by one."""
+        """Whether two of them are not graph inputs, which a caller may override one by one."""
         return sum(not each.is_overridable for each in self.parameters) > 1
 
     @property

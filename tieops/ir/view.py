@@ -1,4 +1,4 @@
-"""How a slot reads its parameter: a chain of steps that move elements and change none of them.
+"""Views: the chain of element moves through which a slot reads its parameter.
 
 A view composes (``then``), applies to an array, tells whether it shares elements with another one
 (``overlaps``) and, if it only permutes axes, inverts. Casts and dequantization end what can be
@@ -328,7 +328,7 @@ class View:
             ground: Any array of shape ``source``; its pages are not touched.
 
         Returns:
-            A view of ``ground``; None if the elements read are no view of memory.
+            A view of ``ground``; None if the elements that are read are not a view of memory.
         """
         array = ground
         for step in self.steps:
@@ -342,7 +342,7 @@ class View:
         return array
 
     def overlaps(self, other: View) -> bool:
-        """Tell whether two views of one parameter share an element; True where it is hard to tell.
+        """Return whether two views of one parameter share an element; True where it is unclear.
 
         Example:
             >>> rows = View((4, 2))
@@ -364,7 +364,7 @@ class View:
 
 
 def share(one: np.ndarray[Any, Any] | None, other: np.ndarray[Any, Any] | None) -> bool:
-    """Tell whether two footprints share memory; True where it is hard to tell.
+    """Return whether two footprints share memory; True where it is hard to tell.
 
     numpy decides it from addresses and strides; no element is looked at.
     """

@@ -1,6 +1,6 @@
-"""The one walk over a model: main graph, subgraphs, functions and what is inside them.
+"""Walk a model: main graph, subgraphs and functions, without recursion.
 
-Everything here is iterative: a file decides how deep its graphs nest, not Python's stack.
+All walks are iterative: files may nest graphs deeper than Python's stack allows.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def stored_values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 
 def is_constant(node: onnx_ir.Node) -> bool:
-    """Tell whether this is a Constant node that stores a tensor; notes its value on its output."""
+    """Return whether this is a Constant node with a tensor, which is then set on its output."""
     if not is_constant_operator(node):
         return False
     attr = node.attributes.get("value")

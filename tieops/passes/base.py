@@ -1,4 +1,4 @@
-"""The protocol of all passes: options as fields, edits and refusals as data, promises checked."""
+"""The protocol of all passes: options as fields, edits and refusals as data, checked promises."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Leaving a tie: a tensor of one's own, and the way to it.
+"""Detach a reader from a tie: give it its own tensor, and the nodes that lead to it.
 
-Moves at the beginning of a view (transposes, slices) are applied to the values. What comes after,
-a reshape, a cast, a dequantization, a concat, is copied node by node, so that joining the tensors
-again gives the graph that was there before.
+Moves at the beginning of a view (transposes, slices) are applied to the values. Later steps (a
+reshape, a cast, a dequantization, a concat) are copied node by node, so that tying the tensors
+again restores the original graph.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
                 raise SelectionError(
-                    f"the model has no output called {printable(name)}",
+                    f"the model has no output named {printable(name)}",
                     {"nearest" if near else "outputs": ", ".join(map(printable, near or names))},
                     "name one of these",
                 )

@@ -1,4 +1,4 @@
-"""The head: the last layer with learnables on the way to a graph output."""
+"""Find the head: the last layer with learnables on the way to a graph output."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
     weights = weights or [slot for slot in layer.slots if slot.index == 1]
     if len(weights) != 1 or not _is_product(weights[0].node):
         raise PreconditionError(
-            f"{printable(layer.name)} is no Linear or Conv layer, so it has no size to replace",
+            f"expected a Linear or Conv layer as the head, got {printable(layer.name)}",
             {"kind": layer.kind, "slots": ", ".join(slot.role for slot in layer.slots) or "none"},
             "name the layer that computes the classes",
         )
@@ -174,7 +174,7 @@ def as_head(model: TiedModel, layer: Layer) -> Head:
     ranks = (3, 4, 5) if is_convolution(node) else (2,)
     if weight.index != 1 or len(shape) not in ranks or seen is None:
         raise PreconditionError(
-            f"the weight of {printable(layer.name)} is no matrix that its input is multiplied by",
+            f"expected {printable(layer.name)} to multiply its input by a 2-D weight",
             {"weight": brief(weight.parameter.dtype, shape)},
             "name the layer that computes the classes",
         )
@@ -260,7 +260,7 @@ def _around(
 
 
 def _is_flattened(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
-    """Tell whether a Reshape keeps the last axis and makes one of all others."""
+    """Return whether a Reshape keeps the last axis and makes one of all others."""
     target, shape = known_ints(node.inputs[1]), source.shape
     return target is not None and shape is not None and len(target) == 2 and (
         target[0] == -1 and target[1] == shape[-1]
@@ -268,7 +268,7 @@ def _is_flattened(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
 
 
 def _is_restored(node: onnx_ir.Node, source: onnx_ir.Value) -> bool:
-    """Tell whether a Reshape gives rows the leading axes of ``source`` back."""
+    """Return whether a Reshape gives rows the leading axes of ``source`` back."""
     shape = source.shape
     if shape is None or node.outputs[0].shape is None:
         return False

@@ -1,4 +1,4 @@
-"""New weights, by the formulas that the field uses, from a seed."""
+"""Initialise new weights by the field's standard formulas, from a seed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def new_weight(init: str, shape: tuple[int, ...], rng: np.random.Generator) -> A
             return np.zeros(shape, np.float32)
         case _:
             raise PreconditionError(
-                f"no initialisation is called {init!r}",
+                f"unknown initialisation {init!r}",
                 {"known": ", ".join(INITS)},
                 "use one of these, or pass an array",
             )
@@ -73,15 +73,21 @@ def check_head_options(
     """
     if type(out_features) is not int or out_features < 1:
         raise PreconditionError(
-            f"out_features={out_features!r} is no number of features", None, "give a positive int"
+            f"out_features must be a positive integer, got {out_features!r}",
+            None,
+            "pass the number of classes",
         )
     if type(seed) is not int or seed < 0:
-        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
+        raise PreconditionError(
+            f"seed must be a non-negative integer, got {seed!r}", None, "pass an int such as 0"
+        )
     for what, factor in (("lr_factor", lr_factor), ("bias_lr_factor", bias_lr_factor)):
         left_out = factor is None and what == "bias_lr_factor"
         if not left_out and not _is_factor(factor):
             raise PreconditionError(
-                f"{what}={factor!r} is no factor of a learn rate", None, "give 0 or more"
+                f"{what} must be a learning-rate factor of at least 0, got {factor!r}",
+                None,
+                "give 0 or more",
             )
 
 
@@ -118,7 +124,7 @@ def head_values(
             weight = new_weight(init, shape, rng)
         except (MemoryError, ValueError) as error:
             raise PreconditionError(
-                f"a weight of {shape[0]} outputs cannot be made",
+                f"a weight of {shape[0]} outputs cannot be allocated",
                 {"shape": list(shape), "why": error},
                 "give a smaller out_features",
             ) from error
@@ -137,10 +143,10 @@ def _given(what: str, values: Array, shape: Sequence[int], fix: str) -> Array:
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of unequal lengths
-        raise PreconditionError(f"{what} is no array", {"why": error}, fix) from error
+        raise PreconditionError(f"{what} must be an array", {"why": error}, fix) from error
     if array.shape != tuple(shape) or array.dtype.kind not in "fiuV":
         raise PreconditionError(
-            f"{what} has another shape than the new head needs",
+            f"{what} does not have the shape that the new head needs",
             {what: f"{array.dtype}{list(array.shape)}", "needs": list(shape)},
             fix,
         )

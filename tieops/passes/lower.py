@@ -1,4 +1,4 @@
-"""Lower tied reads: ``Transpose(W)`` and ``MatMul`` become the ``Gemm`` that runtimes keep single.
+"""Lower tied reads: ``Transpose(W)`` and ``MatMul`` become a ``Gemm``, which runtimes keep single.
 
 ONNX Runtime folds ``Transpose(W)`` into a second copy of W when it loads a model, below 1 GiB. A
 ``Gemm`` that transposes on the fly is never folded; inputs of more than two axes are flattened

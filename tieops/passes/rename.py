@@ -140,7 +140,7 @@ class _Finder:
             known = [*self._ports, *self._owners, *(each.name for each in self._tied.layers)]
             near = difflib.get_close_matches(old, [k for k in known if k], n=4, cutoff=0.4)
             raise SelectionError(
-                f"nothing in the model is called {printable(old)}",
+                f"nothing in the model is named {printable(old)}",
                 {"nearest": ", ".join(map(printable, near))} if near else None,
                 "name an input, an output, a parameter or a layer; see print(model)",
             )

@@ -73,7 +73,7 @@ def replace_head(
         head: The layer to replace; by default the last layer with learnables on the way to the
             outputs.
         out_features: How many outputs the new layer has.
-        lr_factor: Factor of the learn rate of the new weight, stored in the file.
+        lr_factor: Factor of the learning rate of the new weight, stored in the file.
         bias_lr_factor: The same for the new bias; ``lr_factor`` by default.
         init: ``"kaiming_uniform"`` (torch's own for Linear and Conv2d), ``"xavier_uniform"``,
             ``"normal"``, ``"zeros"``, or an array of shape (out_features, in_features) or
@@ -90,7 +90,7 @@ def replace_head(
         PreconditionError: If the head is ambiguous, has no size to replace, has a dtype that cannot
             be initialised, or its size is baked into a node downstream, which is named; if the
             opset is older than 7 and a matrix would have a bias.
-        SelectionError: If no layer is called ``head``.
+        SelectionError: If no layer is named ``head``.
 
     Example:
         >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
@@ -178,7 +178,8 @@ class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
         opset = _opset(draft.ir)
         if bias is not None and not head.is_conv and opset < BROADCASTING:
             raise PreconditionError(
-                f"opset {opset} adds no vector to rows, and ONNX Runtime has no kernels of it",
+                f"opset {opset} cannot broadcast a bias over rows, and ONNX Runtime has no "
+                "kernels for it",
                 {"opset": opset, "needed": BROADCASTING},
                 f"convert it first: onnx.version_converter.convert_version(model, {BROADCASTING}); "
                 "or pass bias=False",
@@ -187,7 +188,7 @@ class ReplaceHeadPass(SurgeryPass[ReplaceHeadPlan]):
         taken = {layer.name for layer in draft.layers} - {head.layer.name}
         if self.name in taken:
             raise SelectionError(
-                f"a layer is called {self.name} already", None, "choose another name"
+                f"a layer named {self.name} already exists", None, "choose another name"
             )
         return ReplaceHeadPlan(
             model=draft, inlined=inlined, head=head, weight=weight, bias=bias, resize=resize

@@ -72,7 +72,7 @@ class RecordedSlice:
         return self.value.const_value.numpy()
 
     def is_part_of(self, whole: onnx_ir.Value) -> bool:
-        """Tell whether it still equals, bit for bit, what would be cut out of a tensor."""
+        """Return whether it still equals, bit for bit, what would be cut out of a tensor."""
         tensor = whole.const_value
         assert tensor is not None
         return bit_equal(self.view.apply(tensor.numpy()), self.values)

@@ -1,4 +1,4 @@
-"""Shape propagation: what has to change downstream when one axis of a value gets another size."""
+"""Shape propagation: what has to change downstream when one axis of a value changes size."""
 
 from __future__ import annotations
 

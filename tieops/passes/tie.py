@@ -1,4 +1,4 @@
-"""Tie: make layers read one stored tensor where the model stores equal ones."""
+"""Tie layers: make them read one stored tensor where the model stores equal ones."""
 
 from __future__ import annotations
 
@@ -147,13 +147,15 @@ class TiePass(SurgeryPass[TiePlan]):
         """Check what is declared, or find what qualifies."""
         if self.keep and not self.targets:
             raise PreconditionError(
-                "keep says whose values stay, and no targets are named",
+                "keep chooses among targets, but no targets were given",
                 {"keep": self.keep},
                 "name two or more targets",
             )
         if len(self.targets) == 1:
             raise PreconditionError(
-                f"cannot tie {self.targets[0]} to nothing", None, "name two or more targets"
+                f"expected at least two targets to tie, got only {self.targets[0]}",
+                None,
+                "name two or more targets",
             )
         if self.targets:
             return TiePlan(model=model, groups=(resolve_targets(model, self.targets, self.keep),))
@@ -277,7 +279,7 @@ class _Joiner:
         return unchangeable(parameter)
 
     def _is_made_up(self, parameter: Parameter, name: str) -> bool:
-        """Tell whether an exporter made a name up: torch's says what came from the module."""
+        """Return whether an exporter made a name up: torch's says what came from the module."""
         folded = self._kinds_are_known and word_of(parameter.value) is None
         return has_generated_name(parameter.value, name) or (folded and "." not in name)
 

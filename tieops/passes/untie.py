@@ -1,4 +1,4 @@
-"""Untie: give layers weights of their own where they share one."""
+"""Untie layers: give them separate weights where they share one."""
 
 from __future__ import annotations
 

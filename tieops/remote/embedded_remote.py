@@ -1,7 +1,7 @@
-"""The graph of a remote .onnx file without its weights, read in ranges.
+"""Read the graph of a remote .onnx file without its weights, in ranges.
 
-What is read here is the graph. A large tensor is external data from here on, which lies in the
-model's own file, so that one kind of tensor serves both.
+Only the graph is read. A large tensor becomes external data in the model's own file, so that one
+kind of tensor serves both cases.
 """
 
 from __future__ import annotations

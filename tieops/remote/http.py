@@ -1,10 +1,11 @@
-"""HTTP for ranges of untrusted servers: fsspec's file system, with answers held to what was asked.
+"""HTTP ranges from untrusted servers: fsspec's file system, with checked answers.
 
-fsspec reads whatever a server sends: a server that does not know ranges sends the whole file for
-each. Here an answer is the range that was asked for, or an error, and no more of it is read.
+fsspec reads whatever a server sends: a server without range support sends the whole file for each
+range. Here a response is either the requested range or an error, and nothing beyond it is read.
 
-Nor does fsspec ask again, as its file systems for S3 and others do: of the many ranges of a large
-model one fails, and all are lost. Here each is asked for a few times if the failure may pass.
+fsspec's HTTP file system does not retry, unlike those for S3 and others, so one failed range of a
+large model loses all of them. Here each request is retried a few times if the failure may be
+temporary.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class RangedHTTPFileSystem(HTTPFileSystem):
                 if call is not None:
                     _hold_to(call, size, answer.headers.get("ETag"))
             elif answer.status == 416:
-                raise RangeError(f"it says that there are no bytes {start}-{end - 1}")
+                raise RangeError(f"it reports that there are no bytes {start}-{end - 1}")
             else:
                 answer.raise_for_status()
                 if start:
@@ -151,7 +152,7 @@ def _content_range(answer: aiohttp.ClientResponse) -> tuple[int, int, int | None
     text = answer.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", text.strip())
     if match is None:
-        raise RangeError("it sends a range without saying which")
+        raise RangeError("it sent a range without saying which")
     return int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
 
 

@@ -1,4 +1,4 @@
-"""Models behind URLs: of any file system that fsspec knows only ranges are read."""
+"""Models behind URLs: read ranges of files on any file system that fsspec supports."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RemoteFile:
             raise UntrustedFileError(f"{self.name} is a folder", None, "name an .onnx file in it")
         if not isinstance(info.get("size"), int):
             raise UntrustedFileError(
-                f"nobody says how long {self.name} is", None, "download it, and open the file"
+                f"the size of {self.name} is unknown", None, "download it, and open the file"
             )
         self.size = int(info["size"])
         self._info = info
@@ -87,7 +87,7 @@ class RemoteFile:
         if joined and joined[-1][0] and not self._by_ranges:
             raise UntrustedFileError(
                 f"cannot read parts of {self.name}",
-                {"its server": "gives no ranges: the whole file or nothing"},
+                {"its server": "does not support byte ranges"},
                 "download it, and open the file",
             )
         for some in (joined[at : at + 1024] for at in range(0, len(joined), 1024)):
@@ -97,7 +97,7 @@ class RemoteFile:
                     raise _told(self.name, data) from data
                 if len(data) != stop - start:
                     raise UntrustedFileError(
-                        f"{self.name} is shorter than it was said to be",
+                        f"{self.name} is shorter than its server announced",
                         {"size": self.size, f"bytes {start}-{stop - 1}": f"{len(data)} came"},
                         "it changed, or its server is broken: try again",
                     )
@@ -222,12 +222,14 @@ def _system(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         if isinstance(error, TieopsError):
             raise
         raise MissingDependencyError(
-            f"what is needed to read {shown(url)} is not installed",
+            f"reading {shown(url)} needs a package that is not installed",
             {"Python says": error},
             'pip install "tieops[remote]"; for s3:// add s3fs, for gs:// gcsfs, for abfs:// adlfs',
         ) from error
     if "file" in system.protocol:
-        raise PreconditionError(f"{shown(url)} is a file of this machine", None, "pass its path")
+        raise PreconditionError(
+            f"expected a remote URL, got the local file {shown(url)}", None, "pass its path"
+        )
     return system, path
 
 
@@ -244,7 +246,7 @@ def _asked(name: str, ask: Callable[[], T]) -> T:
 def _told(name: str, error: Exception) -> TieopsError:
     if isinstance(error, ValueError) and "rotocol not known" in str(error):
         known = "http, https, s3, gs, abfs, memory and all others that fsspec has"
-        return PreconditionError(f"{name} is no URL that fsspec knows", {"known": known})
+        return PreconditionError(f"fsspec does not support the URL {name}", {"known": known})
     status, kind = getattr(error, "status", None), type(error).__name__
     what = "its server says"
     if isinstance(error, FileNotFoundError):

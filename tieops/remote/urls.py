@@ -1,4 +1,4 @@
-"""What is a URL and what is a path; this loads nothing."""
+"""Tell URLs from paths without loading fsspec."""
 
 from __future__ import annotations
 

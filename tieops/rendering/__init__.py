@@ -1,1 +1,1 @@
-"""Pictures of what a model shares: HTML to explore, SVG and PNG to show, text for a terminal."""
+"""Draw what a model shares: HTML to explore, SVG and PNG to show, text for a terminal."""

@@ -1,6 +1,6 @@
-"""What flows where: a model's layers in order, with the bodies they hold and who reads whom.
+"""The data flow of a picture: layers in order, their nested bodies, and who reads whom.
 
-The walk writes out function calls, so that a layer of a function is there once a call, as it is in
+The walk expands function calls, so that a layer of a function appears once per call, as it does in
 ``model.layers``.
 """
 

@@ -1,4 +1,4 @@
-"""Folding: what is drawn as one box at first, so that a large model fits a screen."""
+"""Fold parts of a picture into single boxes, so that a large model fits a screen."""
 
 from __future__ import annotations
 

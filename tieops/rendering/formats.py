@@ -1,4 +1,4 @@
-"""``tieops.render``: a model's picture, written to a file."""
+"""``tieops.render``: draw a model and write the picture to a file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def render(
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise PreconditionError(
-            f"cannot tell the format of {path.name}",
+            f"unsupported picture format: {path.name}",
             {"formats": ", ".join(FORMATS)},
             "give the file one of these suffixes",
         )

@@ -1,8 +1,8 @@
-"""The page: one HTML file with the picture as data and the code that draws it, and nothing else.
+"""Render a picture as one self-contained HTML file.
 
-Names come from a model, and a model may be hostile. They are in the page once, as JSON in a block
-that is no script, and the code sets them as text. The page's policy names its one script and its
-one style by their hashes, so nothing else runs, and nothing is loaded.
+Names come from a model, and a model may be hostile. The page contains them once, as JSON in a block
+that is not executable, and the code inserts them as text. The page's content security policy allows
+its one script and its one style by their hashes, so nothing else runs and nothing is loaded.
 """
 
 from __future__ import annotations

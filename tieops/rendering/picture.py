@@ -1,7 +1,7 @@
-"""The picture as pure data: boxes, what they read, what is shared, and what is folded.
+"""The picture as plain data: boxes, what they read, what is shared, and what is folded.
 
-Everything that is drawn is in here, and nothing of how it is drawn. ``as_data`` gives it as plain
-data for the drawing code, which is the same for HTML, SVG and PNG.
+A picture holds what is drawn, not how. ``as_data`` converts it to plain data for the drawing code,
+which HTML, SVG and PNG share.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Before and after: what a surgery changed, in words and as marks on two pictures."""
+"""Compare two pictures: describe and mark what a surgery changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture as plain text: a tree of what is folded, with the letters of the ties."""
+"""Render a picture as plain text: a tree of boxes, with the letters of the ties."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""SVG and PNG without a browser: the page's own drawing code, run in QuickJS.
+"""Render a picture as SVG or PNG without a browser: the page's drawing code, run in QuickJS.
 
-So a file shows what the page shows at first, and there is one layout and one drawing to keep right.
+So a file shows what the page shows at first, and only one layout and one drawing are maintained.
 """
 
 from __future__ import annotations

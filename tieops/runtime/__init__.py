@@ -1,4 +1,4 @@
-"""Running models with ONNX Runtime; importing this loads no runtime."""
+"""Run models with ONNX Runtime; importing this package does not load it."""
 
 from typing import TYPE_CHECKING
 

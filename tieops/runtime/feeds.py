@@ -1,4 +1,4 @@
-"""What a session wants and gives, and arrays made to fit it without changing a value."""
+"""Inputs and outputs of a session, and converting arrays to them without changing a value."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def check_feeds(feeds: object) -> Mapping[str, ArrayLike]:
     Example:
         >>> check_feeds([1.0])
         Traceback (most recent call last):
-        tieops.errors.PreconditionError: inputs come by name, and a list has none
+        tieops.errors.PreconditionError: expected a dict of inputs by name, got a list
           fix: pass a dict: {"x": array}
     """
     if not isinstance(feeds, Mapping):
         raise PreconditionError(
-            f"inputs come by name, and {described(feeds)} has none",
+            f"expected a dict of inputs by name, got {described(feeds)}",
             None,
             'pass a dict: {"x": array}',
         )
@@ -127,7 +127,7 @@ def fitted(
 def _about_sizes(misfits: Sequence[str]) -> str:
     if not any(" has shape " in misfit for misfit in misfits):
         return ""
-    return "; a size varies if the import was told: from_torch(..., dynamic_shapes=)"
+    return "; for a dynamic size, import the model with from_torch(..., dynamic_shapes=)"
 
 
 def _fit(value: Any, port: Port) -> Any:

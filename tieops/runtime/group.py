@@ -97,9 +97,13 @@ def sessions(
     device = device_of(on_provider)
     expect(Mapping, models, "models by name", _NAMED)
     if not models:
-        raise PreconditionError("there are no models to make sessions of", None, _NAMED)
+        raise PreconditionError("expected at least one model, got none", None, _NAMED)
     if bad := [name for name in models if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PreconditionError(f"{bad[0]!r} is no name", None, "use text for every name")
+        raise PreconditionError(
+            f"expected names that are strings, got {bad[0]!r}",
+            None,
+            "pass strings as the keys of the mapping",
+        )
     on_gpu = provider != "cpu"
     blocker = find_blocker(device) if on_gpu else None
     if provider == "cuda" and blocker is not None:

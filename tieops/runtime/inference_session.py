@@ -1,4 +1,4 @@
-"""Opening ONNX Runtime's own session, on the provider that was asked for or not at all."""
+"""Open ONNX Runtime's session on the requested provider, or fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in the form that ONNX Runtime opens: a path, or its bytes."""
+"""Turn a model into what ONNX Runtime opens: a path, or bytes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _as_file(
     """Return the model as a file: its own, or one written into the folder."""
     if isinstance(model, str) and is_url(model):
         raise PreconditionError(
-            f"ONNX Runtime opens files, and {shown(model)} is none of this machine",
+            f"expected a local file, got the URL {shown(model)}",
             None,
             "pass tieops.from_onnx(url): it is copied to a temporary file",
         )

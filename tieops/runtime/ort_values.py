@@ -1,4 +1,4 @@
-"""ONNX Runtime's own values: arrays in, arrays out, of dtypes that numpy has no type for too."""
+"""Convert arrays to and from ``OrtValue``, including dtypes that numpy does not have."""
 
 from __future__ import annotations
 

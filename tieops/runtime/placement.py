@@ -1,4 +1,4 @@
-"""Which provider runs which node of a session."""
+"""Find out which provider runs which node of a session."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def placement_of(inner: Any, asked: Literal["cuda", "cpu"]) -> Placement:
     version = onnxruntime_module().__version__
     if ask is None:
         raise PreconditionError(
-            f"onnxruntime {version} does not tell which node runs where", {}, "use 1.24 or newer"
+            f"onnxruntime {version} does not report which node runs where", {}, "use 1.24 or newer"
         )
     try:
         return _placement(ask(), asked)

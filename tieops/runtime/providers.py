@@ -1,7 +1,7 @@
-"""Which providers really load: asked of the dynamic linker and the driver, not of a list.
+"""Find out which providers really load, from the dynamic linker and the driver.
 
-The only file that imports onnxruntime, and only when it is called for: a program that reads or
-edits models needs no runtime.
+This is the only module that imports onnxruntime, and only when it is needed: a program that reads
+or edits models needs no runtime.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def not_on_cuda(blocker: str, fix: str = "") -> ProviderError:
         fix: What helps; empty for what brings the libraries.
     """
     return ProviderError(
-        "the model would not run on CUDA",
+        "the model cannot run on CUDA",
         {"missing": blocker},
         f"{fix or _LIBRARIES}; or ask for 'cpu'",
     )
@@ -170,15 +170,15 @@ def out_of_memory(text: str) -> str | None:
 
 
 def out_of_memory_error(says: str) -> ProviderError:
-    """Return the error for a model that does not fit into the memory of the GPU.
+    """Return the error for a model that does not fit in GPU memory.
 
     Args:
         says: What `out_of_memory` found.
     """
     return ProviderError(
-        "the model does not fit into the memory of the GPU",
+        "the model does not fit in GPU memory",
         {"it says": says},
-        "close other sessions, raise gpu_mem_limit if it is given, or ask for 'cpu'",
+        "close other sessions, raise gpu_mem_limit if it is set, or ask for 'cpu'",
     )
 
 

@@ -1,4 +1,4 @@
-"""One run of an open session: by arrays, or with inputs and outputs bound to where they lie."""
+"""Run an open session once: on arrays, or with bound inputs and outputs."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def errors_with_feeds(feeds: Mapping[str, Any]) -> Generator[None]:
     except onnxruntime_errors() as error:
         if says := out_of_memory(str(error)):
             raise PreconditionError(
-                "there is no memory left to run the model",
+                "out of memory while running the model",
                 {"it says": says},
-                "feed less at once, or raise gpu_mem_limit if it is given",
+                "use a smaller batch, or raise gpu_mem_limit if it is set",
             ) from error
         if why := missing_cudnn(error):
             raise not_on_cuda(why) from error
@@ -111,7 +111,7 @@ def errors_with_feeds(feeds: Mapping[str, Any]) -> Generator[None]:
         raise PreconditionError(
             "ONNX Runtime could not run the model",
             {"fed": given, "it says": first_line(error)},
-            "check sizes that belong together, and ids against their table's rows",
+            "check that sizes agree, and that ids are below the number of rows of their table",
         ) from error
 
 

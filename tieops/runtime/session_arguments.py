@@ -1,4 +1,4 @@
-"""What a session can be asked for by name, and what is refused; this loads nothing."""
+"""Validate the arguments of a session; this module loads nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_choices(provider: object, memory: object, options: object, threads: ob
         isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
     ):
         raise PreconditionError(
-            "options are no configuration entries by name",
+            "expected options to map names of configuration entries to values",
             {"given": repr(options)},
             'pass names and values: {"session.disable_prepacking": "1"}',
         )
@@ -42,14 +42,14 @@ def check_choices(provider: object, memory: object, options: object, threads: ob
         isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 2**15
     ):
         raise PreconditionError(
-            f"threads={threads!r} is no number of threads",
+            f"threads must be a non-negative integer or None, got {threads!r}",
             None,
-            "give an int of 1 or more; None or 0 leaves it to ONNX Runtime",
+            "pass 1 or more; 0 and None leave the number to ONNX Runtime",
         )
 
 
 def _check_memory(memory: object) -> None:
-    """Refuse what is no memory mode.
+    """Refuse what is not a memory mode.
 
     Raises:
         PreconditionError: If the mode is none of the three.

@@ -1,4 +1,4 @@
-"""What a session was opened with: enough to open it again, here or in another process."""
+"""The configuration that a session was opened with: enough to reopen it anywhere."""
 
 from __future__ import annotations
 

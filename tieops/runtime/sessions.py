@@ -1,4 +1,4 @@
-"""Sessions: a model loaded into ONNX Runtime, on a provider that is the one asked for."""
+"""``Session``: a model loaded into ONNX Runtime, on the provider that was requested."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ class Session:
             odd = [port for port in self.outputs if port.name in names and not port.is_tensor]
             if odd:
                 raise PreconditionError(
-                    "there is no tensor for every output",
+                    "some outputs cannot be returned as tensors",
                     {"not": ", ".join(map(str, odd))},
                     "use run for these",
                 )
@@ -434,7 +434,9 @@ def _names(outputs: object) -> list[str]:
         if all(isinstance(name, str) for name in names):
             return names
     raise PreconditionError(
-        "outputs names no outputs", {"given": type(outputs).__name__}, 'pass names: ["y", "z"]'
+        "expected outputs to be a list of names",
+        {"given": type(outputs).__name__},
+        'pass names: ["y", "z"]',
     )
 
 

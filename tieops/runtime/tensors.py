@@ -1,8 +1,8 @@
-"""Tensors of torch and of others on their way in and out of a session, without a copy.
+"""Pass tensors of torch and other libraries into and out of a session without a copy.
 
-On the CPU a torch tensor becomes a numpy array over the same memory. On the GPU its address is
-bound to the input, and what speaks DLPack is handed over by that. torch is imported only where
-torch tensors are asked for.
+On the CPU, a torch tensor becomes a numpy array over the same memory. On the GPU, its address is
+bound to the input, and tensors of other libraries are passed by DLPack. torch is imported only
+where torch tensors are requested.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _DEFAULT_STREAM = 1
 
 
 def is_torch(value: object) -> bool:
-    """Tell whether this is a torch tensor; where torch is not loaded nothing is."""
+    """Return whether this is a torch tensor; where torch is not loaded nothing is."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_on_device(value: Any) -> bool:
-    """Tell whether this is a tensor in the memory of a device, which numpy cannot read.
+    """Return whether this is a tensor in the memory of a device, which numpy cannot read.
 
     Example:
         >>> is_on_device(np.zeros(3)), is_on_device([1, 2])
@@ -65,7 +65,7 @@ def is_on_device(value: Any) -> bool:
 
 
 def is_ort_value(value: object) -> bool:
-    """Tell whether this is a value of ONNX Runtime; where that is not loaded nothing is."""
+    """Return whether this is a value of ONNX Runtime; where that is not loaded nothing is."""
     runtime = sys.modules.get("onnxruntime")
     return runtime is not None and isinstance(value, runtime.OrtValue)
 
@@ -133,7 +133,7 @@ def to_host(name: str, value: Any) -> Any:
         return there
     if not is_torch(value):
         raise PreconditionError(
-            f"what is fed to {printable(name)} lies on a device, and the session runs on the CPU",
+            f"the input {printable(name)} is on a device, but the session runs on the CPU",
             {"fed": f"{described(value)}"},
             "copy it to the CPU first",
         )
@@ -228,7 +228,7 @@ def tensors_of(values: Iterable[Any]) -> list[torch.Tensor]:
             continue
         if value.device_name() == "cuda" and not torch.backends.cuda.is_built():
             raise MissingDependencyError(
-                "torch tensors on the GPU need a torch that is built for CUDA",
+                "torch tensors on the GPU need a CUDA build of torch",
                 {"torch": torch.__version__},
                 "install one, or use run for arrays and run_values for ONNX Runtime's own values",
             )

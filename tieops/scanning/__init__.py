@@ -1,5 +1,5 @@
-"""Many models at once: what each ties and wastes, through any executor, and resumable.
+"""Scan many models: the ties and the waste of each, through any executor, resumable.
 
-``models`` is ``tieops.scan``; ``one_model`` looks at a single file, in ``workers`` that may die,
-and writes a ``model_record`` into the ``journal``.
+Read ``models`` first: it is ``tieops.scan``. ``one_model`` scans a single file, in one of the
+``workers``, and its ``model_record`` goes into the ``journal``.
 """

@@ -1,4 +1,4 @@
-"""The file that a scan writes and goes on from: one line of JSON for each model."""
+"""The file that a scan writes and resumes from: one line of JSON per model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Journal:
             if not ours and number == 0:
                 self._file.close()
                 raise PreconditionError(
-                    f"{self._path} is not what a scan wrote",
+                    f"{self._path} was not written by a scan",
                     {"it begins with": repr(line[:40])},
                     "name another file; this one is unchanged",
                 )
@@ -96,7 +96,7 @@ class Journal:
             raise ExportError(
                 f"cannot write {printable(str(self._path))}",
                 {"the system says": error.strerror},
-                "make room, and scan again: what is known already is kept",
+                "free disk space and scan again: finished records are kept",
             ) from error
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Journal:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(64 << 20):  # the limit is for what is no record at all
+    while line := file.readline(64 << 20):  # the limit is for what is not a record at all
         yield line
 
 

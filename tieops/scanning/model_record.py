@@ -1,4 +1,4 @@
-"""What a scan says of one model: a frozen record, and a line of JSON."""
+"""What a scan records of one model: a frozen record, and a line of JSON."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Failure:
             return cls(kind, "there was not enough memory", (), "allow it more")
         return cls(
             kind,
-            "something went wrong that tieops did not expect",
+            "unexpected error inside tieops",
             (("Python says", f"{kind}: {said}"),),
             "please report this",
         )

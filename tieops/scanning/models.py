@@ -1,4 +1,4 @@
-"""Many models at once: through any executor, in bounded memory, one bad file at the cost of one."""
+"""``tieops.scan``: scan many models in bounded memory; a bad file costs only its own record."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def scan(
     """
     if executor is not None and (timeout_s, max_memory_bytes, workers) != (None, None, None):
         raise PreconditionError(
-            "workers, timeout_s and max_memory_bytes are for processes of tieops's own",
+            "workers, timeout_s and max_memory_bytes cannot be combined with executor",
             {"executor": type(executor).__name__},
-            "leave them or the executor out",
+            "leave them out, or leave executor out",
         )
     for name, number in {"workers": workers, "timeout_s": timeout_s,
                          "max_memory_bytes": max_memory_bytes,

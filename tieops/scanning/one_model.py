@@ -1,4 +1,4 @@
-"""Looking at one model of many: whatever is wrong with it becomes part of its record."""
+"""Scan one model; whatever is wrong with it becomes part of its record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _look(
 ) -> ScanRecord:
     if target.lower().endswith(TORCH_SUFFIXES) and not is_url(target):
         raise UnsupportedModelError(
-            "a scan reads ONNX, and this is a PyTorch file",
+            "expected an ONNX file, got a PyTorch file",
             None,
             f"convert it first: tieops convert {printable(target)} OUT.onnx",
         )
@@ -111,7 +111,7 @@ def _mark(target: str, options: Mapping[str, Any] | None) -> FileMark:
 
 
 def _still_holds(known: ScanRecord, whole: bool, options: Mapping[str, Any] | None) -> bool:
-    """Tell whether what is known is all that is asked for, and of files as they are now."""
+    """Return whether what is known is all that is asked for, and of files as they are now."""
     if known.error is not None or (whole and known.likely_wasted_bytes):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a scan comes to: sums, and the models that waste most."""
+"""Summarise a scan: totals, and the models that waste most."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Processes that look at models of strangers: one that dies or hangs costs its own task alone.
+"""Worker processes for untrusted models: one that dies or hangs costs only its own task.
 
-``concurrent.futures.ProcessPoolExecutor`` gives up all tasks when one of its processes dies, and
-has no way to stop one that hangs. Here a thread talks to each process, and a dead one is replaced.
+``concurrent.futures.ProcessPoolExecutor`` abandons all tasks when one of its processes dies, and
+cannot stop one that hangs. Here a thread communicates with each process, and replaces a dead one.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class WorkerPool(Executor):
             )
         limit = {} if self._limit is None else {"memory limit": brief_bytes(self._limit)}
         return UnsupportedModelError(
-            "the process that read it died",
+            "the process that was reading it died",
             {"how": process.death(), **limit},
             "read it alone, with more memory; if it dies again, please report this",
         )
@@ -208,7 +208,7 @@ def serve(limit: int | None = None) -> None:
     if limit is not None:
         limit_data(limit)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is not an answer
     answers.write(pickle.dumps(True))
     answers.flush()
     tasks: BinaryIO = sys.stdin.buffer

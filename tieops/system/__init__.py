@@ -1,11 +1,11 @@
-"""What differs between operating systems: files, locks, mappings, memory, processes.
+"""Differences between operating systems: files, locks, mappings, memory, processes.
 
-All that Linux, macOS and Windows do differently is asked here, and nowhere else: no other module
-names a call, a flag or a path that one of them lacks (a test holds that). Each question has a
-portable answer. What only one system can tell is None elsewhere, with the reason in words, and is
-never guessed.
+Everything that Linux, macOS and Windows do differently is here: no other module names a call, a
+flag or a path that one of them lacks, and a test enforces this. Each function has a portable
+result. What only one system can report is None elsewhere, with the reason in words, and never
+guessed.
 
-Read it in this order: ``opening`` (one safe open), ``positions`` and ``copying`` (bytes at a
-place), ``mapping``, ``locks``, ``folders`` (names appear, are replaced and removed), ``names``
+Read in this order: ``opening`` (one safe open), ``positions`` and ``copying`` (bytes at an
+offset), ``mapping``, ``locks``, ``folders`` (names appear, are replaced and removed), ``names``
 (what a file may be called), ``disk``, ``memory``, ``processes``.
 """

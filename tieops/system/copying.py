@@ -1,4 +1,4 @@
-"""Copying from file to file: within the kernel where it can, else through memory in blocks."""
+"""Copy bytes between files: within the kernel where possible, otherwise in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether bytes fit on a disk, where it is sure that every byte counts."""
+"""Check whether bytes fit on a disk, where the file system stores every byte."""
 
 from __future__ import annotations
 

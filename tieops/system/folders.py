@@ -1,8 +1,8 @@
-"""Names in a folder: how they appear, are replaced and removed, and one writer at a time.
+"""Names in a folder: create, replace and remove them, with one writer at a time.
 
-Windows does not let go of what is open or mapped: such a file can be neither renamed, replaced nor
-removed, by anybody. So files are closed before they are given a name, and what cannot be removed
-now is left to the next writer.
+On Windows, a file that is open or mapped can be neither renamed, replaced nor removed by any
+process. So files are closed before they are renamed, and files that cannot be removed yet are left
+to the next writer.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def replace(temporary: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file, and tell whether it is gone; one that stays does no harm."""
+    """Remove a file, and return whether it is gone; one that stays does no harm."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
         return True

@@ -1,7 +1,7 @@
-"""Python's cycle collector, which stands still while large graphs are built.
+"""Pause Python's cycle collector while large graphs are built.
 
-A graph is millions of small objects that all stay. The collector looks at all of them again and
-again while they are made, and finds nothing: reading 100,000 nodes takes twice as long with it.
+A graph is millions of small objects, all of which stay alive. The collector traverses them again
+and again while they are created, and finds nothing: it doubles the time to read 100,000 nodes.
 """
 
 from __future__ import annotations

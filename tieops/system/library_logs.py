@@ -1,4 +1,4 @@
-"""Logs of the libraries below, which print names from files as they are."""
+"""Suppress the logs of native libraries, which print names from files unescaped."""
 
 from __future__ import annotations
 

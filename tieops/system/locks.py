@@ -1,4 +1,4 @@
-"""Locks on open files, which the system drops when the process that holds them dies."""
+"""Locks on open files, which the system releases when their process dies."""
 
 from __future__ import annotations
 

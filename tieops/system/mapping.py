@@ -1,4 +1,4 @@
-"""Mapping files to read them, and what the system is told of how they are read."""
+"""Map files for reading, and advise the system how they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process holds in memory: known on Linux, where ``/proc`` tells it."""
+"""The memory that this process uses, from ``/proc`` on Linux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of files: what leads out of a folder on any system, and what Windows gives to devices."""
+"""File names: paths that leave a folder on some system, and names that Windows reserves."""
 
 from __future__ import annotations
 

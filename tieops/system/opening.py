@@ -1,4 +1,4 @@
-"""Opening files: without waiting, without following links where none may be, never as text."""
+"""Open files without waiting, without following links where they are not allowed, never as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing at a place in an open file."""
+"""Read and write at an offset of an open file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors, and processes that are held to limits."""
+"""Processors, and processes with limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def processors() -> int:
 
 
 def cannot_limit_memory() -> str | None:
-    """Return the name of this system if it cannot hold a process to an amount of memory.
+    """Return the name of this system if it cannot limit the memory of a process.
 
     Only Linux can: None there.
     """

@@ -1,4 +1,4 @@
-"""Shared libraries of the system: what they are called, and whether one is loaded."""
+"""Shared libraries of the system: their names, and whether one is loaded."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What may be written to: a path with nothing at it, a regular file, or a link to one.
+"""Check what a path may be written over: nothing, a regular file, or a link to one.
 
 Writing replaces a file in one step. A device, a FIFO or a socket at the target would become a
-regular file, and whoever writes into a FIFO in place waits for a reader. So every writer asks here
-first, before it computes or writes anything.
+regular file, and writing into a FIFO in place would wait for a reader. So every writer checks its
+target here before it computes or writes anything.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """
     text = os.fspath(path)
     if not Path(text).name:
-        raise ExportError(f"{text!r} names no file", None, "give a path such as m.onnx")
+        raise ExportError(
+            f"expected the path of a file, got {text!r}", None, "give a path such as m.onnx"
+        )
     unfit = unfit_here(Path(text).name)
     if unfit is not None:
         raise ExportError(
-            f"cannot write {printable(text)}: expected a name that a file can have",
+            f"cannot write {printable(text)}: the name is not a valid file name",
             {"why": unfit},
             "choose another name; nothing was written",
         )

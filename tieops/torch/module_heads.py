@@ -1,4 +1,4 @@
-"""``replace_head`` for a live module: another number of outputs, a shared weight left alone."""
+"""``replace_head`` for a live module: a new number of outputs, with a shared weight left alone."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def replace_head(
         head: The name of the ``nn.Linear`` or convolution to replace; by default the last layer
             with parameters, in the order in which the module was built.
         out_features: How many outputs the new layer has.
-        lr_factor: Factor of the learn rate of the new weight; ``param_groups`` and ``from_torch``
-            read it.
+        lr_factor: Factor of the learning rate of the new weight, which ``param_groups`` and
+            ``from_torch`` read.
         bias_lr_factor: The same for the new bias; ``lr_factor`` by default.
         init: ``"kaiming_uniform"`` (torch's own for these layers), ``"xavier_uniform"``,
             ``"normal"``, ``"zeros"``, or values of shape (out_features, in_features) or
@@ -63,10 +63,10 @@ def replace_head(
         The module.
 
     Raises:
-        SelectionError: If no layer is called ``head``.
+        SelectionError: If no layer is named ``head``.
         PreconditionError: If the last layer with parameters is no head, or an option is wrong.
         UnsupportedModelError: If the head is a grouped convolution or a layer of another kind, or
-            ``module`` is no live module.
+            ``module`` is not a live module.
 
     Example:
         >>> net = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50))
@@ -108,7 +108,7 @@ def _named(module: nn.Module, head: str) -> tuple[str, Any]:
         return head, known[head]
     heads = [path for path, part in known.items() if _is_head(part)]
     raise SelectionError(
-        f"no layer is called {head}", {"heads": ", ".join(heads) or "none"}, "name one of these"
+        f"no layer is named {head}", {"heads": ", ".join(heads) or "none"}, "name one of these"
     )
 
 
@@ -123,7 +123,7 @@ def _last(module: nn.Module) -> tuple[str, Any]:
         return path, last
     heads = [path for path, part in owners if path and _is_head(part)]
     raise PreconditionError(
-        "cannot tell which layer is the head: the last with parameters is no Linear or convolution",
+        "cannot find the head: the last layer with parameters is not a Linear or a convolution",
         {"last": path or type(last).__name__, "could be": ", ".join(heads[-4:]) or "none"},
         'name it: replace_head(module, "fc", ...)',
     )
@@ -137,7 +137,7 @@ def _check_kind(name: str, old: Any) -> None:
     if not _is_head(old):
         groups = getattr(old, "groups", 1)
         raise UnsupportedModelError(
-            f"{name} is no Linear or ungrouped convolution",
+            f"expected a Linear or an ungrouped convolution, got {name}",
             {"it is": type(old).__name__ + (f" of {groups} groups" if groups != 1 else "")},
             "replace it by hand, or remove its parametrizations first",
         )

@@ -1,4 +1,4 @@
-"""``find_ties``: what the names of a live module share, and what its calls do."""
+"""``find_ties``: list which names of a live module share parameters, and which calls read them."""
 
 from __future__ import annotations
 

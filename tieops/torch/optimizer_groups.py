@@ -1,4 +1,4 @@
-"""``param_groups``: what an optimizer takes, with a learn rate for each factor."""
+"""``param_groups``: optimizer parameter groups, one per learning-rate factor."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["param_groups"]
 def param_groups(
     module: nn.Module, *, lr: float, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for any optimizer of ``torch.optim``, one for each learn-rate factor.
+    """Return parameter groups for an optimizer of ``torch.optim``, one per learning-rate factor.
 
     Factors are what ``replace_head`` recorded, and what you set yourself:
     ``net.body.lr_factors = {"weight": 0.1}`` on the layer that owns the parameter. A parameter has
     factor 1 where nothing is set. A tied parameter is in one group, once. Factor 0 freezes: the
-    group's learn rate is 0. Parameters that need no gradient are left out.
+    group's learning rate is 0. Parameters that need no gradient are left out.
 
     Args:
         module: The module.
-        lr: The learn rate of factor 1.
+        lr: The learning rate of factor 1.
         weight_decay: The weight decay of every group; the optimizer's own by default.
 
     Returns:
@@ -50,7 +50,9 @@ def param_groups(
     check_module(module)
     for what, rate in (("lr", lr), ("weight_decay", weight_decay)):
         if rate is not None and not (math.isfinite(rate) and rate >= 0):
-            raise PreconditionError(f"{what}={rate!r} is no rate", None, "give 0 or more")
+            raise PreconditionError(
+                f"{what} must be a rate of at least 0, got {rate!r}", None, "give 0 or more"
+            )
     factors = lr_factors(module)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():

@@ -1,4 +1,4 @@
-"""Where modules hold parameters: one place a name, found by the names that torch gives."""
+"""Where modules hold parameters: one place per name, by torch's own names."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_module(module: object) -> None:
     raise UnsupportedModelError(
         f"expected an nn.Module, got {described(module)}",
         None,
-        "give a live module; tieops.tie and its like work on imported models",
+        "pass a live module; tieops.tie and the other top-level verbs take imported models",
     )
 
 
@@ -131,7 +131,7 @@ def place_of(module: nn.Module, name: str) -> Place:
         names = [each.name for each in known]
         near = difflib.get_close_matches(str(name), names, n=4, cutoff=0.4)
         raise SelectionError(
-            f"nothing in the module is called {name}",
+            f"nothing in the module is named {name}",
             {"nearest" if near else "parameters": ", ".join(near or names[:8]) or "none"},
             "see module.named_parameters()",
         )
@@ -139,7 +139,7 @@ def place_of(module: nn.Module, name: str) -> Place:
         raise PreconditionError(f"{name} is a buffer", None, "name a parameter")
     if isinstance(found.tensor, nn.UninitializedParameter):
         raise PreconditionError(
-            f"{name} has no size yet", None, "call the module once, so that it gets one"
+            f"{name} has no shape yet", None, "call the module once, which gives it one"
         )
     return found
 
@@ -152,7 +152,7 @@ def _refuse_computed(module: nn.Module, name: str) -> None:
         return
     if isinstance(value, torch.Tensor):
         raise PreconditionError(
-            f"{name} is no Parameter: its module computes it",
+            f"{name} is not a Parameter: its module computes it",
             {"it is": brief_tensor(value)},
             "undo that first: torch.nn.utils.parametrize.remove_parametrizations",
         )

@@ -1,4 +1,4 @@
-"""Which names of a module share elements: one object, or views of one storage that overlap."""
+"""Find names of a module that share elements: one object, or overlapping views of a storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight that is another layer's, transposed: computed at each read, stored once.
+"""A weight that is the transpose of another layer's: computed at each read, stored once.
 
 ``torch.nn.utils.parametrize`` does this too, but a module that it touched cannot be pickled. Here
 the module becomes an instance of a subclass of its own class, in which ``weight`` is a property:

@@ -20,7 +20,7 @@ def tie(module: nn.Module, name: str, to: str, *, transpose: bool = False) -> nn
     """Make one parameter of a module another one, in place.
 
     ``name`` gives its own Parameter up and becomes the Parameter of ``to``, as by assignment; the
-    values, ``requires_grad`` and learn-rate factor of ``to`` stay. With ``transpose=True``
+    values, ``requires_grad`` and learning-rate factor of ``to`` stay. With ``transpose=True``
     ``name`` is its transpose from now on: computed each time it is read, never stored, with
     gradients that reach the one Parameter there is. Whatever keeps torch's own ties keeps these:
     ``deepcopy``, ``.to()``, ``state_dict``, ``torch.save``, ``torch.export``.
@@ -41,7 +41,7 @@ def tie(module: nn.Module, name: str, to: str, *, transpose: bool = False) -> nn
         TieMismatchError: If shape, dtype or device differ; nothing has changed then.
         PreconditionError: If a name is a buffer or computed, or both are one place.
         UnsupportedModelError: If a recurrent layer's weight would have to be read transposed, or
-            ``module`` is no live module.
+            ``module`` is not a live module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False))
@@ -55,7 +55,7 @@ def tie(module: nn.Module, name: str, to: str, *, transpose: bool = False) -> nn
     place, source = place_of(module, name), place_of(module, to)
     if place.slot == source.slot:
         raise PreconditionError(
-            f"cannot tie {name} to {to}: they are one place",
+            f"cannot tie {name} to {to}: they are the same parameter",
             None,
             "name two parameters; a tensor that equals its own transpose cannot be stored",
         )
@@ -79,7 +79,7 @@ def untie(module: nn.Module, *names: str) -> nn.Module:
     """Give parameters of a module values of their own, in place.
 
     A name that leaves gets a new Parameter with the values that it read, in its own order of axes,
-    with ``requires_grad`` and the learn-rate factor of the shared one. Buffers stay as they are.
+    with ``requires_grad`` and the learning-rate factor of the shared one. Buffers stay as they are.
     Make the optimizer afterwards: one that is there does not know the new Parameters.
 
     Args:
@@ -93,7 +93,7 @@ def untie(module: nn.Module, *names: str) -> nn.Module:
     Raises:
         SelectionError: If the module has no parameter of a name.
         PreconditionError: If a name is not tied, or is the parameter of one layer that has two
-            names in the module; if a tied parameter has two learn-rate factors.
+            names in the module; if a tied parameter has two learning-rate factors.
         UnsupportedModelError: If ``module`` is no live module.
 
     Example:
@@ -158,7 +158,7 @@ def _check_can_transpose(place: Place) -> None:
         )
     if hasattr(place.owner, place.attribute + SUFFIX):
         raise PreconditionError(
-            f"cannot store what {place.name} is the transpose of",
+            f"cannot store the transpose of {place.name}: an attribute has its name",
             {"taken": place.name + SUFFIX},
             "rename that attribute",
         )

@@ -1,8 +1,8 @@
-"""Zip archives from anywhere, listed and checked before a library reads them.
+"""List and check untrusted zip archives before a library reads them.
 
-Readers of zip files differ in what they believe: the list at the end or the header before each
-entry, the first of two entries of one name or the last. So only an archive in which all of that
-agrees, and whose entries fill it without gaps, is handed on.
+Readers of zip files disagree on what they trust: the directory at the end or the header before each
+entry, the first of two entries with one name or the last. So an archive is accepted only if all of
+these agree, and if its entries fill it without gaps.
 """
 
 from __future__ import annotations

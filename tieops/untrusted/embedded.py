@@ -1,9 +1,9 @@
-"""Weights embedded in an .onnx file: stepped over, so that what is left is the graph.
+"""Step over weights embedded in an .onnx file, so that only the graph is parsed.
 
-A model with its weights inside is gigabytes of tensors and some kB of graph, and protobuf copies
-every byte that it parses. So each large ``raw_data`` is found in the wire format first, and its
-tensor says instead where it lies. One walk serves mapped files and remote ones: what it needs of
-either is a few bytes at a place, and what it does not ask for is not read.
+A model with embedded weights is gigabytes of tensors and some kB of graph, and protobuf copies
+every byte that it parses. So each large ``raw_data`` is located in the wire format first, and
+replaced by a reference to its place in the file. One walk serves mapped and remote files: it reads
+a few bytes at a time, and nothing that it does not need.
 """
 
 from __future__ import annotations

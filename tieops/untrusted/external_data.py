@@ -1,4 +1,4 @@
-"""External data: found inside of the model's folder, looked at once, and mapped when it is read."""
+"""Find external data inside the model's folder, check it once, and map it when it is read."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class DataFolder:
         if base is None:
             if not self._keep:
                 raise PreconditionError(
-                    f"{name} is external data, and nobody said in which folder",
+                    f"{name} is external data, but its folder is unknown",
                     {"location": _short(str(tensor.location))},
                     "pass base_dir=",
                 )
@@ -128,7 +128,7 @@ class DataFolder:
         file = printable(real)
         if not stat.S_ISREG(status.st_mode):
             raise UntrustedFileError(
-                f"the external data of {name} is no regular file",
+                f"the external data of {name} is not a regular file",
                 {"file": file},
                 "copy the data file beside the model",
             )
@@ -141,7 +141,7 @@ class DataFolder:
             )
         if status.st_nlink > 1 and not self._limits.hard_links:
             raise UntrustedFileError(
-                f"the external data of {name} has other names elsewhere (hard links)",
+                f"the external data of {name} has other names (hard links)",
                 {"file": file, "links": status.st_nlink},
                 "copy the file, so that nobody can change it from outside of the folder; if you "
                 f"trust who made the links: {raising('hard_links')}",
@@ -159,7 +159,7 @@ def _real_path(name: str, base: str, location: str) -> str:
         raise _outside(name, location, base)
     if steps_back(location):
         raise UntrustedFileError(
-            f"{name} has a location that steps back, which leads elsewhere through a link",
+            f"{name} has a location with '..', which leads elsewhere through a link",
             {"location": _short(location)},
             "export the model again",
         )
@@ -184,7 +184,7 @@ def check_range(tensor: onnx_ir.ExternalTensor, name: str, file: str, size: int)
     need, offset = int(tensor.nbytes), tensor.offset or 0
     if tensor.length is not None and tensor.length != need:
         raise UntrustedFileError(
-            f"{name} says another external length than its shape needs",
+            f"{name} has an external length that does not match its shape",
             {"length": tensor.length, name: f"{brief(tensor.dtype, tensor.shape)}, {need} bytes"},
             "export the model again",
         )

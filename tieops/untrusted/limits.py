@@ -1,4 +1,4 @@
-"""Limits: what a file may ask of its reader."""
+"""Limits on what a file may demand of its reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of a NodeProto: one value, of the type that they say, and nothing beside it."""
+"""Check attributes of a NodeProto: exactly one value, of the declared type."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_metadata(entries: Sequence[onnx.StringStringEntryProto], name: str) ->
     for each in entries:
         if found.setdefault(each.key, each.value) != each.value:
             raise UnsupportedModelError(
-                f"two of one name: key of the metadata of {name} {shown(each.key)}",
+                f"duplicate metadata key {shown(each.key)} of {name}",
                 {"entries": len(entries)},
                 "readers take either the first or the last: remove one",
             )

@@ -1,4 +1,4 @@
-"""Calls of functions in a ModelProto: counted over the graph of calls, before anything follows one.
+"""Count the function calls of a ModelProto over the call graph, before anything follows one.
 
 Forty functions that call the next one twice are 3 KB of file and 2**40 nodes.
 """

@@ -1,4 +1,4 @@
-"""What a ModelProto must not hold, because readers drop it or disagree about it."""
+"""Refuse what readers of a ModelProto would drop or disagree about."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits, *, operators: bool = Tru
         UntrustedFileError: For a tensor whose bytes are not what its shape and dtype say.
     """
     if not proto.HasField("graph"):
-        raise UntrustedFileError("the file holds no graph", None, "write or copy it again")
+        raise UntrustedFileError("the file has no graph", None, "write or copy it again")
     _check_version(proto)
     opsets = _opsets(proto.opset_import, "the model")
     if not proto.opset_import:
@@ -54,7 +54,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits, *, operators: bool = Tru
         )
     if len(UnknownFieldSet(proto)) or len(UnknownFieldSet(proto.graph)):
         raise UnsupportedModelError(
-            f"the model has fields that onnx {onnx.__version__} does not know, and would lose",
+            f"the model has fields unknown to onnx {onnx.__version__}, which would be lost",
             None,
             "upgrade onnx",
         )
@@ -74,7 +74,7 @@ def check_model(proto: onnx.ModelProto, limits: Limits, *, operators: bool = Tru
 def _check_version(proto: onnx.ModelProto) -> None:
     if not 1 <= proto.ir_version <= onnx.IR_VERSION:
         raise UnsupportedModelError(
-            f"the model says ir_version {proto.ir_version}",
+            f"unsupported ir_version {proto.ir_version}",
             {"known": f"1 to {onnx.IR_VERSION}"},
             "upgrade onnx" if proto.ir_version > 0 else "export the model again",
         )
@@ -185,7 +185,7 @@ def put_in_order(model: onnx_ir.Model) -> None:
     """Sort nodes that come before what they read: ONNX Runtime runs such files, others cannot.
 
     Raises:
-        UnsupportedModelError: If nodes read each other in a circle.
+        UnsupportedModelError: If the graph has a cycle.
     """
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         if is_in_order(graph):
@@ -194,7 +194,7 @@ def put_in_order(model: onnx_ir.Model) -> None:
             graph.sort()
         if not is_in_order(graph):
             raise UnsupportedModelError(
-                "nodes read each other in a circle",
+                "the graph has a cycle",
                 {"graph": shown(graph.name or "")},
                 "export the model again",
             )

@@ -1,4 +1,4 @@
-"""The file of an ONNX model: looked at before it is opened, read, and told from other files."""
+"""Check the file of an ONNX model before opening it, and recognise other kinds of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graphs of a ModelProto: every name defined once and before anyone asks, no lies of types."""
+"""Check the graphs of a ModelProto: unique names, defined before use, with consistent types."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse_repeats(what: str, names: Iterable[str]) -> None:
         return
     repeated = [name for name, count in Counter(listed).items() if count > 1]
     raise UnsupportedModelError(
-        f"two of one name: {what} {shown(repeated[0])}",
+        f"duplicate {what}: {shown(repeated[0])}",
         {"repeated": len(repeated)},
         "readers take either the first or the last: rename or remove one",
     )
@@ -165,9 +165,9 @@ class GraphChecks:
         version = opsets.get(domain)
         if version is None:
             raise UnsupportedModelError(
-                f"no opset is imported of the domain {shown(domain_title(domain))}",
+                f"no opset is imported for the domain {shown(domain_title(domain))}",
                 {"read by": f"{shown(node.op_type)} {shown(node.name)}".strip()},
-                "readers take a version of their own: add it to opset_import",
+                "each reader would choose its own version: add it to opset_import",
             )
         called = self._functions.get(node_key(node))
         if called is not None:
@@ -197,7 +197,7 @@ def _defined(body: _Body) -> set[str]:
         for name in node.output:
             if name in defined:
                 raise UnsupportedModelError(
-                    f"two of one name: value of {_name(body)} {shown(name)}",
+                    f"duplicate value {shown(name)} in {_name(body)}",
                     {"written again by": f"{shown(node.op_type)} {shown(node.name)}".strip()},
                     "readers take either the first or the last: rename one",
                 )
@@ -239,7 +239,7 @@ def _check_call(node: onnx.NodeProto, function: onnx.FunctionProto) -> None:
     ):
         if has > takes:
             raise UnsupportedModelError(
-                f"a call of {shown(node.op_type)} has more {what} than the function",
+                f"a call to {shown(node.op_type)} has more {what} than the function",
                 {"call": has, "function": takes},
                 "export the model again",
             )

@@ -1,4 +1,4 @@
-"""Sizes of operands that native code has trusted: read past the end of, or divided by."""
+"""Check sizes of operands that native code has trusted: out of bounds, or a division by zero."""
 
 from __future__ import annotations
 

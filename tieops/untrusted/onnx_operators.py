@@ -1,4 +1,4 @@
-"""What ONNX's schemas say of an operator: how many inputs, which attributes, which types."""
+"""Check nodes against ONNX's schemas: number of inputs, attributes and types."""
 
 from __future__ import annotations
 

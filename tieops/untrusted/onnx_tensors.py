@@ -1,4 +1,4 @@
-"""Tensors of a ModelProto: their bytes are exactly what their shape and dtype need."""
+"""Check tensors of a ModelProto: their bytes are exactly what shape and dtype need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types that a ModelProto declares: ones that can be kept, and that do not contradict the graph."""
+"""Check declared types of a ModelProto: types that can be kept and that match the graph."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_declared(body: onnx.GraphProto | onnx.FunctionProto, types: dict[str, 
         known = infos.setdefault(value.name, value)
         if known is not value and known != value:
             raise UnsupportedModelError(
-                f"{shown(value.name)} is declared twice, in two ways",
+                f"{shown(value.name)} has two conflicting declarations",
                 None,
                 "readers take either the first or the last: remove one",
             )
@@ -136,7 +136,7 @@ def _check_element(value: onnx.ValueInfoProto, types: dict[str, int]) -> None:
     says, is_ = element_type(value), types.get(value.name, 0)
     if says and is_ and says != is_:
         raise UnsupportedModelError(
-            f"{shown(value.name)} is declared as another type than the graph gives it",
+            f"{shown(value.name)} is declared with a type that the graph does not give it",
             {
                 "declared": brief_dtype(onnx_ir.DataType(says)),
                 "given": brief_dtype(onnx_ir.DataType(is_)),
@@ -165,7 +165,8 @@ def _check_stored(tensor: onnx.TensorProto, value: onnx.ValueInfoProto) -> None:
 
 def _contradiction(name: str, declared: str, stored: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"the input {shown(name)} is declared as another tensor than is stored for it",
+        f"the input {shown(name)} is declared with a type or shape that its "
+        "stored tensor does not have",
         {"declared": declared, "stored": stored},
         "export the model again, or remove the input: its stored value is a weight then",
     )

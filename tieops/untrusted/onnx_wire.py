@@ -1,8 +1,8 @@
-"""The bytes of a model before protobuf parses them: one walk over the wire format.
+"""Check the bytes of a model before protobuf parses them: one walk over the wire format.
 
-protobuf takes fields that it does not know, keeps the last of two that should be one, merges two
-messages that should be one, and makes a hundred bytes of memory of two. Here each of these is
-refused first. https://protobuf.dev/programming-guides/encoding/ is the format.
+protobuf accepts unknown fields, keeps the last of two values of a singular field, merges two
+messages of one, and can expand two bytes to a hundred bytes of memory. Each of these is refused
+before it parses. The format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tieops.untrusted.wire import FIXED32, FIXED64, LENGTH, MAX_DEPTH, VARINT, m
 __all__ = ["check_wire"]
 
 _TEXTS = ("doc_string", "value")
-"""Strings that are no names: they may be long."""
+"""Strings that are not names: they may be long."""
 
 
 @dataclass(eq=False)
@@ -192,7 +192,7 @@ class _Walk:
         check_limit(self._limits, "depth", graphs - 1, "graphs within graphs")
         if len(self._stack) > MAX_DEPTH:
             raise UnsupportedModelError(
-                f"{self._name} nests deeper than protobuf reads",
+                f"{self._name} nests deeper than protobuf allows",
                 {"messages": len(self._stack), "limit": MAX_DEPTH},
                 "simplify the model: no reader can open it",
             )
@@ -205,7 +205,7 @@ class _Walk:
             str(self._data[at:stop], "utf-8")
         except UnicodeDecodeError as error:
             raise UntrustedFileError(
-                f"{self._name} holds a text that is not UTF-8",
+                f"{self._name} holds a string that is not valid UTF-8",
                 {"field": f"{known.name} of a {message.name}", "byte": at + error.start},
                 "copy or export it again",
             ) from error
@@ -231,7 +231,7 @@ class _Walk:
 
 
 def damaged(data: bytes | mmap.mmap, name: str, why: Any) -> UntrustedFileError:
-    """Return the error of a file that is no model, or half of one."""
+    """Return the error of a file that is not a model, or half of one."""
     return UntrustedFileError(
         f"no ONNX model in {name}, or a damaged one",
         {"size": len(data), "protobuf": why},

@@ -1,8 +1,8 @@
-"""What a ``.pt2`` says, held to a grammar before torch reads it.
+"""Check the contents of a ``.pt2`` against a grammar before torch reads it.
 
 ``torch.export.load`` trusts its file: sizes go through sympy's eval, names into Python source that
 is executed, targets through getattr to any function of any module, and some weights are pickles.
-Here everything that is a text has a form, and a text in no form is refused.
+Here every string must match a known form, and all others are refused.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def check_payload(config: Any, kind: str, sizes: Mapping[str, int], name: str) -
 
 
 def is_safe_expression(text: str) -> bool:
-    """Tell whether a size is made of symbols, numbers and known functions alone.
+    """Return whether a size is made of symbols, numbers and known functions alone.
 
     Example:
         >>> is_safe_expression("Mul(Integer(8), Symbol('s27', positive=True, integer=True))")
@@ -161,7 +161,7 @@ def _is_safe_node(node: ast.AST, names_symbol: bool) -> bool:
 
 
 def _is_small_power(args: list[ast.expr]) -> bool:
-    """Tell whether a power has a small exponent and no power in its base: sympy computes it."""
+    """Return whether a power has a small exponent and no power in its base: sympy computes it."""
     if len(args) < 2:
         return False
     exponent = args[1]
@@ -220,12 +220,12 @@ def _problem(key: str, value: Any) -> str | None:
 
 
 def _is_fqn(text: Any) -> bool:
-    """Tell whether a name can stand between quotes in Python source."""
+    """Return whether a name can stand between quotes in Python source."""
     return isinstance(text, str) and text.isprintable() and not set("\"'\\") & set(text)
 
 
 def _is_operator(target: str) -> bool:
-    """Tell whether a target is an operator on tensors or sizes, and does nothing else."""
+    """Return whether a target is an operator on tensors or sizes, and does nothing else."""
     if target in _OPERATORS:
         return True
     match = _TARGET.fullmatch(target)
@@ -247,7 +247,7 @@ def _is_operator(target: str) -> bool:
 
 
 def _fits(meta: dict[str, Any], nbytes: int) -> bool:
-    """Tell whether a tensor is no larger than its record, but for a modest expansion."""
+    """Return whether a tensor is no larger than its record, but for a modest expansion."""
     sizes, strides = _numbers(meta.get("sizes")), _numbers(meta.get("strides"))
     offset = _numbers([meta.get("storage_offset")])
     if sizes is None or strides is None or offset is None or len(sizes) != len(strides):

@@ -1,7 +1,7 @@
-"""How torch spells nested inputs, checked before torch's pytree reads it.
+"""Check torch's serialized input nesting before torch's pytree reads it.
 
-``torch.utils._pytree.treespec_loads`` imports whatever module the text names: as the factory of a
-defaultdict, or as the home of an enum. So the text is held to what needs neither.
+``torch.utils._pytree.treespec_loads`` imports any module that the text names, as the factory of a
+defaultdict or as the module of an enum. So only text that needs neither is accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FACTORIES = ("list", "dict", "set", "tuple", "int", "float", "str", "bool")
 
 
 def is_safe_treespec(text: str) -> bool:
-    """Tell whether loading a treespec would import nothing.
+    """Return whether loading a treespec would import nothing.
 
     Example:
         >>> leaf = '{"type": null, "context": null, "children_spec": []}'

@@ -1,6 +1,6 @@
-"""protobuf's wire format: the numbers and keys that all who walk it read and write.
+"""protobuf's wire format: the numbers and keys that its readers and writers share.
 
-https://protobuf.dev/programming-guides/encoding/ is the format.
+The format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations

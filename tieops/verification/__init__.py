@@ -1,6 +1,9 @@
-"""Whether two models give the same answers: inputs, comparisons, a report.
+"""Verify that two models give the same outputs: inputs, comparisons, a report.
 
-Importing this loads neither torch nor onnxruntime.
+Read ``equivalence`` first: it is ``tieops.verify``. ``sides`` opens the two models, ``input_sets``
+generates inputs, ``array_comparison`` and ``nested_values`` compare outputs, and
+``verification_report`` is the result. ``sandbox`` runs an untrusted model in a separate process.
+Importing this package loads neither torch nor onnxruntime.
 """
 
 from typing import TYPE_CHECKING

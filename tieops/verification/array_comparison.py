@@ -1,4 +1,4 @@
-"""Comparing one array with another: bit for bit, and within tolerances that are spelled out."""
+"""Compare two arrays: bit for bit, and within given tolerances."""
 
 from __future__ import annotations
 
@@ -119,13 +119,15 @@ def check_tolerances(rtol: float, atol: float) -> None:
     Example:
         >>> check_tolerances(float("nan"), 0.0)
         Traceback (most recent call last):
-        tieops.errors.PreconditionError: rtol=nan is no tolerance
-          fix: use 0 (bitwise, if both are) or more
+        tieops.errors.PreconditionError: rtol must be a finite number of at least 0, got nan
+          fix: pass a number such as 1e-4; 0 for both compares bit for bit
     """
     for name, value in (("rtol", rtol), ("atol", atol)):
         if isinstance(value, str) or not 0 <= value < float("inf"):
             raise PreconditionError(
-                f"{name}={value} is no tolerance", {}, "use 0 (bitwise, if both are) or more"
+                f"{name} must be a finite number of at least 0, got {value}",
+                {},
+                "pass a number such as 1e-4; 0 for both compares bit for bit",
             )
 
 

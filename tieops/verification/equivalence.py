@@ -1,4 +1,4 @@
-"""Verifying that one model computes what another one does."""
+"""``tieops.verify``: check that one model computes what another one does."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class _Comparison:
             raise VerificationError(
                 "nothing was compared: every output is empty on every input set",
                 {"outputs": ", ".join(dict.fromkeys(output.name for output in outputs)) or "none"},
-                "choose inputs= or sizes= for which the models have something to say",
+                "choose inputs= or sizes= that give outputs with elements",
             )
 
     def coverage(self) -> dict[str, tuple[int, int]]:
@@ -276,7 +276,7 @@ def _input_sets(
     if inputs is not None:
         if sizes:
             raise PreconditionError(
-                "sizes= means nothing for inputs that are given", {}, "leave one of the two out"
+                "sizes= has no effect when inputs= is given", {}, "leave one of the two out"
             )
         sets = inputs if isinstance(inputs, list | tuple) else (inputs,)
         given = [check_feeds(each) for each in sets]

@@ -1,7 +1,7 @@
-"""How far integer inputs may reach: the sizes of the tables that they index.
+"""Bounds of integer inputs: the sizes of the tables that they index.
 
-From each graph input forward, through operators that only move values, into If, Loop and Scan
-bodies and model-local functions, to the operators that look rows up.
+The walk goes forward from each graph input, through operators that only move values, into If, Loop
+and Scan bodies and model-local functions, to the operators that index rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs to compare two models on: every axis at several sizes, every table from end to end."""
+"""Generate inputs for a comparison: every axis at several sizes, every table from end to end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["InputSet", "check_plan", "make_inputs", "plan"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
-# One element, then two sizes that tell axes apart and are no multiples of each other.
+# One element, then two sizes that tell axes apart and are not multiples of each other.
 _BASE_SIZES = (1, 2, 5)
 # Runs added until each table is swept, and how many ids each may look up: four of 256 sweep a
 # table of 1000 rows, and keep a language model's logits below 100 MB.
@@ -53,17 +53,19 @@ def check_plan(sizes: object, seed: object) -> None:
     """Refuse sizes and seeds from which no inputs can be made.
 
     Raises:
-        PreconditionError: If sizes are no whole numbers by name, or the seed is no whole number.
+        PreconditionError: If sizes do not map names to integers, or the seed is not an integer.
     """
     if sizes is not None and not (
         isinstance(sizes, Mapping)
         and all(isinstance(k, str) and isinstance(n, int | np.integer) for k, n in sizes.items())
     ):
         raise PreconditionError(
-            "sizes are no whole numbers by name", {"sizes": sizes}, 'pass them as {"batch": 4}'
+            "expected sizes to map names to integers", {"sizes": sizes}, 'pass them as {"batch": 4}'
         )
     if not isinstance(seed, int | np.integer) or seed < 0:
-        raise PreconditionError(f"seed={seed!r} is no seed", None, "give an int of 0 or more")
+        raise PreconditionError(
+            f"seed must be a non-negative integer, got {seed!r}", None, "pass an int such as 0"
+        )
 
 
 def make_inputs(
@@ -265,7 +267,7 @@ def _symbols(size: Size, anonymous: str, fixed: Mapping[str, int]) -> list[str]:
 
 
 def _is_expression(text: str) -> bool:
-    """Tell whether a size may be computed: a tower of powers takes longer than anyone waits."""
+    """Return whether a size may be computed: a tower of powers takes longer than anyone waits."""
     return len(text) <= _EXPRESSION_LENGTH and "**" not in text
 
 

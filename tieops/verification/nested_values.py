@@ -1,4 +1,4 @@
-"""Outputs that are not tensors: sequences, maps and optionals, compared element by element."""
+"""Compare outputs that are sequences, maps and optionals, element by element."""
 
 from __future__ import annotations
 

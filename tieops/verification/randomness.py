@@ -1,4 +1,4 @@
-"""Operators that draw random numbers on the way to an output: what they make cannot be compared."""
+"""Find operators that make an output random, so that it cannot be compared."""
 
 from __future__ import annotations
 

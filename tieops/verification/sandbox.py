@@ -1,4 +1,4 @@
-"""Running a model from anywhere in a process of its own, with an end to its memory and its time."""
+"""Run an untrusted model in a separate process with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Sandbox:
             expect(Real, number, "limits in numbers", "pass numbers above 0")
         if not (self.memory_bytes > 0 and 0 < self.seconds < 1e6):
             raise PreconditionError(
-                "a sandbox needs memory and time",
+                "expected positive limits for the sandbox",
                 {"memory_bytes": self.memory_bytes, "seconds": self.seconds},
                 "pass numbers above 0",
             )
         system = cannot_limit_memory()
         if system is not None:
             raise PreconditionError(
-                f"{system} cannot hold a process to an amount of memory",
+                f"{system} cannot limit the memory of a process",
                 None,
                 "run it on Linux, in a container or a virtual machine",
             )
@@ -174,7 +174,7 @@ class SandboxedModel:
 
     def _no_answer(self, why: str) -> UntrustedFileError:
         return UntrustedFileError(
-            f"what came out of the sandbox of {self._label} is no answer",
+            f"the sandbox of {self._label} returned an invalid answer",
             {"why": printable(why)[:200]},
             "do not use this model",
         )

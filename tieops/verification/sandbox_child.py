@@ -1,4 +1,4 @@
-"""The process in which a sandboxed model is opened and run: limits first, then the model."""
+"""The sandboxed process: set the limits, then open and run the model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Messages between a process and its sandboxed child: JSON, then the bytes of arrays.
 
-No pickles: what is in the child may have been taken over by the model that it runs.
+There are no pickles, because the model may have taken over the child process that runs it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _described(array: _Array) -> dict[str, Any]:
     values = [_text(value) for value in array.reshape(-1).tolist()]
     if not all(isinstance(value, str) for value in values):
         raise UnsupportedModelError(
-            f"an array of {array.dtype} cannot leave its sandbox",
+            f"cannot return an array of {array.dtype} from the sandbox",
             None,
             "compare models whose inputs and outputs are tensors of numbers or strings",
         )

@@ -1,4 +1,4 @@
-"""The sides of a comparison that run in a sandbox."""
+"""Sides of a comparison that run in a sandbox."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def open_sandboxed(
     """
     if provider == "cuda":
         raise PreconditionError(
-            "a sandbox runs on the CPU", {"provider": provider}, "leave out one of the two"
+            "a sandboxed model runs on the CPU", {"provider": provider}, "leave out one of the two"
         )
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return _SandboxedTorch(os.fspath(model), sandbox, trust=trust)

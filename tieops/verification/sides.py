@@ -1,4 +1,4 @@
-"""The two sides of a comparison: whatever the model is, something that runs named arrays."""
+"""The two sides of a comparison: models of any kind, run on named arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a torch module for a comparison; the only file here that touches torch."""
+"""Run a torch module for a comparison; the only module here that imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verification found, as data, as a table, and as the error that it raises."""
+"""The result of a verification, as data, as a table, and as the error that it raises."""
 
 from __future__ import annotations
 

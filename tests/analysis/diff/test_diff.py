@@ -79,7 +79,7 @@ def test_a_new_head():
             lambda ir: ir.graph.initializers["bias"].metadata_props.update(
                 {"tieops.lr_factor": "3"}
             ),
-            ("parameter", "bias", "learn-rate factor"),
+            ("parameter", "bias", "learning-rate factor"),
         ),
         (
             lambda ir: setattr(ir.graph.node("r"), "op_type", "Abs"),

@@ -547,7 +547,7 @@ def test_aliases_and_factors_of_the_parts_are_kept() -> None:
     names.set_lr_factor(stored["rnn.weight_ih_l0"], 10)
     names.set_lr_factor(stored["rnn.bias_ih_l0"], 10)
     (line,) = pack_rnn_weights(model)
-    assert line.endswith("B: its parts have different learn-rate factors")
+    assert line.endswith("B: its parts have different learning-rate factors")
     assert names.lr_factor_of(stored["rnn.weight_ih_l0"]) == 10
     names.set_lr_factor(stored["rnn.bias_hh_l0"], 10)
     assert pack_rnn_weights(model) == []
@@ -634,7 +634,7 @@ def test_one_buffer_for_all_weights() -> None:
 @pytest.mark.parametrize(
     ("stored", "body", "inputs", "outputs", "reason"),
     [
-        (FLAT, CUT.replace("(b1, c0)", "(pb, c0)"), "", "", "not put together the way torch's"),
+        (FLAT, CUT.replace("(b1, c0)", "(pb, c0)"), "", "", "not assembled the way torch's"),
         (
             f"float[2,2] m = {floats(4)}",
             "n = Neg (m)\n w = Unsqueeze (n, c0)\n y, h = RNN <hidden_size = 2> (x, w, w)",

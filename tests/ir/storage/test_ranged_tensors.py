@@ -91,7 +91,7 @@ def test_a_large_tensor_is_fetched_once_and_in_blocks() -> None:
 def test_no_room_for_a_large_tensor_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _, (tensor,) = floats(normal(0, 1000, 1000))
     monkeypatch.setattr("tieops.ir.storage.ranged_tensors.tempfile.TemporaryFile", _full)
-    with pytest.raises(PreconditionError, match="no room to keep w0 while it is read"):
+    with pytest.raises(PreconditionError, match="no disk space to buffer w0 while it is read"):
         tensor.numpy()
 
 

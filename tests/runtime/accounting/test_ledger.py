@@ -349,7 +349,7 @@ def test_what_the_runtime_refuses_is_told_with_its_words(tmp_path):
         "g (float[n] x) => (float[n] y) { y = nowhere.Foo(x) }"
     )
     onnx.save(proto, tmp_path / "m.onnx")
-    with pytest.raises(PreconditionError, match="could not be opened again") as caught:
+    with pytest.raises(PreconditionError, match="could not be reopened") as caught:
         looked_at(tmp_path / "m.onnx", "packed")
     assert "Foo" in str(caught.value)
 
@@ -363,7 +363,7 @@ def test_a_file_that_is_none_is_refused_before_anything_is_started(tmp_path, mon
 
 def test_a_process_that_dies_is_an_error_with_its_last_words(files, monkeypatch):
     monkeypatch.setattr(probe, "_CHILD", "import sys; sys.exit('no room')")
-    with pytest.raises(PreconditionError, match="in a process of its own") as caught:
+    with pytest.raises(PreconditionError, match="in a separate process") as caught:
         looked_at(files["head", "gemm"], "packed")
     assert "it says: no room" in str(caught.value)
     assert sys.executable not in str(caught.value)

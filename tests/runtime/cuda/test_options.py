@@ -94,7 +94,7 @@ def test_an_option_that_the_provider_refuses_is_an_error(
     [
         ([1], "must be a mapping"),
         ({1: 2}, "must be a mapping"),
-        ({"device_id": object()}, "expected a text or a number for the option device_id"),
+        ({"device_id": object()}, "expected a string or a number for the option device_id"),
         ({"device_id": -1}, "device_id must be the number of a GPU"),
         ({"device_id": "two"}, "device_id must be the number of a GPU"),
     ],
@@ -109,7 +109,7 @@ def test_what_are_no_options_is_refused_anywhere(given: Any, words: str):
 
 def test_the_cpu_has_no_options():
     model = stored(TEXT.format(n="n"), w=weight(3, 4))
-    with pytest.raises(PreconditionError, match="provider='cpu' was asked for"):
+    with pytest.raises(PreconditionError, match="provider='cpu' was requested"):
         tieops.session(model, "cpu", provider_options={"use_tf32": 0})
     assert tieops.session(model, "cpu", provider_options={}).provider == "cpu"
 
@@ -122,7 +122,7 @@ def test_a_limit_of_memory_covers_the_weights(cuda: FakeCuda, tmp_path: Path):
     assert found[2][0] <= 1.05 * unique + 2**21  # and a small block of the arena
     found = cuda.run(OPENED, path, json.dumps({"gpu_mem_limit": unique // 2}), "cuda")
     assert found[0] == "ProviderError"
-    assert "does not fit into the memory of the GPU" in found[1]
+    assert "does not fit in GPU memory" in found[1]
     assert "raise gpu_mem_limit" in found[1]
     found = cuda.run(OPENED, path, json.dumps({"gpu_mem_limit": unique // 2}), "auto")
     assert found[0] == "cpu"
@@ -133,11 +133,11 @@ def test_a_gpu_that_is_full_is_said(cuda: FakeCuda, tmp_path: Path):
     path, unique = written(head(20_000, 64), tmp_path / "tied.onnx")
     found = cuda.run(OPENED, path, "{}", "cuda", memory=unique // 2)
     assert found[0] == "ProviderError"
-    assert "does not fit into the memory of the GPU" in found[1]
+    assert "does not fit in GPU memory" in found[1]
     code = OPENED.replace("tieops.session(path", "tieops.sessions({'a': path, 'b': path}")
     found = cuda.run(code, path, "{}", "cuda", memory=unique // 2)
     assert found[0] == "ProviderError"
-    assert "does not fit into the memory of the GPU" in found[1]
+    assert "does not fit in GPU memory" in found[1]
 
 
 # Runs that are captured.

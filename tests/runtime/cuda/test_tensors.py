@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_said_and_the_cpu_takes_a_copy(cuda: FakeCuda, tmp_
     assert found[:2] == ["the inputs do not fit: x is float16, not float32, and is not converted "
                          "there"] * 2  # fmt: skip
     assert found[2:4] == ["the inputs do not fit: x has shape [2, 5]"] * 2
-    assert "need a torch that is built for CUDA" in found[4]
+    assert "need a CUDA build of torch" in found[4]
     assert "run_values" in found[4]
     assert found[5] == [2, 4]
 

@@ -1,5 +1,5 @@
-"""What an edit changed: two models compared as graphs, without running them.
+"""Compare two models as graphs, without running them.
 
-``graphs`` compares them, by ``layer_pairs`` and ``parameter_pairs``; the result is a
-``difference``.
+Read ``graphs`` first: it compares the models by ``layer_pairs`` and ``parameter_pairs``, and
+returns ``difference`` objects.
 """

@@ -1,4 +1,4 @@
-"""A difference between two models, and all of them together."""
+"""One difference between two models, and the list of all of them."""
 
 from __future__ import annotations
 

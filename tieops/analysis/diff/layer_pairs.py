@@ -1,4 +1,4 @@
-"""Which layer of one model is which of another, and what it reads and computes now."""
+"""Pair the layers of two models, and compare what each reads and computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameter of one model is which of another: by name, by alias, then by content."""
+"""Pair the parameters of two models by name, then by alias, then by content."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _changes(old: Parameter, new: Parameter) -> Iterator[Difference]:
         yield Difference("parameter", new.name, change)
     if old.lr_factor != new.lr_factor:
         factors = f"{old.lr_factor:g}", f"{new.lr_factor:g}"
-        yield Difference("parameter", new.name, "learn-rate factor", *factors)
+        yield Difference("parameter", new.name, "learning-rate factor", *factors)
 
 
 def _kind(parameter: Parameter) -> str:

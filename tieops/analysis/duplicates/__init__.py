@@ -1,4 +1,4 @@
-"""Stored tensors that are equal bit for bit, in one model and across models.
+"""Find stored tensors that are equal bit for bit, in one model or across several.
 
 ``by_content`` finds them: samples nominate, ``bit_equality`` decides, in any order of axes.
 """

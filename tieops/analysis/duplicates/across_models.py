@@ -1,4 +1,4 @@
-"""What several models have in common: stored tensors that are equal bit for bit, as stored."""
+"""Find stored tensors that several models have in common, equal bit for bit as stored."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Equality bit for bit: of arrays in any order of axes, in blocks that stay in the cache.
+"""Compare arrays bit for bit, in any order of axes, in blocks that fit the cache.
 
-Equality of bits is what tieops calls equal: +0.0 is not -0.0, a NaN equals the same NaN.
+In tieops, equal means equal in every bit: +0.0 is not -0.0, and a NaN equals the same NaN.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def unsigned(array: Array) -> Array:
 
 
 def bit_equal(one: Bits, other: Bits) -> bool:
-    """Tell whether two arrays have the same shape and dtype and the same bits everywhere.
+    """Return whether two arrays have the same shape and dtype and the same bits everywhere.
 
     Args:
         one: Any array; may be a transposed view.

@@ -1,9 +1,9 @@
-"""Duplicates by content: equal bit for bit, as stored or with permuted axes.
+"""Find duplicates by content: equal bit for bit, as stored or with permuted axes.
 
 Fingerprints nominate, bytes decide. A fingerprint is a few elements taken at places that
-correspond under the permutation, so a tensor that matches no other costs the pages of those few
-elements and nothing more; only tensors whose fingerprints agree are read whole, block by block and
-no further than the first difference.
+correspond under the permutation, so a tensor that matches no other costs only the pages of those
+few elements. Only tensors whose fingerprints agree are read further, block by block up to the first
+difference.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_REPRESENTATIVES = 8
 
 
 def same_range(one: onnx_ir.TensorProtocol, other: onnx_ir.TensorProtocol) -> bool:
-    """Tell whether two tensors are one range of bytes, read the same way."""
+    """Return whether two tensors are one range of bytes, read the same way."""
     same = one.dtype == other.dtype and one.shape == other.shape
     return same and storage_key(one) == storage_key(other)
 
@@ -235,7 +235,7 @@ def _is_ranged(candidate: _Candidate) -> bool:
 
 
 def _is_far(candidate: _Candidate) -> bool:
-    """Tell whether reading it whole means to fetch a large tensor from a remote file."""
+    """Return whether reading it whole means to fetch a large tensor from a remote file."""
     tensor = candidate.parameter.tensor
     return isinstance(tensor, RangedTensor) and not tensor.is_read
 

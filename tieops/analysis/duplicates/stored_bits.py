@@ -1,7 +1,7 @@
-"""Looking at the bits of stored tensors without loading them.
+"""Read the bits of stored tensors without loading the tensors.
 
-Data files are mapped once for all of their tensors. Until a tensor is read whole, the system is
-told that it is read here and there: then it fetches the pages that are asked for, and no others.
+Data files are mapped once for all of their tensors. Until a tensor is read whole, the mapping is
+advised for random access, so that the system reads only the pages that are touched.
 """
 
 from __future__ import annotations

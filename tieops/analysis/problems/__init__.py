@@ -1,4 +1,4 @@
-"""What is wasted in a model or wrong with it, and the fix for each.
+"""Find what is wasted or wrong in a model, with a fix for each problem.
 
 ``all_problems`` collects them; every other module finds one kind, and ``fixes`` writes the fix
 as a call in Python or as a command.

@@ -1,4 +1,4 @@
-"""All problems of a model: what is wasted, what is wrong, what other tools would break."""
+"""Collect all problems of a model: what is wasted, what is wrong, what other tools would break."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def find_problems(
         model: The graph; left alone.
         ties: Its ties.
         accidental: What an exporter tied by accident.
-        duplicates: Its duplicates. Those that ``tie`` does not join are no problem.
+        duplicates: Its duplicates. Those that ``tie`` does not join are not problems.
         learnables: What of all that it stores is learnable.
         readers: Tied tensors, each with its readers.
     """

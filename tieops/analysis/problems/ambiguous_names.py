@@ -1,4 +1,4 @@
-"""Names of a tied tensor of which it cannot be known whose they are."""
+"""Find names of a tied tensor whose reader cannot be determined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["doubtful_problems"]
 def doubtful_problems(tied: Iterable[tuple[Parameter, Readers]]) -> Iterator[Problem]:
     """Yield a problem for each tensor with several names that several readers could own.
 
-    A tensor of one name is no problem: whoever keeps the tensor keeps the name.
+    A tensor of one name is not a problem: whoever keeps the tensor keeps the name.
 
     Args:
         tied: Tied tensors, each with its readers.

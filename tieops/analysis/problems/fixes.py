@@ -1,4 +1,4 @@
-"""How a fix is written: as a command for a shell, and as a call in Python."""
+"""Write a fix as a shell command and as a call in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared weights that ONNX Runtime's quantizer would break.
+"""Find shared weights that ONNX Runtime's quantizer would break.
 
 ``onnxruntime.quantization.quantize_dynamic`` turns each Gemm into a MatMul first. Where the Gemm
 has ``transB=1`` it transposes the stored weight in place, on the assumption that no other node

@@ -1,10 +1,10 @@
-"""Ties that ONNX Runtime undoes by itself on the CPU: told from the graph alone.
+"""Find ties that ONNX Runtime undoes on the CPU, from the graph alone.
 
-Two things make a second copy in a plain session. A ``Transpose`` of a stored weight is folded into
-a new one when the session is made (below 1 GiB). And the weight of a ``MatMul`` or ``Gemm`` is
-packed for its kernel, while an embedding that reads the same tensor keeps the original alive; a
-session of tieops keeps one of the two where the weight is in a data file. What a session really
-holds is measured by ``tieops.resident_bytes`` and ``tieops check --runtime``.
+Two things make a second copy in a plain session. A ``Transpose`` of a stored weight (below 1 GiB)
+is folded into a new weight when the session is created. And the weight of a ``MatMul`` or ``Gemm``
+is packed for its kernel, while an embedding that reads the same tensor keeps the original alive; a
+session of tieops keeps one of the two where the weight is in a data file. ``tieops.resident_bytes``
+and ``tieops check --runtime`` measure what a session really holds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKED_DTYPES = ("FLOAT", "FLOAT16")
 
 
 def is_transposed_product(slot: Slot) -> bool:
-    """Tell whether a slot is the second operand of a product, transposed by nodes before it.
+    """Return whether a slot is the second operand of a product, transposed by nodes before it.
 
     ``to_onnx`` writes it as a ``Gemm`` that transposes by itself.
     """

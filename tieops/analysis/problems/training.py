@@ -1,4 +1,4 @@
-"""What a model cannot say about how it was trained, and what would train differently."""
+"""Find what a model does not record about its training, and what would train differently."""
 
 from __future__ import annotations
 

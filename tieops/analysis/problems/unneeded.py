@@ -1,4 +1,4 @@
-"""What no output needs, branches that never run, and outputs that no input reaches."""
+"""Find dead weights, branches that never run, and outputs that no input reaches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of data files that no tensor reads: left there by an edit, or padding of another writer."""
+"""Find bytes of data files that no tensor reads: left by an edit, or padding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unread_data(model: onnx_ir.Model) -> dict[str, int]:
 
 
 def _is_shared(model: onnx_ir.Model, data: Path) -> bool:
-    """Tell whether another model in the folder of some data refers to it."""
+    """Return whether another model in the folder of some data refers to it."""
     return len([each for each in models_in(data.parent) if mentions([each], data.name)]) > 1
 
 

@@ -1,4 +1,4 @@
-"""An analysis as HTML for a notebook: the same sections and layers, every name escaped."""
+"""Render an analysis as HTML for a notebook, with every name escaped."""
 
 from __future__ import annotations
 

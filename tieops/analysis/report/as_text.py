@@ -1,4 +1,4 @@
-"""An analysis as text: what is tied, wasted and wrong on the first screen, then the layers."""
+"""Render an analysis as text: ties, waste and errors on the first screen, then the layers."""
 
 from __future__ import annotations
 

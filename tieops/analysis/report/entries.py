@@ -1,4 +1,4 @@
-"""The list of layers as people read it: operators counted, repeated blocks folded."""
+"""The list of layers for reading: operators counted, repeated blocks folded."""
 
 from __future__ import annotations
 

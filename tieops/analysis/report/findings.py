@@ -1,4 +1,4 @@
-"""What an analysis holds: data alone, for texts, HTML and JSON to read."""
+"""The data of an analysis, from which text, HTML and JSON are rendered."""
 
 from __future__ import annotations
 

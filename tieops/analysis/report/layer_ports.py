@@ -1,4 +1,4 @@
-"""What goes into a layer and comes out of it: values with their types and shapes."""
+"""The inputs and outputs of a layer, with their types and shapes."""
 
 from __future__ import annotations
 

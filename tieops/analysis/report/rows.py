@@ -1,4 +1,4 @@
-"""Rows of an analysis: each layer with its ports, each learnable of it with its bytes."""
+"""Rows of an analysis: each layer with its inputs and outputs, each learnable with its bytes."""
 
 from __future__ import annotations
 

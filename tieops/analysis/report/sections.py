@@ -1,4 +1,4 @@
-"""The first screen: what is tied, what is wasted, what is wrong; an item each, a few lines long."""
+"""The first screen of an analysis: tied, wasted, wrong, with a few lines per item."""
 
 from __future__ import annotations
 

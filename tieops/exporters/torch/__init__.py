@@ -1,4 +1,4 @@
-"""To PyTorch: the graph as a torch.fx program, its weights as parameters, a table of operators."""
+"""Export to PyTorch: the graph as a torch.fx program, its weights as parameters."""
 
 from tieops.exporters.torch.convert import to_torch
 

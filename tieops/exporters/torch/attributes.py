@@ -1,8 +1,8 @@
-"""Tensors in a module under any name: ``code.weight``, ``inner.class``, ``0``, ``a"b``.
+"""Attributes of a module under any name: ``code.weight``, ``inner.class``, ``0``, ``a"b``.
 
-``register_parameter`` refuses a name that the module has as an attribute, and fx writes names into
-Python source as they are.  A module of the caller's can have all of these names, so here a tensor
-is put into the module's own tables, and is read from them where an attribute would not give it.
+``register_parameter`` refuses a name that is already an attribute, and fx writes names into Python
+source unescaped. A user's module can have any of these names. So a tensor is put directly into the
+module's tables, and read from there where attribute access would fail.
 """
 
 from __future__ import annotations

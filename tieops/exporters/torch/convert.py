@@ -1,4 +1,4 @@
-"""To PyTorch: a module that trains, with every learnable as one nn.Parameter and every tie kept."""
+"""``to_torch``: a module that trains, with one nn.Parameter per learnable and every tie kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
     Returns:
         A module in ``eval()`` mode. Its forward takes the graph's inputs in order, under their
         names, and returns the only output or a tuple of all. ``module.code`` is the program as
-        Python; ``module.meta`` has ``input_names`` and ``output_names``. Learn-rate factors lie
+        Python; ``module.meta`` has ``input_names`` and ``output_names``. Learning-rate factors lie
         with the layers, where ``tieops.param_groups`` reads them. Where the model itself has a
         layer or a parameter of a name that a GraphModule needs (``graph``, ``code``, ``meta``, …),
         it is a plain ``nn.Module``, and that name is the layer's.

@@ -1,4 +1,4 @@
-"""From the nodes of one ONNX graph to the nodes of one torch.fx graph."""
+"""Convert the nodes of one ONNX graph to nodes of a torch.fx graph."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Program:
         found = find(domain, node.op_type, version)
         if found is None:
             raise UnsupportedModelError(
-                f"to_torch does not know the operator {printable(operator_name(node))}",
+                f"to_torch does not support the operator {printable(operator_name(node))}",
                 {"node": printable(node.name or "without a name"), "opset": version},
                 f"add a function for it to a file of {TABLE}",
             )
@@ -228,7 +228,7 @@ class Translator:
             argument = snake(name)
             if entry is not None and argument not in entry.arguments:
                 raise UnsupportedModelError(
-                    f"to_torch does not know the attribute {printable(name)} of "
+                    f"to_torch does not support the attribute {printable(name)} of "
                     f"{printable(node.op_type)}",
                     {"node": printable(node.name or "without a name")},
                     f"add it to the operator's function in {TABLE}",
@@ -249,7 +249,7 @@ class Translator:
         dtype = _torch_dtype(number)
         if dtype is None:
             raise UnsupportedModelError(
-                f"torch has no dtype for what {printable(node.op_type)} makes",
+                f"torch has no dtype for the output of {printable(node.op_type)}",
                 {"node": printable(node.name or "without a name"), "dtype": number},
                 "convert to another dtype",
             )

@@ -1,4 +1,4 @@
-"""The module that to_torch returns: a GraphModule that is copied and pickled as it is."""
+"""The module that to_torch returns: a GraphModule that can be copied and pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stored tensor is called in the module: the original module's names and order of axes."""
+"""Name stored tensors in the module as the original module did, with its order of axes."""
 
 from __future__ import annotations
 

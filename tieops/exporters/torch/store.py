@@ -1,4 +1,4 @@
-"""What a module stores: parameters under every name they have, and buffers for the rest."""
+"""Register what a module stores: parameters under all their names, and buffers for the rest."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Store:
                 self._store(parameter.value, learnable=False, persistent=True)
 
     def __contains__(self, value: onnx_ir.Value) -> bool:
-        """Tell whether a value is a parameter, or a buffer that a state_dict has."""
+        """Return whether a value is a parameter, or a buffer that a state_dict has."""
         return value in self._stored
 
     def place(self, value: onnx_ir.Value) -> Stored:

@@ -1,9 +1,8 @@
-"""Tied parameters while a module is exported: an object each, so that each name has its readers.
+"""Give each name of a tied parameter an object during export, so that each name keeps its readers.
 
-``torch.export`` gives one placeholder to all names of one Parameter, and nothing in the program
-tells afterwards which of them an operator read. So each further place that holds a Parameter gets
-one of its own for the time of the export, over the same storage. After it, which names a node
-reads is recorded on the node.
+``torch.export`` gives one placeholder to all names of one Parameter, and the program does not
+record which name an operator read. So during the export, each further name gets a separate
+Parameter over the same storage. Afterwards, the names that a node reads are recorded on the node.
 """
 
 from __future__ import annotations

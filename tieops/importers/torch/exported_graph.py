@@ -1,4 +1,4 @@
-"""What becomes of the graph that torch's exporter writes: cleaned up, and with notes on it."""
+"""Clean up the graph that torch's exporter writes, and annotate it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def tidy(model: onnx_ir.Model) -> None:
         raise ExportError(
             "onnxscript cannot clean up what torch exported",
             {"onnxscript says": innermost(error)},
-            "leave out of the module what it names, or export with another onnxscript",
+            "remove the operation it names from the module, or install another onnxscript",
         ) from error
     for value, tensor in hidden.items():
         value.const_value = tensor

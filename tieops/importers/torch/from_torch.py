@@ -1,4 +1,4 @@
-"""From PyTorch: modules, exported programs and files, with every learnable and every tie kept."""
+"""``from_torch``: import modules, exported programs and files with every learnable and tie."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def from_torch(
     once, under its first name in the module, with all its names. Nothing learnable is folded,
     sliced away or dropped, zero biases included. ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` become one
     ONNX node a layer, with batch and sequence length as dynamic as ``dynamic_shapes`` says.
-    Learn-rate factors of a module's parameters come along (``tieops.torch.replace_head``).
+    Learning-rate factors of a module's parameters come along (``tieops.torch.replace_head``).
 
     Args:
         source: A module, an exported program, a ``.pt2`` file of ``torch.export.save``, or a
@@ -89,7 +89,8 @@ def from_torch(
     Raises:
         ExportError: If torch cannot export the program; torch's own words are kept.
         UntrustedFileError: If a file is damaged, or would run code and is not trusted.
-        PreconditionError: If example inputs are missing, or a parameter has two learn-rate factors.
+        PreconditionError: If example inputs are missing, or a parameter has two learning-rate
+            factors.
         UnsupportedModelError: If weights that ONNX packs as one have different factors.
 
     Example:
@@ -133,7 +134,7 @@ def from_torch(
         )
     if not is_module and (args or kwargs or dynamic_shapes):
         raise PreconditionError(
-            "an exported program has its inputs and sizes already",
+            "an exported program already has its inputs and sizes",
             {"given": "args, kwargs or dynamic_shapes"},
             "leave them out, or pass the module",
         )
@@ -169,7 +170,7 @@ def from_torch(
         raise ExportError(
             f"expected a forward that returns a tensor, got none from {type(source).__name__}",
             {"inputs": ", ".join(str(each.name) for each in model.graph.inputs) or "none"},
-            "return what the forward computes: what it stores elsewhere is no output",
+            "return what the forward computes: what it stores elsewhere is not an output",
         )
     name_ports(model, input_names, output_names)
     name_apart(model)

@@ -1,7 +1,7 @@
-"""Where a forward leaves gradients out: a graph has no place for it, so it is reported.
+"""Find where a forward stops gradients, which a graph cannot express, and report it.
 
-``no_grad`` and ``detach`` change nothing that a forward computes. An exported graph has no trace of
-the first, and the module that ``to_torch`` makes of it trains all the same.
+``no_grad`` and ``detach`` do not change what a forward computes. An exported graph has no trace of
+``no_grad``, and the module that ``to_torch`` makes of it trains regardless of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An export that depends on nothing but the module, and leaves nothing behind.
+"""Export a module without depending on global state, and without changing it.
 
-torch's exporter reads the state of the process: caches of what operators return, autocast, the
-grad mode. And it writes some: marks on the tensors that it is given, attributes of modules whose
-forward assigns them, the patches that it makes while it traces.
+torch's exporter reads state of the process: caches of operator results, autocast, the grad mode. It
+also changes state: marks on example tensors, attributes of modules whose forward assigns them, and
+the patches that it applies while it traces.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def isolated(module: torch.nn.Module | None) -> Generator[None]:
         # The fused attention kernels of the exporting machine leave strides that the decomposed
         # program does not have, and torch then fails on a view of them (T5 with dynamic sizes).
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        # The backend is no part of the key under which torch remembers an operator's strides, so
+        # The backend is not part of the key under which torch remembers an operator's strides, so
         # what another export left there would be found, and what is left here by the next one.
         stack.enter_context(torch._dynamo.config.patch(fake_tensor_cache_enabled=False))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage, reportAttributeAccessIssue]
         yield

@@ -1,9 +1,9 @@
-"""Learn-rate factors of a live module's parameters: where they are kept, and what they are.
+"""Learning-rate factors of a live module's parameters: where they are stored and how they are read.
 
-A factor is kept with the module that owns the parameter, by name: ``fc.lr_factors = {"weight":
-10.0}``. There it survives ``copy.deepcopy``, ``.to()``, pickling and loading a checkpoint in every
-way. An attribute of the Parameter itself, ``fc.weight.lr_factor = 10.0``, is read as well, but
-``copy.deepcopy`` and ``load_state_dict(assign=True)`` drop it.
+A factor is stored on the module that owns the parameter, by name: ``fc.lr_factors = {"weight":
+10.0}``. There it survives ``copy.deepcopy``, ``.to()``, pickling and every way to load a
+checkpoint. An attribute of the Parameter itself, ``fc.weight.lr_factor = 10.0``, is read as well,
+but ``copy.deepcopy`` and ``load_state_dict(assign=True)`` drop it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ TABLE, ATTRIBUTE = "lr_factors", "lr_factor"
 
 
 def set_lr_factor(owner: nn.Module, key: str, factor: float) -> None:
-    """Set the learn-rate factor of a parameter that a module owns."""
+    """Set the learning-rate factor of a parameter that a module owns."""
     setattr(owner, TABLE, {**_table(owner), key: float(factor)})
 
 
 def drop_lr_factor(owner: nn.Module, key: str) -> None:
-    """Forget the learn-rate factor of a name that gives its parameter up."""
+    """Forget the learning-rate factor of a name that gives its parameter up."""
     if key in _table(owner):
         setattr(owner, TABLE, {name: each for name, each in _table(owner).items() if name != key})
 
 
 def lr_factors(module: nn.Module) -> dict[str, float]:
-    """Return the learn-rate factor of each parameter that has one, under every name it has.
+    """Return the learning-rate factor of each parameter that has one, under every name it has.
 
     Args:
         module: The module.
@@ -62,7 +62,7 @@ def lr_factors(module: nn.Module) -> dict[str, float]:
         for key, factor in _table(owner).items():
             if key not in held:
                 raise SelectionError(
-                    f"{prefix}{TABLE} names {key}, which is no parameter of that layer",
+                    f"{prefix}{TABLE} names {key}, which is not a parameter of that layer",
                     {"parameters": ", ".join(held) or "none"},
                     "correct the name",
                 )
@@ -76,9 +76,9 @@ def lr_factors(module: nn.Module) -> dict[str, float]:
     for factors in given.values():
         if len(set(factors.values())) > 1:
             raise PreconditionError(
-                f"one parameter has {len(set(factors.values()))} learn-rate factors",
+                f"one parameter has {len(set(factors.values()))} learning-rate factors",
                 factors,
-                "leave one of them: a tied parameter takes one step",
+                "keep one of them: a tied parameter takes one step",
             )
     return {
         name: next(iter(given[id(parameter)].values()))
@@ -101,7 +101,7 @@ def note_lr_factors(model: onnx_ir.Model, factors: Mapping[str, float]) -> None:
         found = {name: factors.get(name, 1.0) for name in names}
         if len(set(found.values())) > 1:
             raise UnsupportedModelError(
-                f"{value.name} is stored as one tensor and has several learn-rate factors",
+                f"{value.name} is stored as one tensor and has several learning-rate factors",
                 found,
                 "give its parts one factor",
             )
@@ -118,5 +118,7 @@ def _checked(name: str, factor: object) -> float:
     if isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0:
         return float(factor)
     raise PreconditionError(
-        f"{factor!r} is no factor of a learn rate", {"of": name}, "give 0 or more"
+        f"expected a learning-rate factor of at least 0, got {factor!r}",
+        {"of": name},
+        "give 0 or more",
     )

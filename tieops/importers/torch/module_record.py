@@ -1,4 +1,4 @@
-"""What torch says of a program's tensors, recorded in the graph while the module is at hand."""
+"""Record in the graph what torch reports of a program's tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the inputs and outputs of an exported graph are called."""
+"""Name the inputs and outputs of an exported graph."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _paired(
                 f"the program's {kind}s": ", ".join(str(v.name) for v in values) or "none",
                 "asked for": ", ".join(names),
             },
-            "leave out those past the last; arguments that are no tensors have no input",
+            "leave out the surplus names; arguments that are not tensors have no input",
         )
     return dict(zip(values, names, strict=False))
 

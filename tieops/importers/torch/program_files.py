@@ -1,4 +1,4 @@
-"""PyTorch files, told apart and opened without ever running a pickle."""
+"""Recognise and open PyTorch files without ever running a pickle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_torch_file(
 
     Raises:
         UntrustedFileError: If the file is damaged, if torch would have to run code to open it (and
-            it is not trusted), or if it is no PyTorch program; the text says what to do instead.
+            it is not trusted), or if it is not a PyTorch program; the text says what to do instead.
     """
     path = Path(path)
     with open_regular(path) as file:
@@ -71,7 +71,7 @@ def read_torch_file(
 
 
 def _check_kind(file: BinaryIO, name: str) -> None:
-    """Refuse what is no zip archive, by what it is."""
+    """Refuse what is not a zip archive, by what it is."""
     head = file.read(512)
     if head.startswith(b"PK"):
         return

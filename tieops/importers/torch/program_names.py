@@ -1,11 +1,10 @@
-"""Names of ours for what an exported program stores, while torch works on the program.
+"""Give stored tensors neutral names while torch works on an exported program.
 
-``torch.export`` takes any name that a module can have. What works on its programs does not: it puts
-the tensors into a ``GraphModule``, which has attributes of its own (``code``, ``graph``, ``meta``),
-writes their names into Python source (``self.class.weight``), and renames the exporter's
-initializers one by one, in a dict in which a parameter ``p_x`` already stands for ``x``. None of
-this meets a name of the form that is used here, so a program is exported under such names, and
-gets its own back afterwards.
+``torch.export`` accepts every name that a module can have, but the tools that process its programs
+do not. They put the tensors into a ``GraphModule``, which has attributes such as ``code``,
+``graph`` and ``meta``; they write names into Python source (``self.class.weight``); and they rename
+initializers one by one, in a dict in which a parameter ``p_x`` already stands for ``x``. The
+neutral names used here collide with none of this; the original names are restored afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch's own remarks, kept from the user while tieops calls it."""
+"""Suppress torch's own log messages and warnings while tieops calls it."""
 
 from __future__ import annotations
 

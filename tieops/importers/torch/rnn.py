@@ -1,8 +1,8 @@
-"""How nn.LSTM, nn.GRU and nn.RNN leave torch: one ONNX node a layer, batch and length dynamic.
+"""Export nn.LSTM, nn.GRU and nn.RNN as one ONNX node per layer, with dynamic batch and length.
 
 ``torch.export`` traces ``aten.lstm`` with a fixed number of steps. While :func:`exporting_rnns` is
-active, those modules call an operator of ours instead, whose shapes depend on nothing but its
-inputs; :func:`translations` tells ``torch.onnx.export`` what to write for it, and
+active, those modules call a custom operator instead, whose shapes depend only on its
+inputs; :func:`translations` defines what ``torch.onnx.export`` writes for it, and
 :func:`pack_rnn_weights` turns the weights of the result into ready initializers.
 
 Example:

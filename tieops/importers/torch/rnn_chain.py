@@ -1,4 +1,4 @@
-"""Values that are computed from stored ones by moving elements around, and nothing else."""
+"""Values that are computed from stored ones by moving elements only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What recurrent operators of torch become in ONNX: one node a layer, with any batch and length."""
+"""Translate torch's recurrent operators to ONNX, one node per layer."""
 
 from __future__ import annotations
 

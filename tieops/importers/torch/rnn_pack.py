@@ -1,4 +1,4 @@
-"""Recurrent weights as ONNX stores them: torch's parts, gates reordered, stacked by direction.
+"""Pack recurrent weights for ONNX: reorder torch's gates and stack the directions.
 
 The W, R and B of an LSTM, GRU or RNN node are each one stored tensor. Where they are computed from
 initializers by moving elements around, they are computed here, once, unless that would store an
@@ -63,7 +63,7 @@ def unpack(array: Array, op: str, slot: str, parts: Sequence[str]) -> dict[str, 
     if blocks is None or len(blocks) != len(set(parts)) or len(parts) != len(blocks):
         stored = onnx_ir.DataType.from_numpy(array.dtype)
         raise PreconditionError(
-            f"cannot take {op} {slot} apart",
+            f"cannot split {op} {slot} into its parts",
             {"stored": brief(stored, array.shape), "parts": ", ".join(parts)},
             "name one part a direction for W and R, two for B, each once",
         )
@@ -144,10 +144,10 @@ def _plan(node: onnx_ir.Node, slot: str, root: onnx_ir.Graph, numbers: _Numbers)
     parts = [_holding(block, found) for block in blocks or ()]
     named = tuple(part for part in parts if part is not None)
     if not named or len(named) < len(parts):
-        raise NotStaticError("it is not put together the way torch's weights are")
+        raise NotStaticError("it is not assembled the way torch's weights are")
     factors = {names.lr_factor_of(source) for source in sources}
     if len(factors) > 1:
-        raise NotStaticError("its parts have different learn-rate factors")
+        raise NotStaticError("its parts have different learning-rate factors")
     key = hashlib.blake2b(repr(cells.shape).encode() + cells.tobytes()).digest()
     flat = cells.reshape(-1)
     return _Plan(node, slot, chain, sources, flat, _repeats(flat), key, named)

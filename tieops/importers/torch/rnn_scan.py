@@ -1,4 +1,4 @@
-"""An LSTM with a projection, step by step: ONNX's own has none."""
+"""Export an LSTM with a projection as a Scan, because ONNX's LSTM has no projection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stored tensor for what a module shares, with every name it is known by."""
+"""Store one tensor for what a module shares, with every name of it."""
 
 from __future__ import annotations
 

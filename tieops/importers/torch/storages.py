@@ -1,7 +1,7 @@
-"""Torch tensors that share storage, told exactly: the same range, a permutation, or a slice.
+"""Compare the storages of torch tensors exactly: the same range, a permutation, or a slice.
 
-An address alone is no evidence: a packed projection starts where its first slice does. Two tensors
-are tied here if, and only if, one is a view of the other by offset, sizes and strides.
+An address alone is not evidence: a packed projection starts where its first slice does. Two tensors
+are tied if and only if one is a view of the other by offset, sizes and strides.
 """
 
 from __future__ import annotations

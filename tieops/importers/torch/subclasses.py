@@ -1,4 +1,4 @@
-"""Tensors that are made of others: those that quantization libraries give a module as weights."""
+"""Unwrap tensor subclasses, which quantization libraries use as weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Keeping parameters apart in torch's older exporter, which merges those that are equal.
+"""Keep equal parameters apart in torch's older exporter, which would merge them.
 
-A fresh norm has a gain of ones, and so have all the others. The exporter stores equal parameters
-once, and nothing in its graph says that they were several.
+All fresh norms have gains of ones. The exporter stores equal parameters once, and its graph does
+not record that they were separate.
 """
 
 from __future__ import annotations

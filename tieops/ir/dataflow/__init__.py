@@ -1,8 +1,7 @@
-"""Data flow: how values go through If, Loop, Scan and calls, and what follows from that.
+"""Data flow through If, Loop, Scan and calls, and the analyses based on it.
 
-Read ``regions`` first: the interface of a node that has bodies, which everything else here is made
-of and nobody else works out again. ``liveness`` goes back from the outputs: what they need, and
-removing the rest, with the ``dead_arguments`` of loops and functions. ``input_dependent`` goes
-forward from the inputs. ``constant_conditions`` puts the branch that always runs in the place of
-its If.
+Read ``regions`` first: it defines the interface of nodes with bodies, on which the other modules
+build. ``liveness`` walks back from the outputs and removes what they do not need, together with the
+``dead_arguments`` of loops and functions. ``input_dependent`` walks forward from the inputs.
+``constant_conditions`` replaces an If by the branch that always runs.
 """

@@ -1,4 +1,4 @@
-"""The nodes that a model's outputs are made from, from the last back to the first."""
+"""Walk the nodes that a model's outputs depend on, from the last to the first."""
 
 from __future__ import annotations
 

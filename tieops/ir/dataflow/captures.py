@@ -1,4 +1,4 @@
-"""What nested graphs read of the graphs around them: captures, and the order that they need."""
+"""Captures of nested graphs: the outer values that they read, and the order this requires."""
 
 from __future__ import annotations
 

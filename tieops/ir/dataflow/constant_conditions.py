@@ -1,4 +1,4 @@
-"""Branches that never run: Ifs with a constant condition, and putting the other branch in place."""
+"""Find Ifs with a constant condition, and inline the branch that runs."""
 
 from __future__ import annotations
 

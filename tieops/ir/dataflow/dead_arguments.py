@@ -1,4 +1,4 @@
-"""Dead-argument elimination: dead inputs and outputs of If, Loop, Scan and functions come off."""
+"""Dead-argument elimination for If, Loop, Scan and functions."""
 
 from __future__ import annotations
 

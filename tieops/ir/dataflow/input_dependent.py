@@ -1,4 +1,4 @@
-"""What each value of a model depends on: inputs, random numbers, or stored tensors alone."""
+"""Find out what each value depends on: inputs, random numbers, or stored tensors alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def input_dependent_values(model: onnx_ir.Model) -> set[onnx_ir.Value]:
 
     Each output of an If, a Loop, a Scan or a function call depends on what it is made from there,
     and on what decides whether or how often it is made. Inputs that merely override a stored tensor
-    do not count; random operators do, for what they compute is no constant either, and so does
+    do not count; random operators do, for what they compute is not a constant either, and so does
     somebody's own operator, which may be one.
     """
     summaries = _summaries(model.functions)

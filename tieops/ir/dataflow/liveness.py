@@ -1,4 +1,4 @@
-"""Liveness: which values the outputs are made from, and removing the rest."""
+"""Liveness: find the values that outputs depend on, and remove the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The region interface of a node: how values go into its bodies, round its loops and out."""
+"""Region interface: how values enter the bodies of a node, go around its loops, and leave."""
 
 from __future__ import annotations
 

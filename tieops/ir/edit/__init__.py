@@ -1,10 +1,9 @@
-"""The graph kit: every edit of a graph is made of what is here, and touches nobody else's objects.
+"""The graph kit: every edit of a graph is made with these functions, which change no shared object.
 
-Read ``ownership`` first: it says what a copy of a graph must own before it is edited. Then
-``name_authority`` (names that are new to a model), ``initializers`` (stored tensors), ``values``
-(one value in the place of another), ``removed`` (what nodes that are gone still read),
-``node_copies``, and ``transposed_reads``, which makes the readers of one stored tensor read another
-one in another order of axes.
+Read ``ownership`` first: it defines what a copy of a graph must own before it is edited. Then read
+``name_authority`` (fresh names), ``initializers`` (stored tensors), ``values`` (replacing values),
+``removed`` (removed nodes that still count as users), ``node_copies``, and ``transposed_reads``,
+which redirects the readers of one stored tensor to another one with permuted axes.
 """
 
 from tieops.ir.edit.initializers import (

@@ -1,4 +1,4 @@
-"""Stored tensors of a graph: added, renamed, moved to the main graph and removed."""
+"""Add, rename, move and remove stored tensors of a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that nothing in a model has yet."""
+"""Generate names that nothing in a model uses yet."""
 
 from __future__ import annotations
 

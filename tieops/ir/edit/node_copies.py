@@ -1,4 +1,4 @@
-"""Chains of nodes, copied so that they read other values."""
+"""Copy chains of nodes so that they read other values."""
 
 from __future__ import annotations
 

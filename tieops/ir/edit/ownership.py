@@ -1,4 +1,4 @@
-"""Copies of a graph that own all that an edit can change.
+"""Copy a graph so that the copy owns everything that an edit can change.
 
 ``onnx_ir`` shares tensors, types and attributes between a graph and its clones, and a tensor of a
 ``ModelProto`` writes its name through to the proto. Renaming a value renames its tensor, so an edit
@@ -206,7 +206,7 @@ def _out_of_proto(
 
 
 def _is_read_only(array: Array) -> bool:
-    """Tell whether nobody can write to an array, or its owner has said that nobody should."""
+    """Return whether nobody can write to an array, or its owner has said that nobody should."""
     at: Any = array  # numpy's stub knows arrays alone for the base of one
     while isinstance(at, np.ndarray):
         if at.flags.writeable:

@@ -1,4 +1,4 @@
-"""Nodes that were taken out of a model and still read its values."""
+"""Detach removed nodes, so that they no longer count as users of a model's values."""
 
 from __future__ import annotations
 

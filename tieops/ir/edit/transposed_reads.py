@@ -1,6 +1,6 @@
-"""Making readers of one stored tensor read another one, through a permutation of its axes.
+"""Redirect readers of one stored tensor to another one, through a permutation of its axes.
 
-These are the edits that every pass is made of. They change the graph in place and no values.
+Passes are built from these edits. They change the graph in place, and no values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values that take the place of others, under their names and as the graph outputs they were."""
+"""Replace values, keeping their names and their places among the graph outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls that lead into the bodies of functions."""
+"""Find the calls that lead into the bodies of functions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def call_paths(model: onnx_ir.Model) -> Mapping[onnx_ir.OperatorIdentifier, list
         made += 1
         if made > MAX_CALLS:
             raise UnsupportedModelError(
-                f"the model makes more than {MAX_CALLS} function calls once all are written out",
+                f"the model makes more than {MAX_CALLS} function calls once all are inlined",
                 {"functions": len(model.functions)},
                 "inline or simplify its functions first",
             )

@@ -1,8 +1,8 @@
-"""Inlining calls: what a body computes and stores goes to where it is called.
+"""Inline calls: move what a body computes and stores to the place of the call.
 
-A body that stores a weight reads it for all of its calls, and sees no tensor outside of itself.
-Where one of these calls is inlined the weight moves to the main graph, so the others are inlined
-with it; otherwise inlining would untie them.
+A body that stores a weight reads it in all of its calls, and cannot read a tensor outside itself.
+When one of these calls is inlined, the weight moves to the main graph; so the others are inlined
+too, because otherwise inlining would untie them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What counts as a learnable.
+"""Decide which stored tensors are learnables.
 
-``rules`` decides it, from what torch said and from the roles of operators; ``number_sources``
-says where the numbers of a value come from, ``accidental`` which ties began as equal constants.
+``rules`` decides, from what torch reported and from the roles of operators. ``number_sources``
+finds where the numbers of a value come from, and ``accidental`` finds ties that started as equal
+constants.
 """

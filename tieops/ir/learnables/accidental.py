@@ -1,10 +1,9 @@
-"""Ties by accident: parameters that began equal, and that an exporter stored once.
+"""Find accidental ties: parameters that started out equal, and that an exporter stored once.
 
 Fresh norms have gains of ones and fresh layers may have biases of zeros. Exporters store equal
-tensors once, and nothing in the file says that a module shares them. Training one parameter in the
-place of three changes what the model learns, so such a tie is told apart from those that are meant.
-So is a fresh BatchNorm's bias, which begins at zero as its running mean does: one is trained, and
-the other never.
+tensors once, although no module shares them. Training one parameter in the place of three changes
+what the model learns, so these ties are kept apart from intended ones. The same holds for a fresh
+BatchNorm's bias, which starts at zero like its running mean: one is trained, the other never.
 """
 
 from __future__ import annotations

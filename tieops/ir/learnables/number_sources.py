@@ -1,7 +1,7 @@
-"""Where numbers come from and what becomes of them: data, positions, or constants alone.
+"""Trace where numbers come from and where they go: data, positions, or constants alone.
 
-A bias and a row of a mask can have one dtype, one shape and one operator. What tells them apart is
-what they are added to, and where the sum goes.
+A bias and a row of a mask can agree in dtype, shape and operator. They differ in what they are
+added to, and in where the sum goes.
 """
 
 from __future__ import annotations

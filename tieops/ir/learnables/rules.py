@@ -1,18 +1,18 @@
-"""What counts as a learnable: the one place that decides it.
+"""The rules that decide which stored tensors are learnables.
 
 Three sources, in this order:
 
-1. What torch said when it exported the program: parameter, buffer or constant, and which
+1. What torch reported when it exported the program: parameter, buffer or constant, and which
    parameters are frozen (``requires_grad=False``).
-2. What was learnable before ``untie`` gave its readers tensors of their own stays learnable: a part
-   that is only added to data is a weight because the rest of it was multiplied.
-3. Otherwise, what reads the tensor. A float tensor is a parameter if it arrives in a
+2. What was learnable before ``untie`` split it stays learnable: a part that is only added to data
+   is a weight because the rest of it was multiplied.
+3. Otherwise, what reads the tensor. A float tensor is a parameter if it is read in a
    weight, bias or gain role of an operator that has such a role. A vector that is added to data or
    multiplied with it is a bias or a gain, because exporters write biases and norms that way.
 
-A name never decides. Masks, rotary caches, tables of positions and an exporter's own ones have the
-dtype and often the shape of a bias or a gain; what the other operand depends on and where the
-result goes tell them apart.
+A name never decides. Masks, rotary caches, tables of positions and constants of an exporter have
+the dtype and often the shape of a bias or a gain; the inputs of the other operand and the uses of
+the result distinguish them.
 """
 
 from __future__ import annotations
@@ -332,8 +332,8 @@ class Learnables:
     def _is_neutral(self, node: onnx_ir.Node, role: str, value: onnx_ir.Value) -> bool:
         """Return whether a norm's gain or bias is the ones or zeros that an exporter fills in.
 
-        A norm that learns nothing still needs them. A module's own are no Constant node, torch
-        says what they are, and nothing scales what they have scaled.
+        A norm without learnable parameters still needs them. The parameters of a module are not
+        Constant nodes, torch reports their kind, and nothing scales their result again.
         """
         filled = (
             value.producer() is not None

@@ -1,5 +1,5 @@
-"""What a model remembers in its metadata, read with care: anybody can write there.
+"""The metadata that tieops keeps in a model, parsed with care because anybody can write it.
 
-``keys`` are the ``tieops.*`` entries, ``torch_kinds`` and ``torch_inputs`` what torch said of a
-program's tensors and inputs; ``parsing`` reads all of them.
+``keys`` defines the ``tieops.*`` entries, ``torch_kinds`` and ``torch_inputs`` hold what torch
+reported of a program's tensors and inputs, and ``parsing`` reads all of them.
 """

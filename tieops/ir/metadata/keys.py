@@ -1,4 +1,4 @@
-"""What tieops remembers inside an ONNX file: the ``tieops.*`` keys of a value's metadata.
+"""The ``tieops.*`` metadata keys of values in an ONNX file, and how they are read and written.
 
 In memory they are metadata of the initializer's value, which a clone of the graph carries without
 touching the original; in a file they are the initializer's own (``TensorProto.metadata_props``), so
@@ -74,7 +74,7 @@ _MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+
 
 
 def is_made_up(name: str) -> bool:
-    """Tell whether an exporter invented this name, so that nobody would miss it.
+    """Return whether an exporter invented this name, so that nobody would miss it.
 
     Example:
         >>> is_made_up("onnx::MatMul_124"), is_made_up("fc.weight")
@@ -91,8 +91,8 @@ def names_of(value: onnx_ir.Value) -> tuple[str, ...]:
     """Return every name that a stored tensor is known by, its own first, without repeats.
 
     Where an input or an output of the graph has that name, the tensor is stored under a stand-in,
-    which is none of its names (``set_stand_in``). Packed recurrent weights (``tieops.packed``) are
-    known by the names of their parts too.
+    which is not one of its names (``set_stand_in``). Packed recurrent weights (``tieops.packed``)
+    are known by the names of their parts too.
     """
     recorded = _strings(value, NAMES)
     others = [*recorded, *packed_parts(value)]
@@ -219,7 +219,7 @@ def set_axes(value: onnx_ir.Value, perm: Iterable[int]) -> None:
 
 
 def lr_factor_of(value: onnx_ir.Value) -> float:
-    """Return the learn-rate factor stored with a tensor; 1.0 where there is none."""
+    """Return the learning-rate factor stored with a tensor; 1.0 where there is none."""
     try:
         factor = float(value.metadata_props.get(LR_FACTOR, "1"))
     except ValueError:
@@ -228,5 +228,5 @@ def lr_factor_of(value: onnx_ir.Value) -> float:
 
 
 def set_lr_factor(value: onnx_ir.Value, factor: float) -> None:
-    """Store a learn-rate factor with a tensor."""
+    """Store a learning-rate factor with a tensor."""
     value.metadata_props[LR_FACTOR] = repr(float(factor))

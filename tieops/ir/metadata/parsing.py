@@ -1,6 +1,6 @@
-"""What a file says in its metadata: parsed with care, for anybody can write anything there.
+"""Parse metadata of a file defensively: anybody can write anything there.
 
-A value that is not what its key is for is left alone: it is as if the key were not there.
+A malformed value is ignored, as if its key were absent.
 """
 
 from __future__ import annotations

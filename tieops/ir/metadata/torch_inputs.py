@@ -1,4 +1,4 @@
-"""How the inputs of a torch program nest, recorded on the model that it became."""
+"""The nesting of a torch program's inputs, recorded on the exported model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TorchInputs:
     Attributes:
         spec: The containers of args and kwargs, as torch's pytree spells them. A text from a file:
             it has to be checked before torch reads it.
-        constants: The leaves that are no tensors, by their positions.
+        constants: The leaves that are not tensors, by their positions.
     """
 
     spec: str

@@ -1,9 +1,8 @@
-"""What torch said of a stored tensor when it exported the program: its kind, and whether it trains.
+"""What torch reported of a stored tensor at export: its kind, and whether it trains.
 
 Torch's exporter writes kinds into a file; ``from_torch`` completes them, and records which
-parameters are frozen. This is the first of the sources of ``tieops.ir.learnables.rules``. The
-second is recorded here too: what ``untie`` parts was learnable by all of its readers together, and
-stays it.
+parameters are frozen. This is the first source of ``tieops.ir.learnables.rules``. The second is
+recorded here too: the tensors that ``untie`` splits keep the kind that the whole had.
 """
 
 from __future__ import annotations

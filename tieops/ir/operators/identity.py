@@ -1,8 +1,8 @@
-"""Which operator a node is of: its name together with the domain that the name is of.
+"""Identify the operator of a node: its name and the domain of that name.
 
-``Gemm`` means what ONNX says in ONNX's own domain alone, which is written "" or "ai.onnx". In any
-other domain the same name is somebody's own operator. So tables of operators have the names that
-``operator_name`` gives, and nothing else in this package looks at a node's name or domain.
+``Gemm`` is ONNX's operator only in ONNX's domain, which is written "" or "ai.onnx". In any other
+domain the same name is a custom operator. So tables of operators use the names that
+``operator_name`` returns, and nothing else in this package reads a node's op_type or domain.
 """
 
 from __future__ import annotations

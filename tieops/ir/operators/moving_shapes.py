@@ -1,4 +1,4 @@
-"""Shape rules of the operators that move elements: what they merge, drop, repeat and cut."""
+"""Shape rules of operators that rearrange elements: concatenate, split, expand, pad and slice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _transpose(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     perm = node.attributes.get("perm")
     order = list(perm.as_ints()) if perm is not None else list(reversed(range(len(sizes))))
     if sorted(order) != list(range(len(sizes))):
-        raise NotKnownError(f"it has an order of {len(order)} axes, its input {len(sizes)}")
+        raise NotKnownError(f"its perm has {len(order)} axes, its input {len(sizes)}")
     return [[sizes[axis] for axis in order]]
 
 
@@ -53,7 +53,7 @@ def _concat(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     rank = len(every[0])
     axis = existing_axis(bound_int(node, "axis", 0), rank)
     if any(len(sizes) != rank for sizes in every):
-        raise NotKnownError("what it joins has different ranks")
+        raise NotKnownError("its inputs have different ranks")
     result: list[Size] = []
     for at in range(rank):
         found = [sizes[at] for sizes in every]
@@ -67,7 +67,7 @@ def _sum(sizes: Sizes) -> Size:
         return old
     new = _total([size.new if isinstance(size, Resized) else size for size in sizes])
     if old is None or new is None:
-        raise NotKnownError("it joins the axis with one of a size that is not known")
+        raise NotKnownError("it joins the axis with one of unknown size")
     return Resized(old, new)
 
 
@@ -96,7 +96,7 @@ def _parts(node: onnx_ir.Node, size: Size) -> Sequence[Size]:
             raise NotKnownError(f"it splits the axis into {list(parts)}")
         return parts
     if parts is not ABSENT:
-        raise NotKnownError("it splits into sizes that are not known")
+        raise NotKnownError("the sizes it splits into are not known")
     if bound_int(node, "num_outputs", count) != count:
         raise NotKnownError(f"it has {count} outputs, not as many as it says")
     if isinstance(size, Resized):
@@ -106,7 +106,7 @@ def _parts(node: onnx_ir.Node, size: Size) -> Sequence[Size]:
     each = -(-size // count)
     last = size - each * (count - 1)
     if last < 0 or (last != each and "num_outputs" not in node.attributes):
-        raise NotKnownError(f"{size} elements are not {count} equal parts")
+        raise NotKnownError(f"{size} elements do not split into {count} equal parts")
     return [each] * (count - 1) + [last]
 
 
@@ -149,7 +149,7 @@ def _pad(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     if axes is ABSENT:
         axes = tuple(range(len(sizes)))
     if isinstance(axes, Missing) or len(pads) != 2 * len(axes):
-        raise NotKnownError("which axes it pads is not known")
+        raise NotKnownError("the axes it pads are not known")
     places = existing_axes(axes, len(sizes))
     if len(set(places)) < len(places):
         raise NotKnownError("it pads an axis twice")
@@ -201,7 +201,7 @@ def slice_bounds(node: onnx_ir.Node, rank: int) -> list[tuple[int, int, int, int
         raise NotKnownError("it slices by computed bounds")
     places = existing_axes(axes, rank)
     if not len(starts) == len(ends) == len(places) == len(steps) or 0 in steps:
-        raise NotKnownError("its operands are not of one length, or a step is 0")
+        raise NotKnownError("its operands differ in length, or a step is 0")
     if len(set(places)) < len(places):
         raise NotKnownError("it slices an axis twice")
     return list(zip(places, starts, ends, steps, strict=True))
@@ -240,7 +240,7 @@ def _depth_to_space(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = sizes_of_input(shapes)
     block = bound_int(node, "blocksize", 0)
     if len(sizes) != 4 or block < 1 or any(isinstance(size, Resized) for size in sizes[1:]):
-        raise NotKnownError("the new size cannot be followed through this operator")
+        raise NotKnownError("shape propagation does not support this operator")
     batch, depth, height, width = sizes
     if operator_name(node) == "DepthToSpace":
         return [[batch, _divided(depth, block**2), _scaled(height, block), _scaled(width, block)]]

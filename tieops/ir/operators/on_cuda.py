@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider does with operators: by cuDNN, or on the CPU on purpose."""
+"""How ONNX Runtime's CUDA provider runs operators: by cuDNN, or on the CPU on purpose."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _OF_SHAPES = frozenset(
 
 
 def needs_cudnn(node: Operator) -> bool:
-    """Tell whether a node cannot run on CUDA without cuDNN."""
+    """Return whether a node cannot run on CUDA without cuDNN."""
     return node.op_type in NEEDS_CUDNN
 
 
 def is_copied_by_cudnn(node: Operator) -> bool:
-    """Tell whether cuDNN reads the weights of a node in a copy of its own: a recurrent layer."""
+    """Return whether cuDNN reads the weights of a node in a copy of its own: a recurrent layer."""
     return node.op_type in GATE_ORDERS
 
 
 def computes_shapes(node: Operator) -> bool:
-    """Tell whether a node is arithmetic of shapes, if it runs on the CPU beside CUDA.
+    """Return whether a node is arithmetic of shapes, if it runs on the CPU beside CUDA.
 
     Judged by the operator: CUDA has kernels for all of these, and ONNX Runtime prefers the CPU for
     what only sizes go through.

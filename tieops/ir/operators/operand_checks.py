@@ -1,4 +1,4 @@
-"""Operands that contradict their operator, of those that native code has trusted.
+"""Check operands that native code would trust without checking.
 
 Gemm and Conv: https://github.com/onnx/onnx/issues/6185 and 6180; MatMulNBits: its description in
 ONNX Runtime's ContribOperators.md.

@@ -1,10 +1,10 @@
-"""How an operand is read that may be an attribute or an input, and what is known of it.
+"""Read an operand that may be an attribute or an input: absent, known, or unknown before the run.
 
 An operand (the axes of a Squeeze, the sizes of a Reshape) has three states: absent, known, or not
-known before the run. Over the opsets many operands turned from attributes into inputs. An input is
-known if it is stored and no caller can override it, or if it is computed from such tensors by
-operators on integers that are exact. An attribute by reference, in a function's body, is not known:
-each call may bind another value.
+known before the run. From opset to opset, many operands changed from attributes to inputs. An input
+is known if it is stored and cannot be overridden by a caller, or if it is computed from such
+tensors by exact operators on integers. A reference attribute in a function's body is not known,
+because each call may bind another value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Questions about what a node is, by the names that the rest asks under.
+"""Predicates on nodes, under the names that the other packages use.
 
-They take nodes of a graph and those of a protobuf message. What an operator makes of the numbers
-that go in is told by ``traits``.
+They take nodes of an ``onnx_ir`` graph and of a protobuf message alike. Numeric properties of
+operators are in ``traits``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shape rules of the operators that keep elements in order: Reshape, Squeeze and their like."""
+"""Shape rules of operators that keep elements in order, such as Reshape and Squeeze."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _squeeze(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     axes = operand(node, 1, "axes")
     if axes is not ABSENT and axes != ():
         if isinstance(axes, Missing):
-            raise NotKnownError("which axes it drops is not known")
+            raise NotKnownError("the axes it drops are not known")
         gone = existing_axes(axes, len(sizes))
         for axis in gone:
             if isinstance(sizes[axis], Resized):
@@ -51,7 +51,7 @@ def _squeeze(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
         if isinstance(size, Resized) and 1 in (size.old, size.new):
             raise NotKnownError("it drops the axis, which has to be of size 1")
         if not isinstance(size, int | Resized):
-            raise NotKnownError("which axes it drops is not known")
+            raise NotKnownError("the axes it drops are not known")
     return [[size for size in sizes if size != 1]]
 
 
@@ -71,7 +71,7 @@ def _flatten(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = sizes_of_input(shapes)
     axis = bound_int(node, "axis", 1)
     if not -len(sizes) <= axis <= len(sizes):
-        raise NotKnownError(f"it names an axis {axis} of {len(sizes)}")
+        raise NotKnownError(f"its axis {axis} is out of range for rank {len(sizes)}")
     axis = axis + len(sizes) if axis < 0 else axis
     return [[_merged(sizes[:axis]), _merged(sizes[axis:])]]
 
@@ -110,7 +110,7 @@ def _reshape(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
 
 
 def _target(node: onnx_ir.Node, sizes: Sizes) -> tuple[int, ...]:
-    target = given_ints(node, 1, "shape", "it reshapes to sizes that are not known")
+    target = given_ints(node, 1, "shape", "the sizes it reshapes to are not known")
     short = not bound_int(node, "allowzero", 0) and 0 in target[len(sizes) :]
     if min(target, default=0) < -1 or target.count(-1) > 1 or short:
         raise NotKnownError(f"it reshapes to {list(target)}")

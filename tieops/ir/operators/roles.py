@@ -1,4 +1,4 @@
-"""Which inputs of which operators are learnables, and what the field calls them.
+"""Learnable inputs of operators, and the field's names for their roles.
 
 The source for the standard domain is the ONNX operator reference; ``fused_roles`` has ONNX
 Runtime's own operators.
@@ -79,7 +79,7 @@ def role_of(node: onnx_ir.Node, index: int) -> str:
 
 
 def learnable_role(node: Operator, index: int) -> str | None:
-    """Return the role that the operator reference gives an input; None if it is no learnable."""
+    """Return the role that the operator reference gives an input; None if it is not a learnable."""
     known = _KINDS.get(operator_name(node))
     return known[1].get(index) if known else None
 

@@ -1,8 +1,8 @@
-"""How the shapes of outputs follow from those of inputs, also when one size is about to change.
+"""Infer output shapes from input shapes, also when one size is about to change.
 
-A rule is exact or raises ``NotKnownError``: an operand that is not known before the run makes the
-shape not known. Sizes are integers, symbols, ``None`` where nothing is known, and ``Resized`` for
-the axis of a value that a pass gives another size.
+A rule is exact or raises ``NotKnownError``: if an operand is not known before the run, neither is
+the shape. A size is an integer, a symbol, ``None`` if it is unknown, or ``Resized`` for the axis
+that a pass is about to resize.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def output_shapes(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     rule = _RULES.get(operator_name(node))
     if rule is None:
         raise NotKnownError(
-            "the new size cannot be followed through this operator"
+            "shape propagation does not support this operator"
             if is_standard(node)
-            else "tieops does not know this operator"
+            else "tieops does not support this operator"
         )
     if not has_bound_attributes(node):
-        raise NotKnownError("an attribute of it is bound by the call of a function")
+        raise NotKnownError("one of its attributes is set by the call of its function")
     return rule(node, shapes)
 
 
@@ -89,13 +89,13 @@ def _quantized(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     scale = shapes[1] if len(shapes) > 1 else None
     whole = scale is not None and all(size == 1 for size in scale)
     if not whole and any(isinstance(size, Resized) for size in sizes):
-        raise NotKnownError("its scale may be one of the old size")
+        raise NotKnownError("its scale may have the old size")
     return [sizes]
 
 
 def _broadcast(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     if "broadcast" in node.attributes or "axis" in node.attributes:
-        raise NotKnownError("before opset 7 it spreads its second input along an axis")
+        raise NotKnownError("before opset 7 it broadcasts its second input along an axis")
     return [broadcast(node, shapes)]
 
 
@@ -106,7 +106,7 @@ def _reduced(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     if axes is ABSENT:
         axes = ()
     if isinstance(axes, Missing):
-        raise NotKnownError("which axes it reduces is not known")
+        raise NotKnownError("the axes it reduces are not known")
     gone = existing_axes(axes, len(sizes))
     if not gone and not bound_int(node, "noop_with_empty_axes", 0):
         gone = list(range(len(sizes)))
@@ -127,7 +127,7 @@ def _top_k(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     along = sizes[axis]
     most = along.new if isinstance(along, Resized) else along
     if len(count) != 1 or count[0] < 0 or (isinstance(most, int) and count[0] > most):
-        raise NotKnownError("it takes more elements than there will be")
+        raise NotKnownError("it takes more elements than the new size leaves")
     return [[count[0] if at == axis else size for at, size in enumerate(sizes)]] * 2
 
 
@@ -136,7 +136,7 @@ def _one_hot(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = list(sizes_of_input(shapes))
     depth = known_ints(node.inputs[1]) or known_floats(node.inputs[1])
     if depth is None or len(depth) != 1:
-        raise NotKnownError("how many classes it has is not known")
+        raise NotKnownError("its number of classes is not known")
     axis = existing_axis(bound_int(node, "axis", -1), len(sizes) + 1)
     return [[*sizes[:axis], int(depth[0]), *sizes[axis:]]]
 
@@ -144,14 +144,14 @@ def _one_hot(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
 def _global_pool(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = sizes_of_input(shapes)
     if any(isinstance(size, Resized) for size in sizes[2:]):
-        raise NotKnownError("the new size cannot be followed through this operator")
+        raise NotKnownError("shape propagation does not support this operator")
     return [[*sizes[:2], *(1 for _ in sizes[2:])]]
 
 
 def _pool(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = sizes_of_input(shapes)
     if any(isinstance(size, Resized) for size in sizes[2:]):
-        raise NotKnownError("the new size cannot be followed through this operator")
+        raise NotKnownError("shape propagation does not support this operator")
     return [[*sizes[:2], *(None for _ in sizes[2:])]] * len(node.outputs)
 
 
@@ -160,7 +160,7 @@ def _resize(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     sizes = sizes_of_input(shapes)
     scales = _scales(node)
     if scales is None or "axes" in node.attributes or len(scales) != len(sizes):
-        raise NotKnownError("how it resizes is not known")
+        raise NotKnownError("its resizing is not known")
     return [[_resampled(size, scale) for size, scale in zip(sizes, scales, strict=True)]]
 
 
@@ -187,7 +187,7 @@ def _einsum(node: onnx_ir.Node, shapes: Shapes) -> list[Sizes]:
     terms = left.split(",")
     found: dict[str, Size] = {}
     if not arrow or "." in equation or len(terms) != len(shapes):
-        raise NotKnownError("the new size cannot be followed through this operator")
+        raise NotKnownError("shape propagation does not support this operator")
     for index, term in enumerate(terms):
         sizes = sizes_of_input(shapes, index)
         if len(term) != len(sizes):

@@ -1,4 +1,4 @@
-"""Sizes and shapes as shape rules see them, and what most rules are made of."""
+"""Sizes and shapes as shape rules use them, and helpers that most rules share."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def only_resized(shapes: Shapes, *allowed: int) -> None:
     """
     for index, sizes in enumerate(shapes):
         if index not in allowed and any(isinstance(size, Resized) for size in sizes or ()):
-            raise NotKnownError("the new size cannot be followed through this operator")
+            raise NotKnownError("shape propagation does not support this operator")
 
 
 def given_ints(node: onnx_ir.Node, index: int, name: str, why: str) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ def existing_axis(axis: int, rank: int) -> int:
         NotKnownError: If there is no such axis.
     """
     if not -rank <= axis < rank:
-        raise NotKnownError(f"it names an axis {axis} of {rank}")
+        raise NotKnownError(f"its axis {axis} is out of range for rank {rank}")
     return axis % rank
 
 
@@ -173,9 +173,9 @@ def _met_resized(node: onnx_ir.Node, index: int, found: Resized, size: Size) -> 
         return found
     name = input_name(node, index)
     if not isinstance(size, int):
-        raise NotKnownError(f"{name} has a size along this axis that is not known")
+        raise NotKnownError(f"{name} has an unknown size along this axis")
     if found.old == 1:
-        raise NotKnownError(f"it is spread over {name}, which has {size}")
+        raise NotKnownError(f"it is broadcast against {name}, which has {size}")
     value = node.inputs[index]
     stored = value is not None and value.const_value is not None
     what = "a stored constant" if stored else "another value"

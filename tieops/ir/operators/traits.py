@@ -1,6 +1,6 @@
-"""What an operator makes of numbers: which add, scale and multiply them, which count positions.
+"""Numeric traits of operators: which add, scale or multiply, and which count positions.
 
-Coarser than views: these say where a number may come from and go to, not which element is which.
+They are coarser than views: they say where a number may come from and go, not which element it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where values go: which operators pass them on unchanged, and which look rows up by them."""
+"""Value flow through operators: which pass values on unchanged, and which index rows by them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""View transfer: which operators only move elements, and what they do to a view.
+"""View transfer: operators that only move elements, and their effect on a view.
 
-Every other operator reads. So does one that moves elements by an operand that is not known before
-the run, and one whose operands ONNX Runtime refuses.
+Every other operator is a reader. So is one that moves elements by an operand that is not known
+before the run, and one whose operands ONNX Runtime refuses.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Forms: what of a stored tensor, and with its axes in which order, each of its names stands for.
+"""The form of each name of a stored tensor: which part of it, with which order of axes.
 
-A module may hold a transposed view or a slice of another tensor's storage as a parameter of its
-own. Both are stored once, and the name of the second stands for a view of what is stored. Without
-that record (``tieops.forms``) ``to_torch`` and ``untie`` would put the whole tensor, or one with
-its axes in another order, under a name whose module wants something else.
+A module may hold a transposed view or a slice of another tensor's storage as a separate parameter.
+Both are stored once, and the second name stands for a view of the stored tensor. Without this
+record (``tieops.forms``), ``to_torch`` and ``untie`` would store the whole tensor, or one with
+permuted axes, under a name whose module expects something else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["after", "as_read", "form_of", "keep_forms", "set_forms", "stored_axe
 FORMS = "tieops.forms"
 """On a stored tensor: by name, the steps from what is stored to what the name stands for."""
 MAX_STEPS = 8
-"""A form is a slice, a transpose, a reshape; a longer one is none of ours."""
+"""A form is a slice, a transpose, a reshape; a longer one is not one of ours."""
 
 
 def form_of(value: onnx_ir.Value, name: str) -> View:

@@ -1,8 +1,8 @@
-"""Readers: which slots are one reader of a tensor, and whose each of its names is.
+"""Readers: which slots form one reader of a tensor, and which reader owns which name.
 
 A reader is one layer at one call, however often its program touches the weight. A name of a tensor
 (``fc.weight``) belongs to a reader: when the reader leaves a tie, the name goes with it. This is
-the only place that decides who owns a name. What it decides by, strongest first:
+the only place that decides who owns a name. The criteria, strongest first:
 
 1. what ``from_torch`` recorded on the reading node (``tieops.reads``);
 2. a module of the name's path that reads in the role of its last part (``fc`` and ``weight``);
@@ -10,7 +10,7 @@ the only place that decides who owns a name. What it decides by, strongest first
    of its ``out_proj`` itself, a model's own ``forward`` may read ``self.fc.weight``);
 4. the one name that is left for the one reader that is left.
 
-Where several readers could own a name, it is doubtful, and nobody guesses.
+Where several readers could own a name, the name is reported as doubtful; nothing guesses.
 """
 
 from __future__ import annotations

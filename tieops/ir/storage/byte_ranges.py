@@ -1,4 +1,4 @@
-"""Which bytes a stored tensor is: what two tensors have in common if they are one range."""
+"""The byte range of a stored tensor, by which two tensors are known to be one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Data files beside models: which bytes of one a model reads, and which models refer to it.
+"""Data files beside models: the bytes of one that a model reads, and the models that refer to it.
 
-What a model refers to is told by its bytes, without parsing it: it may have gigabytes inside.
+References are found in the bytes of a model without parsing it, because it may embed gigabytes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEMPORARY = re.compile(r"(\.tieops-[0-9a-f]{16})\.(?:(?:data|model|file)\.tmp|lo
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a file has the name of a temporary one of ours, or of the lock of one."""
+    """Return whether a file has the name of a temporary one of ours, or of the lock of one."""
     return TEMPORARY.fullmatch(name) is not None
 
 
@@ -124,7 +124,7 @@ def _may_be_model(entry: os.DirEntry[str]) -> bool:
 
 
 def mentions(models: Iterable[Path], location: str, *, any_case: bool = False) -> bool:
-    """Tell whether one of these models, or what they are links to, may refer to a data file.
+    """Return whether one of these models, or what they are links to, may refer to a data file.
 
     Args:
         models: The models.

@@ -1,4 +1,4 @@
-"""External data that was checked: what is read later is the file that was looked at."""
+"""External data that was checked: every later read is of the file that was checked."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ class DataFile:
 
     def _refusal(self, facts: dict[str, object]) -> UntrustedFileError:
         return UntrustedFileError(
-            f"{printable(self.path)} is not the file that was imported",
+            f"{printable(self.path)} changed since it was imported",
             facts,
-            "import the model again, and leave its data alone in the meantime",
+            "import the model again, and do not change its data while it is in use",
         )
 
     def _beyond_limit(self, facts: dict[str, object]) -> UntrustedFileError:

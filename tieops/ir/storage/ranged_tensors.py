@@ -1,4 +1,4 @@
-"""Stored tensors in a file that is read piece by piece, such as a remote one."""
+"""Stored tensors in a file that is read range by range, such as a remote one."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ class RangedTensor(onnx_ir.LazyTensor):
                 self._kept.data = _mapped(file)
         except OSError as error:
             raise PreconditionError(
-                f"there is no room to keep {printable(self.name or 'a tensor')} while it is read",
+                f"no disk space to buffer {printable(self.name or 'a tensor')} while it is read",
                 {"bytes": brief_bytes(self.nbytes), "the system says": error.strerror or error},
-                "make room in the folder for temporary files, or set TMPDIR to another",
+                "free space in the folder for temporary files, or set TMPDIR to another one",
             ) from error
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         return np.frombuffer(self._kept.data, dtype).reshape(shape)

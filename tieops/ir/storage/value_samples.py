@@ -1,4 +1,4 @@
-"""What a look at a stored tensor's values tells: that it is one number all over, or a mask."""
+"""Sample the values of a stored tensor: whether it is constant, or a mask."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How many copies of a weight a session holds, counted in the graph that ONNX Runtime made.
+"""Count the copies of each weight that a session holds, in the graph that ONNX Runtime made.
 
-``ledger`` is ``tieops.resident_bytes``; ``probe`` opens the session again in a process of its own,
-``optimized`` reads what it wrote, and ``resident`` is what is told.
+Read ``ledger`` first: it is ``tieops.resident_bytes``. ``probe`` reopens the session in a separate
+process, ``optimized`` reads the graph that it dumped, and ``resident`` is the result.
 """

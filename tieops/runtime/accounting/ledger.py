@@ -1,4 +1,4 @@
-"""How many copies of each weight a session holds: looked for in the graph that it made."""
+"""Count the copies of each weight in a session, from its optimized graph."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def resident_bytes(session: Session) -> ResidentBytes:
     """
     expect(Session, session, "an open session", "open one: tieops.session(model)")
     if session.is_closed:
-        raise PreconditionError("cannot look into the session: it is closed", {}, "open a new one")
+        raise PreconditionError("cannot inspect the session: it is closed", {}, "open a new one")
     if not session.is_current:
         raise PreconditionError(
-            "cannot look into the session: its file was replaced since it was opened",
+            "cannot inspect the session: its file was replaced since it was opened",
             {"file": session.config.opened},
             "open a new one",
         )
@@ -231,7 +231,7 @@ def _place_of_original(
 
 
 def _is_dropped(value: onnx_ir.Value, ops: Iterable[str], optimized: onnx_ir.Model) -> bool:
-    """Tell whether the runtime frees an initializer: each reader has packed it for itself.
+    """Return whether the runtime frees an initializer: each reader has packed it for itself.
 
     Of initializers inside subgraphs it keeps the tensor all the same.
     """

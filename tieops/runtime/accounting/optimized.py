@@ -1,7 +1,7 @@
-"""The graph that ONNX Runtime made of a model: its initializers, and what it packed of them.
+"""The graph as ONNX Runtime optimized it: its initializers, and which of them are packed.
 
-With ``session.save_external_prepacked_constant_initializers`` ONNX Runtime lists, in the entries of
-an initializer's external data, each packed copy: ``prepacked_0: Gemm+HASH|OFFSET;BYTES;CHECKSUM``.
+With ``session.save_external_prepacked_constant_initializers``, ONNX Runtime lists each packed copy
+in the external-data entries of its initializer: ``prepacked_0: Gemm+HASH|OFFSET;BYTES;CHECKSUM``.
 Copies with one key are one buffer in memory.
 """
 
@@ -143,7 +143,7 @@ def _views(parameter: Parameter, slots: tuple[Slot, ...]) -> list[View]:
 
 
 def _is_seen_in(seen: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
-    """Tell whether values are the same, cast if the dtypes differ; a corner first: it is cheap."""
+    """Return whether values are equal after a cast; a corner is compared first, which is cheap."""
     corner = (slice(0, 4),) * seen.ndim
     return all(
         bit_equal(seen[part].astype(array.dtype, copy=False), array[part]) for part in (corner, ...)
@@ -151,7 +151,7 @@ def _is_seen_in(seen: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool
 
 
 def _is_reordered(stored: np.ndarray[Any, Any], array: np.ndarray[Any, Any]) -> bool:
-    """Tell whether two tensors have the same elements; sums first, then all of them sorted."""
+    """Return whether two tensors have the same elements; sums first, then all of them sorted."""
     one, other = (bits(np.ascontiguousarray(each)).ravel() for each in (stored, array))
     if int(one.sum(dtype=np.uint64)) != int(other.sum(dtype=np.uint64)):
         return False

@@ -1,8 +1,8 @@
-"""Opening a session again in a process of its own: what it costs, and what it made of the graph.
+"""Reopen a session in a separate process, to measure its memory and dump its graph.
 
-The process opens the session once as it was opened and reads its own memory before and after; then
-once more, with ONNX Runtime told to write the graph that it made, its packed weights included. What
-the calling process holds plays no part in either.
+The process opens the session once with the original configuration, and reads its own memory before
+and after. Then it opens it once more, and has ONNX Runtime write the optimized graph with its
+packed weights. The memory of the calling process affects neither.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def probe(config: SessionConfig, folder: Path) -> Probe:
     if done.returncode or not (folder / _FOUND).is_file():
         told = [line for line in done.stderr.splitlines() if line.strip()]
         raise PreconditionError(
-            "the session could not be opened again in a process of its own",
+            "the session could not be reopened in a separate process",
             {"exit code": done.returncode, "it says": told[-1] if told else "nothing"},
-            "see that the temporary folder has room for the weights twice",
+            "check that the temporary folder has space for two copies of the weights",
         )
     found = json.loads((folder / _FOUND).read_text("utf-8"))
     if "error" in found:
         raise PreconditionError(
-            "the session could not be opened again", {"it says": found["error"]}, found["fix"]
+            "the session could not be reopened", {"it says": found["error"]}, found["fix"]
         )
     return Probe(
         Measured(**found["measured"]),

@@ -1,4 +1,4 @@
-"""Runs captured into a CUDA graph: launched as one, on buffers that stay where they are."""
+"""Capture runs into a CUDA graph, which is launched as one on fixed buffers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CapturedRun:
         varying = [port for port in (*inputs, *outputs) if not _is_fixed(port)]
         if varying:
             raise PreconditionError(
-                "a CUDA graph runs on buffers of fixed sizes, and not all sizes are",
+                "a CUDA graph needs fixed sizes, but some sizes are dynamic",
                 {"not fixed": ", ".join(map(str, varying))},
                 "export the model with fixed sizes, or leave enable_cuda_graph out",
             )
@@ -72,7 +72,7 @@ class CapturedRun:
         """
         if unfit := [name for name in feeds if name not in self._fed]:
             raise PreconditionError(
-                "a CUDA graph reads stored weights where they are",
+                "a CUDA graph cannot be fed stored weights",
                 {"fed": ", ".join(unfit)},
                 "feed the inputs alone, or leave enable_cuda_graph out",
             )

@@ -1,4 +1,4 @@
-"""What is looked at once a session is open on CUDA: that it runs there, and can run to the end."""
+"""Check that an open session runs on CUDA, and that its nodes can run to the end."""
 
 from __future__ import annotations
 

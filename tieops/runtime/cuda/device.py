@@ -1,7 +1,7 @@
-"""Memory of an NVIDIA GPU, by the driver: what is in use, and weights that are put there.
+"""Memory of an NVIDIA GPU, through its driver: bytes in use, and uploading weights.
 
-ONNX Runtime's own uploads come out of an arena that grows in powers of two and gives nothing back
-before the process ends. What is put here takes its own size, and goes when nobody holds it.
+ONNX Runtime uploads weights into an arena that grows in powers of two and is not freed before the
+process ends. An allocation of this module has exactly the size of its tensor, and is freed with it.
 """
 
 from __future__ import annotations

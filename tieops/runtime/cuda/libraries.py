@@ -1,8 +1,8 @@
-"""NVIDIA's libraries: found in the wheels that bring them, loaded before ONNX Runtime looks.
+"""Find NVIDIA's libraries in Python wheels, and load them before ONNX Runtime looks for them.
 
-ONNX Runtime's CUDA provider asks the dynamic linker for them by name, and the linker knows nothing
-of Python's packages. ``onnxruntime.preload_dlls`` looks for them beside onnxruntime alone; but any
-folder of ``sys.path`` may hold them, as where torch was installed apart.
+ONNX Runtime's CUDA provider requests them from the dynamic linker by name, and the linker does not
+search Python packages. ``onnxruntime.preload_dlls`` searches only the folder beside onnxruntime,
+but they may be in any folder of ``sys.path``, for example where torch is installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options of ONNX Runtime's CUDA provider: which GPU, how much of its memory, which stream."""
+"""Options of ONNX Runtime's CUDA provider: which GPU, how much memory, which stream."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checked_options(given: Any, provider: str) -> dict[str, str]:
         )
     if provider == "cpu" and given:
         raise PreconditionError(
-            "provider_options are for CUDA, and provider='cpu' was asked for",
+            "provider_options apply only to CUDA, but provider='cpu' was requested",
             {"got": ", ".join(map(printable, given))},
             "leave them out, or ask for 'cuda' or 'auto'",
         )
@@ -64,7 +64,7 @@ def _text(name: str, value: Any) -> str:
     if name == _STREAM and isinstance(handle, int):
         return str(handle)
     raise PreconditionError(
-        f"expected a text or a number for the option {printable(name)}",
+        f"expected a string or a number for the option {printable(name)}",
         {"got": type(value).__name__},
         "pass it as ONNX Runtime documents it; a stream by its address",
     )
@@ -86,7 +86,7 @@ def stream_of(options: Mapping[str, str]) -> int:
 
 
 def uses_cuda_graph(options: Mapping[str, str]) -> bool:
-    """Tell whether runs are captured into a CUDA graph."""
+    """Return whether runs are captured into a CUDA graph."""
     return options.get("enable_cuda_graph", "0") not in ("0", "False", "false")
 
 

@@ -1,4 +1,4 @@
-"""Products with a tied weight as the one operator that ONNX Runtime has for them.
+"""Rewrite products with a tied weight to the single operator that ONNX Runtime has for them.
 
 A file holds a tied product in standard operators: ``Reshape``, ``Gemm`` with a transposed weight,
 ``Reshape``, or ``Transpose`` and ``MatMul``. The first copies the logits once more on each run, the
@@ -23,7 +23,7 @@ __all__ = ["fuse_products"]
 
 DOMAIN, OP_TYPE = "com.microsoft", "FusedMatMul"
 MAX_SIZES = 16
-"""Longer constants are no shapes."""
+"""Longer constants are not shapes."""
 
 Dims: TypeAlias = tuple[int | None, ...]
 
@@ -164,7 +164,7 @@ class _Products:
         return (x, weight) if kept else None
 
     def _is_shape_but_last(self, name: str, x: str, last: int) -> bool:
-        """Tell whether sizes are computed as ``Concat(Shape(x)[0:-1], last)``.
+        """Return whether sizes are computed as ``Concat(Shape(x)[0:-1], last)``.
 
         A result of these sizes has as many elements as the product only if the product's rows are
         those of x; otherwise the model fails, with or without this.
@@ -199,7 +199,7 @@ def _is_plain(gemm: onnx.NodeProto) -> bool:
 
 
 def _keeps_axes(shape: Dims, sizes: tuple[int, ...], hidden: int, features: int) -> bool:
-    """Tell whether sizes are a shape with another last axis; one of them may be left to compute."""
+    """Return whether sizes differ from a shape in the last axis only; one size may be -1."""
     if len(shape) != len(sizes) or shape[-1] != hidden or sizes[-1] != features:
         return False
     pairs = list(zip(shape[:-1], sizes[:-1], strict=True))

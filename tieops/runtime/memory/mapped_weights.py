@@ -1,4 +1,4 @@
-"""Stored tensors mapped from their files, each range of bytes once for all sessions."""
+"""Map stored tensors from their files, each byte range once for all sessions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakV
 
 
 def can_be_mapped(tensor: onnx_ir.TensorProtocol, device: str) -> bool:
-    """Tell whether ONNX Runtime can be handed the bytes of a tensor's file, and gains from it.
+    """Return whether ONNX Runtime can be handed the bytes of a tensor's file, and gains from it.
 
     Args:
         tensor: A stored tensor.

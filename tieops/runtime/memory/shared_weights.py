@@ -1,4 +1,4 @@
-"""What several models that are about to run have in common, put where it can be shared."""
+"""Find the weights that several models have in common, and store them where they can be shared."""
 
 from __future__ import annotations
 

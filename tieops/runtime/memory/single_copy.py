@@ -1,4 +1,4 @@
-"""How many copies of a tied weight a session holds, and arranging that it is one.
+"""Prepare a session so that it holds one copy of each tied weight.
 
 ONNX Runtime packs the weight of every Gemm and MatMul into a private copy. Where an embedding reads
 the same tensor the original stays as well: two copies. There are two ways to one:

@@ -1,4 +1,4 @@
-"""The weights in a model's data files and who reads them, told from the protobuf message alone.
+"""Find the weights in a model's data files and their readers, from the protobuf message alone.
 
 A session needs no more than that to prepare its memory. The IR would tell more, and cost a session
 of a small transformer several megabytes and most of the time in which it is made.
@@ -175,5 +175,5 @@ def _count(
 
 
 def _hands_on(node: onnx.NodeProto) -> bool:
-    """Tell whether whoever reads a node's output reads all of its first input."""
+    """Return whether whoever reads a node's output reads all of its first input."""
     return is_permutation(node) or is_reshaping(node) or is_cast(node)

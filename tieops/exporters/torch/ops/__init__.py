@@ -1,7 +1,7 @@
-"""ONNX operators in torch: one table, filled by the files of this folder.
+"""ONNX operators in torch: one table, filled by the modules of this package.
 
-A new operator is a function with ``@op("Name")`` in the file of its kind; the arguments of
-:func:`~tieops.exporters.torch.ops.registry.op` say how it takes its inputs.
+To add an operator, write a function with ``@op("Name")`` in the module of its kind; the arguments
+of :func:`~tieops.exporters.torch.ops.registry.op` define how it takes its inputs.
 """
 
 from __future__ import annotations

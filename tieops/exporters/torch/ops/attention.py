@@ -1,4 +1,4 @@
-"""Attention and rotary embeddings, as operators of their own since opset 23."""
+"""Attention and rotary embeddings, which are operators since opset 23."""
 
 from __future__ import annotations
 

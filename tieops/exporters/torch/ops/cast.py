@@ -1,4 +1,4 @@
-"""Changing dtypes, by value or by bits."""
+"""Casts, by value or by bits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""If, Loop and Scan: their graphs are submodules, called with the outer values that they read.
+"""If, Loop and Scan: their graphs become submodules, called with the outer values that they read.
 
-They are Python control flow, so torch.compile and torch.export stop at them.
+They become Python control flow, which torch.compile and torch.export cannot trace.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _check_rounds(rounds: int, body: nn.Module, states: int) -> None:
     made = output.args[0]
     if isinstance(made, tuple) and len(made) > states:
         raise UnsupportedModelError(
-            "a Loop or Scan that makes no round has nothing to stack",
+            "a Loop or Scan with zero iterations has no outputs to stack",
             {"outputs to stack": len(made) - states},
-            "call the module with at least one round",
+            "call the module with inputs that give at least one iteration",
         )

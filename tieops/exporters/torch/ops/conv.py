@@ -1,4 +1,4 @@
-"""Convolutions of one, two and three axes, and what undoes them."""
+"""Convolutions over one, two and three axes, and transposed convolutions."""
 
 from __future__ import annotations
 

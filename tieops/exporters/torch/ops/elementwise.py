@@ -1,4 +1,4 @@
-"""Arithmetic, comparison and logic, element by element."""
+"""Elementwise arithmetic, comparison and logic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators on Python numbers: sizes, axes and what is computed of them.
+"""Operators on Python numbers: sizes, axes and values computed from them.
 
 Torch traces a program with symbolic sizes as long as they stay Python integers. A value of rank 0
 is a number here, one of rank 1 a tuple.

@@ -1,4 +1,4 @@
-"""Reading and writing at places that are data: gathers, scatters, sorts."""
+"""Indexing with data: gathers, scatters and sorts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operands that arrive as Python numbers: files have scalars where vectors are due, and back."""
+"""Operands that arrive as Python numbers: convert between scalars and vectors."""
 
 from __future__ import annotations
 

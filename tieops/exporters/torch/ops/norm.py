@@ -73,9 +73,9 @@ class OldBatchNorm(BatchNorm):
         self.spatial = spatial
         if outputs > 1:
             raise UnsupportedModelError(
-                "a BatchNormalization that returns its batch's statistics is not known to to_torch",
+                "to_torch does not support a BatchNormalization that returns batch statistics",
                 {"outputs": outputs},
-                "export the model in eval mode: train() of the torch module does the same",
+                "export the model in eval mode, and call train() on the torch module",
             )
 
     def forward(

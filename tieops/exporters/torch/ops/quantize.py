@@ -1,4 +1,4 @@
-"""Quantization: to integers or 8-bit floats by a scale and a zero point, and back."""
+"""Quantization to integers or 8-bit floats by a scale and a zero point, and dequantization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers; a seed in the file is left to ``torch.manual_seed``."""
+"""Random numbers; ``torch.manual_seed`` replaces a seed in the file."""
 
 from __future__ import annotations
 

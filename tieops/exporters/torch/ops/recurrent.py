@@ -1,7 +1,7 @@
-"""LSTM, GRU and RNN: torch's own kernels where they compute the same, step by step where not.
+"""LSTM, GRU and RNN: torch's kernels where they compute the same, otherwise step by step.
 
-Weights come as torch stores them, a tuple of parts, or as ONNX packs them, one tensor whose gates
-are reordered here by views: gradients flow to the one parameter either way.
+Weights arrive as torch stores them, a tuple of parts, or as ONNX packs them, one tensor whose gates
+are reordered by views. Either way, gradients flow to the one parameter.
 """
 
 from __future__ import annotations

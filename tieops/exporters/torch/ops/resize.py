@@ -1,4 +1,4 @@
-"""Resampling: Resize, one axis after the other, and sampling at given places."""
+"""Resampling: Resize, one axis at a time, and GridSample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving elements: reshapes, transposes, slices, joins, pads, and tensors made of nothing else."""
+"""Moving elements: reshapes, transposes, slices, joins, pads, and constant fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reshape(x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
 
 
 def _is(number: int, size: Any) -> bool:
-    # A size that is not known while tracing is no constant, and must not be compared with one.
+    # A size that is not known while tracing is not a constant, and must not be compared with one.
     return isinstance(size, int) and size == number
 
 

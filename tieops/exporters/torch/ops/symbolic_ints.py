@@ -1,9 +1,9 @@
-"""Symbolic integers: values that are sizes, axes and what is computed of them, and no data.
+"""Symbolic integers: values that are sizes or axes, or computed from them alone.
 
-They are carried as Python numbers, because torch traces a program with symbolic sizes as long as
-they stay Python integers. A value is such a number if it is a Shape or a Size, or computed from
-such and from small constants by operators that have a version for Python numbers. A value of rank
-0 is a number, one of rank 1 a tuple.
+They are Python numbers, because torch traces a program with symbolic sizes only while these stay
+Python integers. A value is one of them if it is a Shape or a Size, or is computed from those and
+small constants by operators that have a version for Python numbers. A value of rank 0 is a number,
+and one of rank 1 is a tuple.
 """
 
 from __future__ import annotations
