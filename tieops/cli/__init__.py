@@ -57,13 +57,16 @@ def options(
         bool,
         typer.Option(
             "--version",
-            help="Show the versions of tieops and what it works with, and which providers load.",
+            help="Show versions, and which providers load.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --version: as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: print JSON.")] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show tracebacks, not errors' texts; also after a command."),
+        typer.Option(
+            "--debug",
+            help="Show tracebacks instead of error messages; also allowed after a command.",
+        ),
     ] = False,
 ) -> None:
     """Options of every command."""

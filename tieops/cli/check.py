@@ -43,31 +43,31 @@ def check(
     context: typer.Context,
     model: ModelPath,
     runtime: Annotated[
-        bool, typer.Option("--runtime", help="No tie is undone by this ONNX Runtime on the CPU.")
+        bool, typer.Option("--runtime", help="Check that ONNX Runtime undoes no tie on the CPU.")
     ] = False,
     memory: Annotated[
-        Memory, typer.Option(help="With --runtime: the memory mode of the session.")
+        Memory, typer.Option(help="With --runtime: memory mode of the session.")
     ] = "packed",
     expect_tie: Annotated[
         list[str] | None,
-        typer.Option(
-            "--expect-tie", help="These share one weight: emb,fc. May be given more than once."
-        ),
+        typer.Option("--expect-tie", help="Check that these share one weight: emb,fc. Repeatable."),
     ] = None,
     max_duplicate_bytes: Annotated[
         int | None,
         typer.Option(
-            "--max-duplicate-bytes", min=0, help="No more than this is stored a second time."
+            "--max-duplicate-bytes",
+            min=0,
+            help="Check that at most this many bytes are duplicates.",
         ),
     ] = None,
     *,
     reading: Reading,
     as_json: Json = False,
 ) -> None:
-    """Check what is asked for: exit 0 if it holds, 1 with a line for each that does not.
+    """Run the requested checks: exit 0 if all pass, 1 with a line for each that fails.
 
     With --runtime, the model is opened in ONNX Runtime, and each tied weight of 1 MB or more has
-    to be one resident copy. The other checks read the file alone.
+    to have one resident copy. The other checks read only the file.
 
         tieops check tied.onnx --runtime --memory mapped
         tieops check tied.onnx --expect-tie emb,fc --max-duplicate-bytes 0

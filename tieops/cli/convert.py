@@ -21,12 +21,13 @@ def convert(
     external_data: Annotated[
         bool | None,
         typer.Option(
-            "--external-data/--inline", help="Weights in a data file or in the model; by size."
+            "--external-data/--inline",
+            help="Store weights in a data file or in the model; default: by size.",
         ),
     ] = None,
     tie_form: Annotated[
         Literal["gemm", "portable"],
-        typer.Option(help="gemm: stays one copy in ONNX Runtime; portable: plain Transpose."),
+        typer.Option(help="gemm stays one copy in ONNX Runtime; portable uses a plain Transpose."),
     ] = "gemm",
     join: Annotated[
         bool, typer.Option(help="Join equal weights that the file stores more than once.")

@@ -50,10 +50,10 @@ def demo(
     train: Annotated[
         bool, typer.Option("--train", help="Train a tied autoencoder on digits instead.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="With --train: for how long.")] = 5,
-    images: Annotated[int, typer.Option(min=10, help="With --train: on how many images.")] = 2000,
+    epochs: Annotated[int, typer.Option(min=1, help="With --train: number of epochs.")] = 5,
+    images: Annotated[int, typer.Option(min=10, help="With --train: number of images.")] = 2000,
     plots: Annotated[
-        Path | None, typer.Option(help="With --train: the folder of its plots; a temporary one.")
+        Path | None, typer.Option(help="With --train: folder for plots; default: a temporary one.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="With --train: open the plots.")] = False,
     as_json: Json = False,
@@ -61,8 +61,8 @@ def demo(
     """Build a tied LSTM language model in PyTorch, convert, run and verify it.
 
     Embedding(1000, 300) -> LSTM(300) -> Linear(300, 1000) tied to the embedding -> softmax: the
-    network of MATLAB's "Neural Network Weight Tying". With --train the autoencoder of its "Weight
-    Tying Using Nested Layer": trained, plotted, converted, run and verified.
+    network of MATLAB's "Neural Network Weight Tying". With --train, train, plot, convert, run and
+    verify the autoencoder of its "Weight Tying Using Nested Layer" instead.
     """
     check_file(out, "a model")
     if not train:

@@ -16,18 +16,18 @@ __all__ = ["diff"]
 @reads_models
 def diff(
     before: ModelPath,
-    after: Annotated[str, typer.Argument(help="The second one.")],
+    after: Annotated[str, typer.Argument(help="The model to compare with it.")],
     everything: Annotated[
-        bool, typer.Option("--all", help="Every difference; else the first of many.")
+        bool, typer.Option("--all", help="List every difference instead of the first ones.")
     ] = False,
     *,
     reading: Reading,
     as_json: Json = False,
 ) -> None:
-    """Tell what changed: signature, ties, parameters, layers and bytes; exit 1 if anything did.
+    """List what changed: signature, ties, parameters, layers and bytes; exit 1 on any change.
 
-    Nothing is run: tieops verify tells whether two models compute the same. Values are compared
-    bit for bit, and a parameter that only has another name is said to be renamed.
+    Nothing is run; use tieops verify to check that two models compute the same. Values are compared
+    bit for bit, and a parameter that differs only in name is reported as renamed.
 
         tieops diff exported.onnx tied.onnx
     """

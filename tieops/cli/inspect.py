@@ -17,16 +17,17 @@ def inspect(
     model: ModelPath,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Every tie, problem and layer; repeated blocks not folded."),
+        typer.Option(
+            "--all", help="Show every tie, problem and layer; do not fold repeated blocks."
+        ),
     ] = False,
     *,
     reading: Reading,
     as_json: Json = False,
 ) -> None:
-    """Show what is tied, what is wasted and what is wrong, each with what fixes it; then layers.
+    """Show what is tied, wasted and wrong in a model, with fixes; then its layers.
 
-    Looking costs the graph and a few pages of the weights, not the weights. Repeated blocks are
-    folded into one.
+    This reads the graph and a few pages of each weight. Repeated blocks are folded into one.
 
         tieops inspect model.onnx
         tieops inspect model.onnx --all | less

@@ -47,14 +47,14 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="A PyTorch file may run code when it is opened; TorchScript has to be trusted.",
+        help="Allow a PyTorch file to run code when it is opened; required for TorchScript.",
     ),
 ]
 Limit = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
-        help="What an ONNX file may hold, such as nodes=500000 or hard_links=true; may be given "
+        help="Limit on an ONNX file, such as nodes=500000 or hard_links=true; may be given "
         "more than once.",
     ),
 ]

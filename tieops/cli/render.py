@@ -26,9 +26,11 @@ def render(
         ),
     ],
     before: Annotated[
-        str | None, typer.Option(help="The model before a surgery, to draw beside the other one.")
+        str | None, typer.Option(help="The model before a surgery, drawn beside this one.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="What to call it; the file's name.")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Title of the picture; default: the name of the file.")
+    ] = None,
     *,
     reading: Reading,
     as_json: Json = False,

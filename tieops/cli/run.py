@@ -49,9 +49,9 @@ def run(
         ),
     ] = None,
     provider: ProviderName = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of inputs that are made.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of generated inputs.")] = 0,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Then say which copies of the weights there are.")
+        bool, typer.Option("--memory", help="Afterwards, list the copies of each weight in memory.")
     ] = False,
     limit: Limit = None,
     sandbox: Sandboxed = False,
@@ -59,7 +59,7 @@ def run(
     seconds: Seconds = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Run a model on inputs from files, or on inputs made from its signature.
+    """Run a model on inputs from files, or on inputs generated from its signature.
 
     tieops run tied.onnx --size batch=4 --size sequence=16
     tieops run tied.onnx -i x=tokens.npy -o outputs.npz --memory

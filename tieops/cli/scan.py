@@ -20,7 +20,9 @@ __all__ = ["scan"]
 def scan(
     paths: Annotated[
         list[str],
-        typer.Argument(help="Files, folders, URLs of .onnx files; a URL of a folder ends with /."),
+        typer.Argument(
+            help="Files, folders or URLs of .onnx files; the URL of a folder ends with /."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -33,29 +35,33 @@ def scan(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one a processor.")
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Number of processes; default: one per processor."
+        ),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that one model may take.")
+        float | None, typer.Option(min=0.001, help="Time limit per model, in seconds.")
     ] = None,
     memory: Annotated[
-        int | None, typer.Option(min=1, help="MB of memory that one process may take.")
+        int | None, typer.Option(min=1, help="Memory limit per process, in MB.")
     ] = None,
     whole: Annotated[
         bool,
-        typer.Option("--whole", help="Read remote weights whole where samples are equal."),
+        typer.Option("--whole", help="Read remote weights whole if their samples are equal."),
     ] = False,
     ordered: Annotated[
-        bool, typer.Option("--ordered", help="Lines in the order of the names.")
+        bool, typer.Option("--ordered", help="Print lines in the order of the names.")
     ] = False,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Look at many models: a line of JSON for each, then a summary; exit 1 if one cannot be read.
+    """Scan many models: a line of JSON for each, then a summary; exit 1 if one cannot be read.
 
     The lines go to stdout and the summary to stderr; with -o the lines go to the file, and the
-    summary to stdout. A model that cannot be read has the error in its line and stops nothing. Of
-    remote models the graph is read, and samples. With --json the summary is JSON too.
+    summary to stdout. A model that cannot be read has the error in its line, and the scan
+    continues. Of remote models, only the graph and samples are read. With --json, the summary is
+    JSON too.
 
         tieops scan models/ -o found.jsonl
         tieops scan https://host/models/ s3://bucket/bert.onnx --timeout 60

@@ -47,22 +47,24 @@ OutPath = Annotated[
 """A Path made by ``file_path``, which refuses what ends as a folder does: pathlib drops the end."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ProviderName = Annotated[
-    Provider, typer.Option(help="cuda: CUDA or an error; auto: what is there; cpu.")
+    Provider, typer.Option(help="cuda: CUDA or an error; auto: CUDA if available; cpu.")
 ]
 Sizes = Annotated[
     list[str] | None,
-    typer.Option("--size", "-s", help="A symbolic size of made inputs, such as batch=4."),
+    typer.Option(
+        "--size", "-s", help="Size of a symbolic axis of generated inputs, such as batch=4."
+    ),
 ]
 Sandboxed = Annotated[
     bool,
-    typer.Option(
-        "--sandbox", help="Open and run it in a process with an end to its memory and time."
-    ),
+    typer.Option("--sandbox", help="Open and run it in a process with limits on memory and time."),
 ]
 MemoryLimit = Annotated[
-    float, typer.Option("--memory-limit", help="With --sandbox: GB beyond an empty process.")
+    float, typer.Option("--memory-limit", help="With --sandbox: memory limit, in GB.")
 ]
-Seconds = Annotated[float, typer.Option("--seconds", help="With --sandbox: the longest it runs.")]
+Seconds = Annotated[
+    float, typer.Option("--seconds", help="With --sandbox: time limit, in seconds.")
+]
 
 
 def refuse_unused(context: typer.Context, names: Sequence[str], why: str) -> None:

@@ -114,12 +114,12 @@ _MEANT = {
 }  # fmt: skip
 """What people try in the place of a flag; the first that the command has is what they mean."""
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")]
 Reuse = Annotated[
     bool,
     typer.Option(
         "--reuse",
-        help="Leave weights in the data file where they are; write the graph, and what is new.",
+        help="Leave weights in their data file; write only the graph and new weights.",
     ),
 ]
 

@@ -38,7 +38,9 @@ def verify(
     size: Sizes = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     provider: ProviderName = "cpu",
-    optimize: Annotated[bool, typer.Option(help="The runtime's graph optimizations.")] = True,
+    optimize: Annotated[
+        bool, typer.Option(help="Use the graph optimizations of the runtime.")
+    ] = True,
     trust: Trust = False,
     limit: Limit = None,
     sandbox: Sandboxed = False,
@@ -46,10 +48,10 @@ def verify(
     seconds: Seconds = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Compare two models' outputs on inputs made from their signature.
+    """Compare the outputs of two models on inputs generated from their signature.
 
-    Sizes vary, and integer inputs sweep the whole range of their table. Exit 1 if they differ or
-    cannot be compared.
+    Sizes vary, and integer inputs cover the whole table that they index. Exit 1 if the outputs
+    differ or cannot be compared.
 
         tieops verify tied.onnx exported.onnx
     """

@@ -1,10 +1,10 @@
 """What a tied model consists of, and the kit that reads and edits its graph.
 
 Read first ``parameter`` (a stored tensor, and the slots where layers read it), ``view`` (how a
-slot reads it), ``layer`` and ``tie``. What decides about them: ``readers`` (which slots are one
-reader, and whose a name is) and ``learnables`` (what trains). The kit on an ``onnx_ir`` graph:
-``walk``, ``operators``, ``dataflow``, ``functions`` and ``edit``. ``metadata`` is what a file
-remembers of all this, ``storage`` where the numbers lie.
+slot reads it), ``layer`` and ``tie``. Two packages decide: ``readers`` (which slots are one
+reader, and which reader owns a name) and ``learnables`` (what trains). The kit on an ``onnx_ir``
+graph: ``walk``, ``operators``, ``dataflow``, ``functions`` and ``edit``. ``metadata`` is the record
+of all this in a file, and ``storage`` is where the numbers are.
 
 What users compare or catch can be imported from here; it is loaded when it is used.
 """

@@ -1,4 +1,4 @@
-"""Passes: what can be done to a tied model, each an ``onnx_ir`` pass and a function.
+"""Passes on a tied model, each as an ``onnx_ir`` pass and as a function.
 
 Read first ``base`` (the protocol: plan, then apply), then ``tie`` and ``untie``. ``retie_slices``
 and ``detach`` are the edits of these two, ``inline`` is what both of ``untie`` and ``replace_head``

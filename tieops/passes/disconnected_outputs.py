@@ -29,7 +29,7 @@ def remove_disconnected_outputs(
     keep: Iterable[str] = (),
     unused_inputs: bool = False,
 ) -> TiedModel:
-    """Remove outputs that no input reaches, or named ones, and what only they kept alive.
+    """Remove outputs that no input reaches, or named ones, and everything that only they needed.
 
     An output that is computed from stored tensors alone says nothing about the input: it is what
     remains, for one, of an embedding's weights output once its transpose is gone. Whether an input

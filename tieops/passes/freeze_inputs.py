@@ -180,7 +180,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array | None:
     if array.dtype.kind not in "biuf" or dtype.kind not in "biufV":
         return None
     if array.dtype.kind == "b" or dtype.kind == "b":
-        return None  # a flag is no number
+        return None  # a flag is not a number
     cast = array.astype(dtype)
     if array.dtype == np.float64 and dtype.kind in "fV":
         return cast

@@ -1,4 +1,4 @@
-"""Functions, one policy: an edit that differs from call to call inlines the calls on its path.
+"""Inline calls for passes: which tensors stay one, and the calls around a head.
 
 Only those: other calls of the same functions stay calls, and then the main graph is edited.
 ``CallInliner`` does this for readers that leave a tie, ``inline_layers`` for layers that are

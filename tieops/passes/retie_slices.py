@@ -179,7 +179,7 @@ def _digest(part: RecordedSlice) -> object:
 
 
 def _is_whole(value: onnx_ir.Value, part: RecordedSlice) -> bool:
-    """Tell whether a tensor of a part's origin may be the one that it was cut out of."""
+    """Return whether a tensor of a part's origin may be the one that it was cut out of."""
     tensor = value.const_value
     return (
         tensor is not None

@@ -320,7 +320,7 @@ def resolve_targets(model: TiedModel, targets: Sequence[Target], keep: bool | st
         shared and len({*map(str, targets)}) == len(targets)
     ):
         raise PreconditionError(
-            "two targets name one slot",
+            "two targets name the same slot",
             {"slots": ", ".join(printable(slot.name) for slot in slots)},
             "name layers that each read a weight",
         )
@@ -328,7 +328,7 @@ def resolve_targets(model: TiedModel, targets: Sequence[Target], keep: bool | st
         kept = weight_slot(model, keep).parameter
         if kept not in [slot.parameter for slot in slots]:
             raise PreconditionError(
-                f"keep={keep!r} is none of the targets",
+                f"expected keep to name one of the targets, got {keep!r}",
                 {"targets": ", ".join(printable(slot.name) for slot in slots)},
                 "name one of them",
             )
@@ -376,7 +376,7 @@ def _matching_perm(kept: Slot, slot: Slot, *, anything: bool) -> Shape:
         raise TieMismatchError(
             f"{title}: values differ",
             {**facts, "first difference": _difference(first, other, perms[0])},
-            "say whose values stay: keep=",
+            "choose whose values to keep: keep=",
         )
     return perms[0]
 

@@ -45,7 +45,7 @@ def untie(
     accidental: bool = False,
     names: Mapping[str, str] | None = None,
 ) -> TiedModel:
-    """Give layers weights of their own: all that share one, or the ones named.
+    """Give layers separate weights: all that share one, or the named ones.
 
     Each slot that leaves gets an initializer of its own, with what it read of the shared one (a
     transpose is applied to the values), under its own old name where it has one. The first slot
