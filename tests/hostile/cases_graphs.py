@@ -37,16 +37,16 @@ def _text(name: str, text: str, *words: str, ok: bool = False, **options: Any) -
 
 
 IO = "(float[4] x) => (float[4] y)"
-_text("e01_cycle", IO + "{ a = Add(x, b)  b = Relu(a)  y = Neg(b) }", "in a circle")
-_text("e01_self_cycle", IO + "{ y = Add(x, y) }", "in a circle")
+_text("e01_cycle", IO + "{ a = Add(x, b)  b = Relu(a)  y = Neg(b) }", "has a cycle")
+_text("e01_self_cycle", IO + "{ y = Add(x, y) }", "has a cycle")
 _text("e01_cycle_through_a_branch", """(bool b, float[4] x) => (float[4] y) { y = If(b) <
     then_branch = t () => (float[4] p) { p = Neg(y) },
-    else_branch = e () => (float[4] q) { q = Neg(x) }> }""", "in a circle")  # fmt: skip
+    else_branch = e () => (float[4] q) { q = Neg(x) }> }""", "has a cycle")  # fmt: skip
 _text("e01_cycle_of_two_branches", """(bool b, float[4] x) => (float[4] y, float[4] z) {
     y = If(b) <then_branch = t () => (float[4] p) { p = Neg(z) },
                else_branch = e () => (float[4] q) { q = Neg(x) }>
     z = If(b) <then_branch = u () => (float[4] r) { r = Neg(y) },
-               else_branch = f () => (float[4] s) { s = Neg(x) }> }""", "in a circle")  # fmt: skip
+               else_branch = f () => (float[4] s) { s = Neg(x) }> }""", "has a cycle")  # fmt: skip
 _text("e03_unsorted", IO + "{ y = Relu(h)  h = Neg(x) }", ok=True)
 _text("e06_dup_output", IO + "{ y = Relu(x)  y = Neg(x) }", "duplicate", "y")
 _text("e06_input_and_output", IO + "{ x = Relu(x)  y = Neg(x) }", "duplicate", "x")
@@ -140,7 +140,7 @@ def _(proto: onnx.ModelProto) -> None:
     proto.graph.input.append(helper.make_tensor_value_info("w", 1, ["n", 4]))
 
 
-@_changed("e15_two_value_infos", "declared twice")
+@_changed("e15_two_value_infos", "two conflicting declarations")
 def _(proto: onnx.ModelProto) -> None:
     for size in (1, 2):
         proto.graph.value_info.append(helper.make_tensor_value_info("h", 1, [size]))
