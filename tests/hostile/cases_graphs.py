@@ -54,7 +54,7 @@ _text("e10_dangling", IO + "{ y = Add(x, nothing) }", "nothing defines nothing")
 _text("e11_output_missing", "(float[4] x) => (float[4] y, float[4] z) { y = Neg(x) }", "output z")
 _text("e12_dup_graph_output", "(float[4] x) => (float[4] y, float[4] y) { y = Neg(x) }",
       "duplicate output")  # fmt: skip
-_text("e12_dup_input", "(float[4] x, float[4] x) => (float[4] y) { y = Neg(x) }", "input of g x")
+_text("e12_dup_input", "(float[4] x, float[4] x) => (float[4] y) { y = Neg(x) }", "input of g: x")
 _text("e13_passthrough", "(float[4] x) => (float[4] x, float[2] w) <float[2] w = {1, 2}> { }",
       ok=True)  # fmt: skip
 _text("e16_output_lie", "(float[4] x) => (int64[3] y) { y = Relu(x) }", "y is declared with a type",
@@ -370,7 +370,7 @@ _named("e30_rich", "[red]w[/red][/]", ok=True)
 _named("e30_format", "{w}%s%n{0}", ok=True)
 
 
-@case("not UTF-8")
+@case("not valid UTF-8")
 def e31_name_not_utf8(folder: Path) -> Path:
     data = small().SerializeToString().replace(b"\x12\x01w", b"\x12\x01\xff").replace(
         b"\x42\x01w", b"\x42\x01\xff"
@@ -379,12 +379,12 @@ def e31_name_not_utf8(folder: Path) -> Path:
     return folder / "m.onnx"
 
 
-@case("not UTF-8")
+@case("not valid UTF-8")
 def e31_surrogate(_: Path) -> bytes:
     return b"\x08\x0a" + message(2, b"\xed\xa0\x80")
 
 
-@case("not UTF-8")
+@case("not valid UTF-8")
 def e31_proto_not_utf8(_: Path) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(
         small().SerializeToString() + message(14, message(1, b"k\xff"), message(2, b"v"))

@@ -501,7 +501,7 @@ def test_nodes_that_read_each_other_are_refused() -> None:
 
 
 def test_an_unsorted_graph_of_onnx_ir_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="not in order"):
+    with pytest.raises(UnsupportedModelError, match="not sorted"):
         tieops.from_onnx(onnx_ir.from_onnx_text(UNSORTED))
 
 

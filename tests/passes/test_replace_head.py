@@ -415,9 +415,9 @@ def test_a_head_of_nothing(out_features: int) -> None:
     [
         ({"init": "he"}, "unknown initialisation 'he'"),
         ({"init": np.zeros((8, 15))}, "init does not have the shape that the new head needs"),
-        ({"init": np.zeros((15, 8), complex)}, "init has another shape"),
-        ({"init": np.full((15, 8), "a")}, "init has another shape"),
-        ({"bias": np.zeros(3)}, "bias has another shape"),
+        ({"init": np.zeros((15, 8), complex)}, "init does not have the shape"),
+        ({"init": np.full((15, 8), "a")}, "init does not have the shape"),
+        ({"bias": np.zeros(3)}, "bias does not have the shape"),
     ],
 )
 def test_values_that_do_not_fit(options: dict[str, Any], message: str) -> None:

@@ -338,7 +338,7 @@ def test_what_no_session_can_be_opened_with_is_refused(given, words):
 
 @pytest.mark.parametrize("feeds", [None, [1.0], np.zeros(2, np.float32), 5])
 def test_feeds_without_names_are_refused(feeds):
-    with pytest.raises(PreconditionError, match="inputs come by name") as caught:
+    with pytest.raises(PreconditionError, match="expected a dict of inputs by name") as caught:
         session(graph(NEG), "cpu").run(feeds)
     assert caught.value.fix == 'pass a dict: {"x": array}'
 

@@ -154,5 +154,5 @@ def test_a_name_that_is_no_parameter_is_refused(net: nn.Sequential) -> None:
 @pytest.mark.parametrize("rates", [{"lr": -1.0}, {"lr": float("nan")},
                                    {"lr": 1.0, "weight_decay": -1.0}])  # fmt: skip
 def test_what_is_no_rate_is_refused(net: nn.Sequential, rates) -> None:
-    with pytest.raises(PreconditionError, match="is no rate"):
+    with pytest.raises(PreconditionError, match="must be a rate"):
         tieops.param_groups(net, **rates)

@@ -129,7 +129,7 @@ def test_inputs_that_do_not_fit_are_refused():
         verify(neg, against=neg, inputs={"z": [1.0]})
     with pytest.raises(PreconditionError, match="x is int64, not float32"):
         verify(neg, against=neg, inputs={"x": np.int64([1])})
-    with pytest.raises(PreconditionError, match="sizes= means nothing"):
+    with pytest.raises(PreconditionError, match="sizes= has no effect"):
         verify(neg, against=neg, inputs={"x": [1.0]}, sizes={"n": 2})
     other = graph("f (float[n] x, float[n] z) => (float[n] y) { y = Add(x, z) }")
     with pytest.raises(PreconditionError, match="z is missing"):

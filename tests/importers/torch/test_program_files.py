@@ -220,7 +220,7 @@ def test_an_expression_that_is_code_runs_only_if_it_is_trusted(module, tmp_path)
 def test_what_is_no_archive_is_refused(content, tmp_path):
     path = tmp_path / "m.pt"
     path.write_bytes(content)
-    refused(path, why="is no zip archive", way_out=".pt2 of torch.export.save")
+    refused(path, why="is not a zip archive", way_out=".pt2 of torch.export.save")
 
 
 def test_another_zip_is_refused(tmp_path):
