@@ -83,7 +83,7 @@ def _check_kind(file: BinaryIO, name: str) -> None:
             b"version https://git-lfs"
         ),
     }
-    what = next((kind for kind, holds in kinds.items() if holds), "no zip archive")
+    what = next((kind for kind, holds in kinds.items() if holds), "not a zip archive")
     raise UntrustedFileError(
         f"{printable(name)} is {what}: tieops does not execute it",
         {"first bytes": head[:8].hex(" ") or "none"},
