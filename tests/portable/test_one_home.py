@@ -30,27 +30,40 @@ def foreign(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            has = WINDOWS.get(node.value.id)
-            public = not node.attr.startswith("_")
-            if has is not None and public and (node.attr not in has or node.attr in ONLY_LINUX):
-                yield f"{node.value.id}.{node.attr}"
-            if (node.value.id, node.attr) in (("sys", "platform"), ("os", "name")):
-                yield f"{node.value.id}.{node.attr}"
-            if node.attr in ("madvise", "st_uid", "st_gid", "malloc_trim", "prctl"):
-                yield node.attr
-        elif isinstance(node, ast.Import):
-            yield from (each.name for each in node.names if each.name in MODULES)
-        elif isinstance(node, ast.ImportFrom):
-            if node.module in MODULES:
-                yield node.module or ""
-            has = WINDOWS.get(node.module or "")
-            if has is not None:
-                yield from (f"{node.module}.{e.name}" for e in node.names if e.name not in has)
-        elif isinstance(node, ast.keyword) and node.arg in ("dir_fd", "src_dir_fd", "prot"):
-            yield node.arg
-        elif isinstance(node, ast.Constant) and id(node) not in docs:
-            yield from (path for path in ("/proc", "/dev") if str(node.value).startswith(path))
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                yield from foreign_names(module, name)
+            case ast.Import(names=names):
+                yield from (each.name for each in names if each.name in MODULES)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from foreign_imports(module, [each.name for each in names])
+            case ast.keyword(arg="dir_fd" | "src_dir_fd" | "prot"):
+                yield str(node.arg)
+            case ast.Constant() if id(node) not in docs:
+                yield from (path for path in ("/proc", "/dev") if str(node.value).startswith(path))
+            case _:
+                pass
+
+
+def foreign_names(module: str, name: str) -> Iterator[str]:
+    """Yield what is foreign about ``module.name``."""
+    has = WINDOWS.get(module)
+    public = not name.startswith("_")
+    if has is not None and public and (name not in has or name in ONLY_LINUX):
+        yield f"{module}.{name}"
+    if (module, name) in (("sys", "platform"), ("os", "name")):
+        yield f"{module}.{name}"
+    if name in ("madvise", "st_uid", "st_gid", "malloc_trim", "prctl"):
+        yield name
+
+
+def foreign_imports(module: str, names: list[str]) -> Iterator[str]:
+    """Yield what is foreign of the names that are imported from a module."""
+    if module in MODULES:
+        yield module
+    has = WINDOWS.get(module)
+    if has is not None:
+        yield from (f"{module}.{name}" for name in names if name not in has)
 
 
 @pytest.mark.parametrize(

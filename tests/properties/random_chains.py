@@ -165,67 +165,74 @@ class Program:
         return self.store(name, array)
 
     def _draw(self, shape: Shape) -> Step:
-        rng, rank = self.rng, len(shape)
         kinds = ["Identity", "Unsqueeze", "Reshape", "Flatten", "Squeeze"]
-        kinds += ["Transpose", "Slice", "Tile", "Gather", "Pad", "Expand"] if rank else []
-        kind = str(rng.choice(kinds))
-        if rank:
-            axis = int(rng.integers(rank))
-            negative = int(rng.choice([axis, axis - rank]))
-            size = shape[axis]
-        else:
-            axis = negative = size = 0
-        before, after = shape[:axis], shape[axis + 1 :]
-        if kind == "Unsqueeze":
-            at = int(rng.integers(rank + 1))
-            return Step(kind, (*shape[:at], 1, *shape[at:]), {1: [at]})
-        if kind == "Squeeze":
-            ones = [at for at, each in enumerate(shape) if each == 1]
-            if not ones or rng.random() < 0.3:
-                return Step(kind, tuple(each for each in shape if each != 1))
-            gone = int(rng.choice(ones))
-            return Step(kind, (*shape[:gone], *shape[gone + 1 :]), {1: [gone]})
-        if kind == "Flatten":
-            at = int(rng.integers(rank + 1))
-            sizes = (math.prod(shape[:at]), math.prod(shape[at:]))
-            return Step(kind, sizes, {}, {"axis": at})
-        if kind == "Reshape":
-            return self._reshape(shape)
-        if kind == "Transpose":
-            perm = [int(each) for each in rng.permutation(rank)]
-            if rng.random() < 0.2:
-                return Step(kind, tuple(reversed(shape)))
-            return Step(kind, tuple(shape[each] for each in perm), {}, {"perm": perm})
-        if kind == "Slice":
-            start = int(rng.integers(size))
-            stop = int(rng.choice([size, 2**31 - 1, min(start + 2, size)]))
-            step = int(rng.choice([1, 1, 2]))
-            left = len(range(size)[start:stop:step])
-            operands = {1: [start], 2: [stop]}
-            if axis or rng.random() < 0.5:
-                operands[3] = [negative]
-            if step != 1:
-                operands = {1: [start], 2: [stop], 3: [negative], 4: [step]}
-            return Step(kind, (*before, left, *after), operands)
-        if kind == "Tile":
-            times = [1] * rank
-            times[axis] = int(rng.integers(1, 3))
-            sizes = tuple(a * b for a, b in zip(shape, times, strict=True))
-            return Step(kind, sizes, {1: times})
-        if kind == "Gather":
-            ids = [int(each) for each in rng.integers(-size, size, 3)]
-            return Step(kind, (*before, 3, *after), {1: ids}, {"axis": negative})
-        if kind == "Pad":
-            amounts = [0] * (2 * rank)
-            amounts[axis] = int(rng.integers(2))
-            sizes = (*before, size + amounts[axis], *after)
-            return Step(kind, sizes, {1: amounts})
-        if kind == "Expand":
-            target = [each if rng.random() < 0.5 else 1 for each in shape]
-            return Step(kind, shape, {1: target})
+        kinds += ["Transpose", "Slice", "Tile", "Gather", "Pad", "Expand"] if shape else []
+        kind = str(self.rng.choice(kinds))
+        draw = getattr(self, f"_{kind.lower()}")
+        return draw(shape, int(self.rng.integers(len(shape))) if shape else 0)
+
+    def _either_sign(self, axis: int, rank: int) -> int:
+        """Return an axis, counted from the front or from the back."""
+        return int(self.rng.choice([axis, axis - rank]))
+
+    def _identity(self, shape: Shape, _: int) -> Step:
         return Step("Identity", shape)
 
-    def _reshape(self, shape: Shape) -> Step:
+    def _unsqueeze(self, shape: Shape, _: int) -> Step:
+        at = int(self.rng.integers(len(shape) + 1))
+        return Step("Unsqueeze", (*shape[:at], 1, *shape[at:]), {1: [at]})
+
+    def _squeeze(self, shape: Shape, _: int) -> Step:
+        ones = [at for at, each in enumerate(shape) if each == 1]
+        if not ones or self.rng.random() < 0.3:
+            return Step("Squeeze", tuple(each for each in shape if each != 1))
+        gone = int(self.rng.choice(ones))
+        return Step("Squeeze", (*shape[:gone], *shape[gone + 1 :]), {1: [gone]})
+
+    def _flatten(self, shape: Shape, _: int) -> Step:
+        at = int(self.rng.integers(len(shape) + 1))
+        return Step("Flatten", (math.prod(shape[:at]), math.prod(shape[at:])), {}, {"axis": at})
+
+    def _transpose(self, shape: Shape, _: int) -> Step:
+        perm = [int(each) for each in self.rng.permutation(len(shape))]
+        if self.rng.random() < 0.2:
+            return Step("Transpose", tuple(reversed(shape)))
+        return Step("Transpose", tuple(shape[each] for each in perm), {}, {"perm": perm})
+
+    def _slice(self, shape: Shape, axis: int) -> Step:
+        rng, size = self.rng, shape[axis]
+        start = int(rng.integers(size))
+        stop = int(rng.choice([size, 2**31 - 1, min(start + 2, size)]))
+        step = int(rng.choice([1, 1, 2]))
+        left = len(range(size)[start:stop:step])
+        operands = {1: [start], 2: [stop]}
+        if axis or step != 1 or rng.random() < 0.5:
+            operands[3] = [self._either_sign(axis, len(shape))]
+        if step != 1:
+            operands[4] = [step]
+        return Step("Slice", (*shape[:axis], left, *shape[axis + 1 :]), operands)
+
+    def _tile(self, shape: Shape, axis: int) -> Step:
+        times = [1] * len(shape)
+        times[axis] = int(self.rng.integers(1, 3))
+        sizes = tuple(a * b for a, b in zip(shape, times, strict=True))
+        return Step("Tile", sizes, {1: times})
+
+    def _gather(self, shape: Shape, axis: int) -> Step:
+        ids = [int(each) for each in self.rng.integers(-shape[axis], shape[axis], 3)]
+        sizes = (*shape[:axis], 3, *shape[axis + 1 :])
+        return Step("Gather", sizes, {1: ids}, {"axis": self._either_sign(axis, len(shape))})
+
+    def _pad(self, shape: Shape, axis: int) -> Step:
+        amounts = [0] * (2 * len(shape))
+        amounts[axis] = int(self.rng.integers(2))
+        sizes = (*shape[:axis], shape[axis] + amounts[axis], *shape[axis + 1 :])
+        return Step("Pad", sizes, {1: amounts})
+
+    def _expand(self, shape: Shape, _: int) -> Step:
+        return Step("Expand", shape, {1: [e if self.rng.random() < 0.5 else 1 for e in shape]})
+
+    def _reshape(self, shape: Shape, _: int) -> Step:
         total = math.prod(shape)
         sizes = list(shape)
         if len(sizes) > 1 and self.rng.random() < 0.5:

@@ -166,39 +166,51 @@ def spoil_proto(proto: onnx.ModelProto) -> None:
     proto.Clear()
 
 
+def spoil_tensor(tensor: onnx_ir.TensorProtocol) -> None:
+    tensor.metadata_props["spoiled"] = "yes"
+    if not isinstance(tensor, onnx_ir.serde.TensorProtoTensor):
+        tensor.doc_string = "spoiled"
+    if isinstance(tensor, onnx_ir.Tensor) and tensor.numpy().flags.writeable:
+        tensor.numpy()[...] = 0
+
+
+def spoil_value(value: onnx_ir.Value) -> None:
+    value.metadata_props["spoiled"] = "yes"
+    value.doc_string = "spoiled"
+    for held in value.meta.values():
+        if isinstance(held, dict):
+            held["spoiled"] = "yes"
+    if isinstance(value.type, onnx_ir.TensorType):
+        value.type.denotation = "spoiled"
+    if value.type is not None:
+        value.dtype = onnx_ir.DataType.INT8
+    if value.shape is not None and not value.shape.frozen and value.shape.rank():
+        value.shape[0] = 77
+    value.name = f"{value.name}_spoiled"
+
+
+def spoil_node(node: onnx_ir.Node) -> None:
+    node.name, node.doc_string, node.domain = "spoiled", "spoiled", "spoiled"
+    node.metadata_props["spoiled"] = "yes"
+    for attr in node.attributes.values():
+        attr.name, attr.doc_string = "spoiled", "spoiled"
+
+
 def spoil_graph(model: onnx_ir.Model) -> None:
     """Change all that can be changed on the objects of a graph."""
     model.metadata_props["spoiled"] = "yes"
     model.opset_imports["spoiled"] = 1
     for tensor in filter(None, [value.const_value for value in stored_values(model)]):
-        tensor.metadata_props["spoiled"] = "yes"
-        if not isinstance(tensor, onnx_ir.serde.TensorProtoTensor):
-            tensor.doc_string = "spoiled"
-        if isinstance(tensor, onnx_ir.Tensor) and tensor.numpy().flags.writeable:
-            tensor.numpy()[...] = 0
+        spoil_tensor(tensor)
     for graph in all_graphs(model):
         graph.doc_string = "spoiled"
         graph.metadata_props["spoiled"] = "yes"
         values = [*graph.inputs, *graph.initializers.values()]
         values += [output for node in graph for output in node.outputs]
         for value in values:
-            value.metadata_props["spoiled"] = "yes"
-            value.doc_string = "spoiled"
-            for held in value.meta.values():
-                if isinstance(held, dict):
-                    held["spoiled"] = "yes"
-            if isinstance(value.type, onnx_ir.TensorType):
-                value.type.denotation = "spoiled"
-            if value.type is not None:
-                value.dtype = onnx_ir.DataType.INT8
-            if value.shape is not None and not value.shape.frozen and value.shape.rank():
-                value.shape[0] = 77
-            value.name = f"{value.name}_spoiled"
+            spoil_value(value)
         for node in graph:
-            node.name, node.doc_string, node.domain = "spoiled", "spoiled", "spoiled"
-            node.metadata_props["spoiled"] = "yes"
-            for attr in node.attributes.values():
-                attr.name, attr.doc_string = "spoiled", "spoiled"
+            spoil_node(node)
 
 
 @pytest.mark.parametrize("name", MODELS)

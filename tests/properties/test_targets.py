@@ -80,33 +80,41 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
 }
 
 
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "socket": make_socket,
+    "directory": Path.mkdir,
+    "nothing": lambda path: None,
+    "a FIFO": os.mkfifo,
+    "a directory": Path.mkdir,
+    "a file": Path.touch,
+}
+"""What may stand at a path, or at the other end of a link."""
+
+
 def make(kind: str, path: Path) -> Path:
     """Put something at a path; return the target to write to, which is there or below it."""
     elsewhere = path.with_name("elsewhere")
-    if kind in ("FIFO", "link to a FIFO"):
-        os.mkfifo(path if kind == "FIFO" else elsewhere)
-    elif kind == "socket":
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(path))
-        server.close()
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "below a FIFO":
-        os.mkfifo(elsewhere)
-        return elsewhere / path.name
-    elif kind == "below a file":
-        elsewhere.write_bytes(b"")
-        return elsewhere / path.name
-    elif kind == "no folder":
-        return elsewhere / path.name
-    elif kind == "too long":
-        return path.with_name("x" * 300 + path.suffix)
-    if kind == "link to a directory":
-        elsewhere.mkdir()
-    if kind == "link to itself":
-        path.symlink_to(path)
-    elif kind.startswith("link"):
-        path.symlink_to(elsewhere)
+    match kind.split(" ", 2) if kind.startswith("link") else kind.split(" ", 1):
+        case ["no", "folder"]:
+            return elsewhere / path.name
+        case ["too", "long"]:
+            return path.with_name("x" * 300 + path.suffix)
+        case ["below", what]:
+            MAKERS[what](elsewhere)
+            return elsewhere / path.name
+        case ["link", "to", "itself"]:
+            path.symlink_to(path)
+        case ["link", "to", what]:
+            MAKERS[what](elsewhere)
+            path.symlink_to(elsewhere)
+        case _:
+            MAKERS[kind](path)
     return path
 
 

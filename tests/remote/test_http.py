@@ -77,7 +77,8 @@ def test_the_first_range_that_is_lost_ends_all(server: Server, fault: str, tries
     server.fault = fault
     with pytest.raises(UntrustedFileError):
         file.read(RANGES)
-    assert len(server.asked) <= tries * REQUESTS_AT_ONCE
+    # Where one is lost, those in whose place others had come are not taken back.
+    assert len(server.asked) < (tries + 1) * REQUESTS_AT_ONCE < len(RANGES)
     server.fault = ""
     assert len(file.read(RANGES)) == len(RANGES)
 
