@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
+from tieops.importers.torch.default_types import write_types
+
 __all__ = ["ProgramNames", "exporting_names"]
 
 _NEUTRAL = re.compile(r"tieops((?:\._\d)+)\.(parametrizations\.)?t\b")
@@ -106,8 +108,9 @@ def exporting_names() -> Generator[ProgramNames]:
     """While this is active, ``torch.onnx.export`` in this thread works on neutral names.
 
     The exporter makes a program of a module, decomposes it and writes ONNX, in one call. The names
-    change where it asks the program for its decomposition, so modules and programs go one way. Its
-    initializers and the program that it returns have neutral names.
+    change where it asks the program for its decomposition, so modules and programs go one way. Types
+    that the program leaves to the process are written there, too. The exporter's initializers and
+    the program that it returns have neutral names.
     """
     names = ProgramNames()
     thread = threading.get_ident()
@@ -116,8 +119,11 @@ def exporting_names() -> Generator[ProgramNames]:
     def run_decompositions(
         self: torch.export.ExportedProgram, *args: Any, **kwargs: Any
     ) -> torch.export.ExportedProgram:
-        is_ours = threading.get_ident() == thread
-        return original(names.neutral(self) if is_ours else self, *args, **kwargs)
+        if threading.get_ident() != thread:
+            return original(self, *args, **kwargs)
+        program = original(names.neutral(self), *args, **kwargs)
+        write_types(program)
+        return program
 
     torch.export.ExportedProgram.run_decompositions = run_decompositions  # pyright: ignore[reportAttributeAccessIssue]
     try:
