@@ -17,7 +17,7 @@ USERS = {
     "record_reads": {
         "importers/torch/aliases.py",
         "passes/rename.py",
-        "passes/tie.py",
+        "passes/join.py",
         "passes/untie.py",
     },
     # The one who tells it which slots there are.

@@ -108,9 +108,9 @@ def exporting_names() -> Generator[ProgramNames]:
     """While this is active, ``torch.onnx.export`` in this thread works on neutral names.
 
     The exporter makes a program of a module, decomposes it and writes ONNX, in one call. The names
-    change where it asks the program for its decomposition, so modules and programs go one way. Types
-    that the program leaves to the process are written there, too. The exporter's initializers and
-    the program that it returns have neutral names.
+    change where it asks the program for its decomposition, so modules and programs go one way, and
+    types are written that the program leaves to the process. The exporter's initializers and the
+    program that it returns have neutral names.
     """
     names = ProgramNames()
     thread = threading.get_ident()
