@@ -228,40 +228,21 @@ def _place(
 ) -> None:
     """Put a unit into the layer that its module is building, or begin a layer."""
     scope = scope_of(unit.node)
-    roles: dict[str, _Input] = {}
-    owned = False
-    for node, index, arrivals, default in _inputs(unit):
-        names = [name for a in arrivals for name in a.parameter.names]
-        computed = any(a.view.computed for a in arrivals)
-        role = owned_role(node, index, names, inner=computed)
-        owned = owned or role is not None
-        role = role or default
-        while role in roles:
-            role = f"{role}_{index}"
-        roles[role] = _Input(node, index, unit.path, tuple(_reads(arrivals)))
+    roles, owned = _roles(unit)
     nodes = [unit.node, *([unit.bias.node] if unit.bias else [])]
     kind = kind_of(unit.node)
     fqn = scope.fqn if scope is not None and (owned or _is_torch_layer(scope, kind)) else None
     fqn = fqn or None
+    builder = fqn
+    if fqn is None and kind is None and scope is not None and (scope.fqn or call is not None):
+        builder = f"{scope.fqn}."  # which reads another module's tensor
     # A body that is called again is another call, whichever number it has within the body.
     path = () if call is None else unit.path
-    home: _Draft | None = None
-    if fqn is not None:
-        # Roles that a module reads one after the other (a norm's weight, then its bias) are one
-        # call of it; the same role once more is the next call.
-        last = latest.get((fqn, call, path))
-        if last is not None and kind is None:
-            # A parametrization reads its tensor twice in one call, by different operators.
-            roles = _again(roles, last, unit.node, within=call is not None)
-        if last is not None and not roles.keys() & last.reads.keys():
-            home = last
-    elif kind is None and scope is not None and (scope.fqn or call is not None):
-        # Another module's tensor: the older exporter has a name of its own for each call.
-        last = latest.get((f"{scope.fqn}.", call, path))
-        if last is not None and all(_same_tensors(at, last) for at in roles.values()):
-            again = _again(roles, last, unit.node, within=call is not None)
-            if not again.keys() & last.reads.keys():
-                home, roles = last, again
+    home = None if builder is None else latest.get((builder, call, path))
+    if home is not None:
+        in_call = call is not None
+        roles, goes_on = _continued(unit, home, roles, owns=fqn is not None, in_call=in_call)
+        home = home if goes_on else None
     if home is not None:
         home.reads.update(roles)
         home.nodes.extend(nodes)
@@ -276,10 +257,52 @@ def _place(
             namer.unique(name, pinned), kind or owner or operator_name(unit.node), fqn, nodes, roles
         )
         drafts.append(home)
-    if fqn is not None:
-        latest[fqn, call, path] = home
-    elif kind is None and scope is not None and (scope.fqn or call is not None):
-        latest[f"{scope.fqn}.", call, path] = home
+    if builder is not None:
+        latest[builder, call, path] = home
+
+
+def _roles(unit: _Unit) -> tuple[dict[str, _Input], bool]:
+    """Return what a unit reads by role, and whether any of it is its module's own."""
+    roles: dict[str, _Input] = {}
+    owned = False
+    for node, index, arrivals, default in _inputs(unit):
+        names = [name for a in arrivals for name in a.parameter.names]
+        computed = any(a.view.computed for a in arrivals)
+        role = owned_role(node, index, names, inner=computed)
+        owned = owned or role is not None
+        role = role or default
+        while role in roles:
+            role = f"{role}_{index}"
+        roles[role] = _Input(node, index, unit.path, tuple(_reads(arrivals)))
+    return roles, owned
+
+
+def _continued(
+    unit: _Unit, last: _Draft, roles: dict[str, _Input], *, owns: bool, in_call: bool
+) -> tuple[dict[str, _Input], bool]:
+    """Return the roles of a unit after its module's last layer, and whether it continues that.
+
+    Roles that a module reads one after the other (a norm's weight, then its bias) are one call of
+    it; the same role once more is the next call.
+
+    Args:
+        unit: The unit.
+        last: The layer that its module built last, in the same call of the module.
+        roles: What the unit reads.
+        owns: Whether that is the module's own; else it is another module's tensor.
+        in_call: Whether it is known which call of the module it is.
+    """
+    if owns:
+        if kind_of(unit.node) is None:
+            # A parametrization reads its tensor twice in one call, by different operators.
+            roles = _again(roles, last, unit.node, within=in_call)
+        return roles, not roles.keys() & last.reads.keys()
+    if not all(_same_tensors(at, last) for at in roles.values()):
+        return roles, False
+    # The older exporter has a name of its own for each call.
+    again = _again(roles, last, unit.node, within=in_call)
+    is_next = not again.keys() & last.reads.keys()
+    return (again if is_next else roles), is_next
 
 
 def _is_torch_layer(scope: Scope, kind: str | None) -> bool:

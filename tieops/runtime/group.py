@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from tieops.arguments import expect
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
@@ -109,50 +109,25 @@ def sessions(
     if provider == "cuda" and blocker is not None:
         raise not_on_cuda(blocker.what, blocker.fix)
 
-    def made(on: Literal["cuda", "cpu"], note: str, prepare: Prepare) -> dict[str, Session]:
-        asked = provider if on == "cuda" else on
-        members: dict[str, Session] = {}
-        arranged: dict[str, PreparedWeights] = {}
-        for name, model in models.items():
-            file = opened[name]
-            config = SessionConfig(
-                file.path, asked, memory, given, optimize, threads, file.limits, on_provider
-            )
-            own = session_options(config)
-            arranged[name] = prepare(name, own)
-            try:
-                if on == "cuda":
-                    inner, said = open_on_cuda(config, arranged[name].opened, own)
-                else:
-                    inner, said = create(arranged[name].opened, own, on), note
-            except UnsupportedModelError as error:
-                error.facts = {"session": printable(name), **error.facts}
-                raise
-            ran = replace(config, provider=on)
-            members[name] = Session(inner, model, said, folder, arranged[name], ran)
-        # Not before: what one gives back is what the next one is about to pack.
-        for each in arranged.values():
-            each.created()
-        return members
-
     given = {key: str(value) for key, value in (options or {}).items()}
     folder = Folder()
     try:
         on_gpu = on_gpu and blocker is None
         apart = memory != "default" or on_gpu
         opened = open_all(models, folder.path, apart=apart, limits=limits)
+        # The path and the limits are each session's own.
+        config = SessionConfig(
+            "", provider, memory, given, optimize, threads, provider_options=on_provider
+        )
+        group = _Group(models, opened, folder, config)
         if on_gpu:
             try:
-                shared = find_shared(opened, "cuda")
-                return Sessions(made("cuda", "", _on_cuda(opened, shared, device)), shared)
+                return group.on_cuda(device)
             except ProviderError as error:
                 if provider == "cuda":
                     raise
                 blocker = blocker_of(error)
-        shared = () if memory == "default" else find_shared(opened, "cpu")
-        note = f"running on the CPU: {blocker.what}" if blocker else ""
-        on_cpu = _on_cpu(opened, shared, memory, given, optimize)
-        return Sessions(made("cpu", note, on_cpu), shared)
+        return group.on_cpu(f"running on the CPU: {blocker.what}" if blocker else "")
     except BaseException:
         folder.remove()
         raise
@@ -205,38 +180,76 @@ class Sessions(Mapping[str, Session]):
             member.close()
 
 
-def _on_cpu(
-    opened: Mapping[str, Opened],
-    shared: Sequence[Shared],
-    memory: Memory,
-    options: Mapping[str, str],
-    optimize: bool,
-) -> Prepare:
-    mappings = [(each, map_tensor(each.tensor, memory)) for each in shared]
+@dataclass(frozen=True)
+class _Group:
+    """The sessions of one call while they are made.
 
-    def prepare(name: str, settings: Any) -> PreparedWeights:
-        path, model = opened[name].path, opened[name].model
-        if memory == "default" or model is None or isinstance(path, bytes):
-            return PreparedWeights(path)
-        mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
-        allowed = opened[name].limits
-        return add_shared_initializers(
-            path, settings, memory, options, mine, optimize=optimize, limits=allowed
-        )
+    Args:
+        models: What the caller gave, by name.
+        opened: The files that they are in.
+        folder: Where models were written that were in no file.
+        config: What all sessions have in common.
+    """
 
-    return prepare
+    models: Mapping[str, Runnable]
+    opened: Mapping[str, Opened]
+    folder: Folder
+    config: SessionConfig
 
+    def on_cpu(self, note: str) -> Sessions:
+        """Make all on the CPU; weights in common are mapped."""
+        config = replace(self.config, provider="cpu")
+        shared = () if config.memory == "default" else find_shared(self.opened, "cpu")
+        mappings = [(each, map_tensor(each.tensor, config.memory)) for each in shared]
 
-def _on_cuda(opened: Mapping[str, Opened], shared: Sequence[Shared], device: int) -> Prepare:
-    uploads = [(each, _uploaded(each, device)) for each in shared]
+        def prepare(name: str, settings: Any) -> PreparedWeights:
+            path, model = self.opened[name].path, self.opened[name].model
+            if config.memory == "default" or model is None or isinstance(path, bytes):
+                return PreparedWeights(path)
+            mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
+            allowed = self.opened[name].limits
+            return add_shared_initializers(
+                path, settings, config.memory, config.options, mine,
+                optimize=config.optimize, limits=allowed,
+            )  # fmt: skip
 
-    def prepare(name: str, settings: Any) -> PreparedWeights:
-        mine = {own: pair for each, pair in uploads for own in each.names_in(name)}
-        for own, (_, value) in mine.items():
-            settings.add_initializer(own, value)
-        return PreparedWeights(opened[name].path, alive=tuple(mine.values()))
+        return Sessions(self._made(config, note, prepare), shared)
 
-    return prepare
+    def on_cuda(self, device: int) -> Sessions:
+        """Make all on one GPU; weights in common are uploaded once."""
+        shared = find_shared(self.opened, "cuda")
+        uploads = [(each, _uploaded(each, device)) for each in shared]
+
+        def prepare(name: str, settings: Any) -> PreparedWeights:
+            mine = {own: pair for each, pair in uploads for own in each.names_in(name)}
+            for own, (_, value) in mine.items():
+                settings.add_initializer(own, value)
+            return PreparedWeights(self.opened[name].path, alive=tuple(mine.values()))
+
+        return Sessions(self._made(self.config, "", prepare), shared)
+
+    def _made(self, config: SessionConfig, note: str, prepare: Prepare) -> dict[str, Session]:
+        members: dict[str, Session] = {}
+        arranged: dict[str, PreparedWeights] = {}
+        for name, model in self.models.items():
+            file = self.opened[name]
+            own = replace(config, opened=file.path, limits=file.limits)
+            settings = session_options(own)
+            arranged[name] = prepare(name, settings)
+            try:
+                if own.provider == "cpu":
+                    inner, said = create(arranged[name].opened, settings, "cpu"), note
+                else:
+                    inner, said = open_on_cuda(own, arranged[name].opened, settings)
+            except UnsupportedModelError as error:
+                error.facts = {"session": printable(name), **error.facts}
+                raise
+            ran = replace(own, provider="cpu" if own.provider == "cpu" else "cuda")
+            members[name] = Session(inner, model, said, self.folder, arranged[name], ran)
+        # Not before: what one gives back is what the next one is about to pack.
+        for each in arranged.values():
+            each.created()
+        return members
 
 
 def _uploaded(shared: Shared, device: int) -> tuple[DeviceTensor, Any]:

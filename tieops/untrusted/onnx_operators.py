@@ -106,6 +106,10 @@ def check_against(operator: Operator, node: onnx.NodeProto, attributes: dict[str
     for name, needed in zip(node.input, operator.needed, strict=False):
         if needed and not name:
             raise _wrong(node, "lacks an input that it needs", {"inputs": count})
+    _check_attributes(operator, node, attributes)
+
+
+def _check_attributes(operator: Operator, node: onnx.NodeProto, attributes: dict[str, int]) -> None:
     if operator.required and not operator.required <= attributes.keys():
         missing = sorted(operator.required - attributes.keys())
         raise _wrong(node, f"has no attribute {missing[0]}", {"missing": ", ".join(missing)})

@@ -151,7 +151,15 @@ def _check_entries(tensor: onnx.TensorProto, name: str, dtype: onnx_ir.DataType)
     if len(tensor.external_data) > MOST_ENTRIES:
         facts = {"entries": len(tensor.external_data)}
         raise _other(f"{name} has too many entries of external data", facts)
-    keys = Counter(entry.key for entry in tensor.external_data)
+    _check_keys(Counter(entry.key for entry in tensor.external_data), name)
+    for entry in tensor.external_data:
+        if entry.key in ("offset", "length"):
+            _check_number(entry, name)
+        elif entry.key == "location":
+            _check_location(entry.value, name)
+
+
+def _check_keys(keys: Counter[str], name: str) -> None:
     for key, count in keys.items():
         if count > 1:
             raise _other(f"{name} says its external {shown(key)} twice", {})
@@ -159,11 +167,6 @@ def _check_entries(tensor: onnx.TensorProto, name: str, dtype: onnx_ir.DataType)
         if key not in _KEYS and not key.startswith("prepacked_"):
             facts = {"key": shown(key), "known": ", ".join(_KEYS)}
             raise _other(f"{name} has an unknown entry of external data", facts)
-    for entry in tensor.external_data:
-        if entry.key in ("offset", "length"):
-            _check_number(entry, name)
-        elif entry.key == "location":
-            _check_location(entry.value, name)
     if not keys["location"]:
         raise _other(f"{name} is external data without a location", {})
 

@@ -24,6 +24,9 @@ __all__ = ["check_wire"]
 
 _TEXTS = ("doc_string", "value")
 """Strings that are not names: they may be long."""
+_DEEP = 12
+"""So many messages within each other are no graph within a graph yet."""
+_PAST_ITS_END = "a field ends after what it is in"
 
 
 @dataclass(eq=False)
@@ -119,8 +122,7 @@ class _Walk:
         """
         data, stack, at = self._data, self._stack, 0
         end, message, seen = len(data), _model(), 0
-        left = self._limits.fields
-        while True:
+        for _ in range(self._limits.fields + 1):
             while at == end:
                 if not stack:
                     return
@@ -132,36 +134,38 @@ class _Walk:
             known = message.fields.get(tag)
             if known is None:
                 raise self._unknown(message, tag, seen)
-            left -= 1
-            if left < 0:
-                check_limit(self._limits, "fields", self._limits.fields + 1, "protobuf fields")
-            if known.once:
-                if seen & known.once:
-                    self._refuse_twice(message, known)
-                seen |= known.once
-            if known.wire == LENGTH:
-                size = data[at]
-                at += 1
-                if size > 127:
-                    size, at = self._varint(at - 1)
-                stop = at + size
-                if stop > end:
-                    raise self._damaged("a field ends after what it is in")
-                if known.message is not None:
-                    stack.append((end, message, seen))
-                    end, message, seen = stop, known.message, 0
-                    if len(stack) >= 12:
-                        self._check_depth()
-                    continue
-                if known.is_text:
-                    self._check_text(message, known, at, stop)
-                elif not known.once:
-                    self._count(size)
-                at = stop
-            else:
+            if seen & known.once:
+                self._refuse_twice(message, known)
+            seen |= known.once
+            if known.wire != LENGTH:
                 at = self._number(known, at, end)
-            if at > end:
-                raise self._damaged("a field ends after what it is in")
+                continue
+            at, stop = self._extent(at, end)
+            if known.message is None:
+                self._check_bytes(message, known, at, stop)
+                at = stop
+                continue
+            stack.append((end, message, seen))
+            end, message, seen = stop, known.message, 0
+            if len(stack) >= _DEEP:
+                self._check_depth()
+        check_limit(self._limits, "fields", self._limits.fields + 1, "protobuf fields")
+
+    def _extent(self, at: int, end: int) -> tuple[int, int]:
+        """Return where a field that says how long it is begins and ends."""
+        size = self._data[at]
+        at += 1
+        if size > 127:
+            size, at = self._varint(at - 1)
+        if at + size > end:
+            raise self._damaged(_PAST_ITS_END)
+        return at, at + size
+
+    def _check_bytes(self, message: _Message, known: _Field, at: int, stop: int) -> None:
+        if known.is_text:
+            self._check_text(message, known, at, stop)
+        elif not known.once:
+            self._count(stop - at)
 
     def _number(self, known: _Field, at: int, end: int) -> int:
         if known.wire == VARINT:
@@ -173,6 +177,8 @@ class _Walk:
             assert matched is not None
             self._count(1 + (matched.end() - at) // 2)
             at = matched.end()
+        if at > end:
+            raise self._damaged(_PAST_ITS_END)
         return at
 
     def _count(self, numbers: int) -> None:

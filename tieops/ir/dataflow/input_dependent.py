@@ -80,21 +80,8 @@ def _propagated(
         summaries: Of the functions that were looked at. What calls itself is not among them yet,
             and counts as random: nothing can be told about it.
     """
-    found = dict(known)
-    flows: list[Flow] = []
-    for node in (node for inner in nested_graphs(graph) for node in inner):
-        interface = RegionInterface.of(node, functions)
-        is_call = node.op_identifier() in functions
-        summary = summaries.get(node.op_identifier()) if interface.arguments is not None else None
-        if is_call and summary is not None:
-            flows += _call_flows(node, summary)
-            found.update(
-                (o, _CHANCE) for o, s in zip(node.outputs, summary, strict=False) if s & _CHANCE
-            )
-            continue
-        flows += interface.flows()
-        if is_call or is_random(node) or not is_pure(node):
-            found.update((output, _CHANCE) for output in node.outputs)
+    flows, by_chance = _flows(graph, functions, summaries)
+    found = {**known, **dict.fromkeys(by_chance, _CHANCE)}
     readers: dict[onnx_ir.Value, list[int]] = {}
     for index, (sources, _) in enumerate(flows):
         for source in sources:
@@ -113,6 +100,26 @@ def _propagated(
                     found[target] = old | depends
                     pending.append(target)
     return found
+
+
+def _flows(
+    graph: onnx_ir.Graph, functions: Functions, summaries: _Summaries
+) -> tuple[list[Flow], list[onnx_ir.Value]]:
+    """Return what flows to what in a graph and its subgraphs, and the values that chance makes."""
+    flows: list[Flow] = []
+    by_chance: list[onnx_ir.Value] = []
+    for node in (node for inner in nested_graphs(graph) for node in inner):
+        interface = RegionInterface.of(node, functions)
+        is_call = node.op_identifier() in functions
+        summary = summaries.get(node.op_identifier()) if interface.arguments is not None else None
+        if is_call and summary is not None:
+            flows += _call_flows(node, summary)
+            by_chance += [o for o, s in zip(node.outputs, summary, strict=False) if s & _CHANCE]
+            continue
+        flows += interface.flows()
+        if is_call or is_random(node) or not is_pure(node):
+            by_chance += node.outputs
+    return flows, by_chance
 
 
 def _call_flows(node: onnx_ir.Node, summary: _Summary) -> Iterator[Flow]:

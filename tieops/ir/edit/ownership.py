@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,11 @@ def snapshot(model: onnx_ir.Model) -> None:
     _own(model, _copied)
 
 
-def _own(
-    model: onnx_ir.Model, new: Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol]
-) -> None:
+_Owned = Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol]
+"""Returns the tensor that a copy owns in the place of another."""
+
+
+def _own(model: onnx_ir.Model, new: _Owned) -> None:
     # One tensor of two values stays one: that is what says that they are one range of bytes.
     made: dict[int, tuple[onnx_ir.TensorProtocol, onnx_ir.TensorProtocol]] = {}
 
@@ -114,19 +116,26 @@ def _own(
         return known[1]
 
     for function in model.functions.values():
-        for name, attr in list(function.attributes.items()):
-            function.attributes[name] = _own_attribute(attr, owned)
+        _own_attributes(function.attributes, owned)
     for graph in all_graphs(model):
         for value in _values(graph):
-            value.type = _own_type(value.type)
-            for key, held in list(value.meta.items()):
-                if isinstance(held, dict):  # of a quantization annotation, which is written
-                    value.meta[key] = dict(held)
-            if value.const_value is not None:
-                value.const_value = owned(value.const_value)
+            _own_value(value, owned)
         for node in graph:
-            for name, attr in list(node.attributes.items()):
-                node.attributes[name] = _own_attribute(attr, owned)
+            _own_attributes(node.attributes, owned)
+
+
+def _own_value(value: onnx_ir.Value, owned: _Owned) -> None:
+    value.type = _own_type(value.type)
+    for key, held in list(value.meta.items()):
+        if isinstance(held, dict):  # of a quantization annotation, which is written
+            value.meta[key] = dict(held)
+    if value.const_value is not None:
+        value.const_value = owned(value.const_value)
+
+
+def _own_attributes(attributes: MutableMapping[str, onnx_ir.Attr], owned: _Owned) -> None:
+    for name, attr in list(attributes.items()):
+        attributes[name] = _own_attribute(attr, owned)
 
 
 def _values(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Value]:
@@ -144,9 +153,7 @@ def _own_type(kind: onnx_ir.TypeProtocol | None) -> onnx_ir.TypeProtocol | None:
     return copy.deepcopy(kind)
 
 
-def _own_attribute(
-    attr: onnx_ir.Attr, owned: Callable[[onnx_ir.TensorProtocol], onnx_ir.TensorProtocol]
-) -> onnx_ir.Attr:
+def _own_attribute(attr: onnx_ir.Attr, owned: _Owned) -> onnx_ir.Attr:
     value: Any = attr.value
     if not attr.is_ref():
         match attr.type:

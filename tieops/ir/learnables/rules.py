@@ -18,7 +18,7 @@ the result distinguish them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import onnx_ir
@@ -260,16 +260,10 @@ class Learnables:
                 continue
             if source is Source.POSITIONS and not moves_values(at):
                 continue
-            for output in at.outputs:
-                for reader, index in output.uses():
-                    if reader in seen:
-                        continue
-                    if not self._is_stored(reader):
-                        shape = _static_shape(output)
-                        if self._is_trained(reader, index, shape, value):
-                            return True
-                    seen.add(reader)
-                    stack.append(reader)
+            for reader, index, shape in _unseen_readers(at, seen):
+                if not self._is_stored(reader) and self._is_trained(reader, index, shape, value):
+                    return True
+                stack.append(reader)
         return False
 
     def _is_stored(self, node: onnx_ir.Node) -> bool:
@@ -359,6 +353,17 @@ def _known_role(node: onnx_ir.Node, index: int) -> str:
 def _elements(value: onnx_ir.Value) -> int:
     assert value.const_value is not None
     return int(value.const_value.size)
+
+
+def _unseen_readers(
+    node: onnx_ir.Node, seen: set[onnx_ir.Node]
+) -> Iterator[tuple[onnx_ir.Node, int, Shape | None]]:
+    """Yield who reads a node's outputs, with the input and the shape, and note them as seen."""
+    for output in node.outputs:
+        for reader, index in output.uses():
+            if reader not in seen:
+                seen.add(reader)
+                yield reader, index, _static_shape(output)
 
 
 def _static_shape(value: onnx_ir.Value) -> Shape | None:
