@@ -18,7 +18,7 @@ the result distinguish them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import onnx_ir
@@ -260,11 +260,22 @@ class Learnables:
                 continue
             if source is Source.POSITIONS and not moves_values(at):
                 continue
-            for reader, index, shape in _unseen_readers(at, seen):
-                if not self._is_stored(reader) and self._is_trained(reader, index, shape, value):
-                    return True
-                stack.append(reader)
+            for output in at.outputs:
+                for reader, index in output.uses():
+                    if reader in seen:
+                        continue
+                    if self._is_trained_beside_data(reader, index, output, value):
+                        return True
+                    seen.add(reader)
+                    stack.append(reader)
         return False
+
+    def _is_trained_beside_data(
+        self, node: onnx_ir.Node, index: int, arrived: onnx_ir.Value, value: onnx_ir.Value
+    ) -> bool:
+        if self._is_stored(node):
+            return False
+        return self._is_trained(node, index, _static_shape(arrived), value)
 
     def _is_stored(self, node: onnx_ir.Node) -> bool:
         return all(self._provenance.source_of(v) is Source.STORED for v in node.inputs)
@@ -353,17 +364,6 @@ def _known_role(node: onnx_ir.Node, index: int) -> str:
 def _elements(value: onnx_ir.Value) -> int:
     assert value.const_value is not None
     return int(value.const_value.size)
-
-
-def _unseen_readers(
-    node: onnx_ir.Node, seen: set[onnx_ir.Node]
-) -> Iterator[tuple[onnx_ir.Node, int, Shape | None]]:
-    """Yield who reads a node's outputs, with the input and the shape, and note them as seen."""
-    for output in node.outputs:
-        for reader, index in output.uses():
-            if reader not in seen:
-                seen.add(reader)
-                yield reader, index, _static_shape(output)
 
 
 def _static_shape(value: onnx_ir.Value) -> Shape | None:
