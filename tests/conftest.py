@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -39,6 +40,14 @@ def pytest_report_header() -> str | None:
     """Say which files need packages that are not here."""
     files = ", ".join(collect_ignore)
     return f'without {files}: pip install -e ".[test-all]"' if files else None
+
+
+def pytest_runtest_setup() -> None:
+    """Make exports share torch's table of operators, once a test has imported torch's exporter."""
+    if "torch.onnx._internal.exporter._registration" in sys.modules:
+        from tests.support.export_tables import keep_tables
+
+        keep_tables()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -158,20 +158,9 @@ def from_torch(
     if _SIGNATURE in model.graph.metadata_props:
         model.graph.metadata_props[_SIGNATURE] = str(exported.graph_signature)
     record_calls(model, exported)
-    if opset is not None and opset_version(model.opset_imports) != opset:
-        raise ExportError(
-            f"torch cannot export {type(source).__name__} to opset {opset}",
-            {"asked for": opset, "came out": opset_version(model.opset_imports)},
-            "leave opset= out, or convert the file with onnx.version_converter",
-        )
+    _check_what_came_out(model, type(source).__name__, opset)
     tensors = _named_tensors(source if is_module else exported)
     stored = _named_by_fqn(model, names)
-    if not model.graph.outputs:
-        raise ExportError(
-            f"expected a forward that returns a tensor, got none from {type(source).__name__}",
-            {"inputs": ", ".join(str(each.name) for each in model.graph.inputs) or "none"},
-            "return what the forward computes: what it stores elsewhere is not an output",
-        )
     name_ports(model, input_names, output_names)
     name_apart(model)
     tidy(model)
@@ -187,6 +176,21 @@ def from_torch(
     note_learnables(model, source, [*gaps.notes()], written)
     # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
     return TiedModel(copy_model(model))
+
+
+def _check_what_came_out(model: onnx_ir.Model, name: str, opset: int | None) -> None:
+    if opset is not None and opset_version(model.opset_imports) != opset:
+        raise ExportError(
+            f"torch cannot export {name} to opset {opset}",
+            {"asked for": opset, "came out": opset_version(model.opset_imports)},
+            "leave opset= out, or convert the file with onnx.version_converter",
+        )
+    if not model.graph.outputs:
+        raise ExportError(
+            f"expected a forward that returns a tensor, got none from {name}",
+            {"inputs": ", ".join(str(each.name) for each in model.graph.inputs) or "none"},
+            "return what the forward computes: what it stores elsewhere is not an output",
+        )
 
 
 def _positional(args: object) -> tuple[Any, ...]:
