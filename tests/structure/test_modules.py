@@ -16,9 +16,9 @@ KINDS = ("cli.", "exporters.torch.ops.", "analysis.problems.")
 REASONS = {
     "an algorithm of its own, which tests call by itself": """
         analysis.computed_weights analysis.diff.layer_pairs analysis.duplicates.stored_bits
-        analysis.layers runtime.batches ir.dataflow.backwards ir.dataflow.captures ir.functions.inlining
+        analysis.layers ir.dataflow.backwards ir.dataflow.captures ir.functions.inlining
         ir.learnables.number_sources ir.overlap passes.head passes.retie_slices
-        passes.shape_propagation rendering.folding rendering.picture_changes
+        passes.shape_propagation rendering.folding rendering.picture_changes runtime.batches
         verification.index_bounds""",
     "all that a property of TiedModel returns": "analysis.analysis",
     "one form of what is shown": """
