@@ -28,7 +28,7 @@ def on_terminal() -> bool:
 def progress(what: str, total: int | None = None, unit: _Unit = "") -> Generator[None]:
     """Show on a terminal's stderr what runs, for how long, and how far it is.
 
-    Within another one nothing is shown: the outer one tells what the user asked for.
+    Within another one nothing is shown, because the outer one names what the user asked for.
 
     Args:
         what: What runs.
@@ -53,7 +53,7 @@ def progress(what: str, total: int | None = None, unit: _Unit = "") -> Generator
 
 @contextmanager
 def silent() -> Generator[None]:
-    """Show nothing of what runs in here: someone else tells about it."""
+    """Show no progress of what runs in here, because the caller reports it."""
     _displays.append(None)
     try:
         yield
@@ -62,7 +62,7 @@ def silent() -> Generator[None]:
 
 
 def advance(amount: int) -> None:
-    """Tell the progress that is shown how much more is done."""
+    """Advance the progress that is shown."""
     if _displays and _displays[-1] is not None:
         _displays[-1].done += amount
 

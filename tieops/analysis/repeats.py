@@ -84,7 +84,7 @@ def find_repeats(layers: Sequence[Layer]) -> tuple[Repeat, ...]:
 
 
 def module_of(layer: Layer) -> _Module:
-    """Return the path of the module that a layer comes from; empty where nothing tells."""
+    """Return the path of the module that a layer comes from; empty if unknown."""
     scope = scope_of(layer.nodes[0])
     if scope is not None:
         return tuple(scope.fqn.split(".")) if scope.fqn else ()

@@ -117,7 +117,7 @@ def sizes_of(texts: Sequence[str] | None) -> dict[str, int] | None:
     """Return the sizes that were given, by axis; None if none was.
 
     Raises:
-        PreconditionError: If one is no name and number.
+        PreconditionError: If an entry is not a name and a number.
     """
     sizes: dict[str, int] = {}
     for text in texts or ():
@@ -134,7 +134,7 @@ def sandbox_of(wanted: bool, memory_limit: float, seconds: float) -> tieops.Sand
     """Return the sandbox that the options ask for, or None.
 
     Raises:
-        PreconditionError: If a limit is no limit.
+        PreconditionError: If a limit is invalid.
     """
     return tieops.Sandbox(memory_bytes=int(memory_limit * 1e9), seconds=seconds) if wanted else None
 

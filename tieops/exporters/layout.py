@@ -80,6 +80,8 @@ class Layout:
         self.path = path
         for each in self.ranges:
             for value in each.values:
+                # One range may be read with several shapes (a reshape without a copy), so each
+                # value keeps its shape and only the place is shared.
                 own = value.const_value  # of the same bytes, and maybe of another shape
                 own = each.tensor if own is None else own
                 value.const_value = _external(own, value, path, each.offset)
@@ -170,6 +172,9 @@ def lay_out(models: Sequence[onnx_ir.Model], smallest: int, reuse_in: Path | Non
                 _beside(tensor.path, reuse_in, value)
                 layout.staying[value] = tensor
     moving = [[value for value in each if value not in layout.staying] for each in initializers]
+    # A key is a range of bytes in a file or in memory. Two initializers with one key were one
+    # range before, and stay one. Equal content alone never joins two initializers of one model:
+    # a shared range would read back as a tie.
     same = _across(moving) if len(models) > 1 else {}
     places: dict[Hashable, list[onnx_ir.Value]] = {}
     for value, tensor in _tensors(moving):
@@ -177,6 +182,7 @@ def lay_out(models: Sequence[onnx_ir.Model], smallest: int, reuse_in: Path | Non
         places.setdefault(same.get(key, key), []).append(value)
     for values in places.values():
         tensor = next(_tensors([values]))[1]
+        # Whole pages let a large tensor be mapped, and dropped from memory, without its neighbours.
         alignment = PAGE_BYTES if tensor.nbytes >= PAGE_ALIGNED_FROM else SMALL_ALIGNMENT
         offset = -(-layout.size // alignment) * alignment
         layout.ranges.append(Range(tensor, values, offset))
@@ -227,6 +233,9 @@ def _across(initializers: Sequence[Sequence[onnx_ir.Value]]) -> dict[Hashable, H
             names.update(member.parameter.names)
         kept: dict[Hashable, tuple[set[int], set[str]]] = {}
         for key, (models, names) in ranges.items():
+            # Equal tensors of one model must stay apart, so a range can stand for at most one range
+            # of each other model: it is free only if none of the models of this range uses it
+            # already.
             free = [other for other, (taken, _) in kept.items() if not taken & models]
             # Of several equal ones, the one that is called the same.
             free.sort(key=lambda other: not kept[other][1] & names)

@@ -150,6 +150,8 @@ class Dequantize:
         if operand.size == 1:
             return operand.reshape(())
         if self.block_size:
+            # One scale serves a block of elements along the axis. The last block may be incomplete,
+            # so the repeated scales are cut to the size of the tensor.
             return np.repeat(operand, self.block_size, axis=self.axis)[
                 tuple(slice(0, size) for size in array.shape)
             ]
@@ -270,9 +272,17 @@ class View:
 
     def then(self, step: Step) -> View:
         """Return this view followed by one more step, simplified where two steps are one."""
+        # Equal reads must have equal chains, whatever an exporter wrote in between: readers, ties
+        # and retying compare views step by step. So neighbours are merged as they are added:
+        # transposes are composed, of two reshapes only the last counts, and a step without effect
+        # is dropped. A transpose and a reshape are not exchanged, because that is not exact for
+        # every shape.
         last = self.steps[-1] if self.steps else None
         if isinstance(step, Transpose):
             if isinstance(last, Transpose):
+                # Axis i of the result is axis step.perm[i] of the transposed tensor, which is axis
+                # last.perm[step.perm[i]] of the stored one. Adding it to the head again lets it
+                # vanish if the two cancel, and meet the step before it.
                 perm = tuple(last.perm[axis] for axis in step.perm)
                 head = View(self.source, self.steps[:-1])
                 return head.then(Transpose(perm))
@@ -298,6 +308,8 @@ class View:
         shapes = [self.source]
         for step in self.steps:
             shapes.append(step.shape(shapes[-1]))
+        # A reshape is undone by the shape that it was given, which no step records: the shapes are
+        # computed forwards first, and then walked backwards together with the steps.
         for step, before in zip(reversed(self.steps), reversed(shapes[:-1]), strict=True):
             match step:
                 case Transpose(perm):

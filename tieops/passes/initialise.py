@@ -69,7 +69,7 @@ def check_head_options(
     """Refuse what no new head can be made with.
 
     Raises:
-        PreconditionError: If a size, a seed or a factor is none.
+        PreconditionError: If a size, a seed or a factor is invalid.
     """
     if type(out_features) is not int or out_features < 1:
         raise PreconditionError(

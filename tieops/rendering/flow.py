@@ -46,7 +46,7 @@ class Leaf:
 
     @property
     def module(self) -> tuple[str, ...]:
-        """The path of the module it comes from; empty where nothing tells."""
+        """The path of the module it comes from; empty if it is not known."""
         return module_of(self.layer) if self.layer is not None else ()
 
 

@@ -167,7 +167,7 @@ def _few(leaves: Sequence[Leaf]) -> list[Item]:
 
 
 def _operators_title(leaves: Sequence[Leaf]) -> str:
-    """Return how many operators there are, and those that tell most."""
+    """Return how many operators there are, and the most telling ones."""
     kinds = list(dict.fromkeys(leaf.kind for leaf in leaves))
     kinds.sort(key=lambda kind: says_little(kind))
     shown = ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")

@@ -30,10 +30,10 @@ def render(
 
     Args:
         model: The model.
-        path: Where to write. The suffix tells the format: ``.html``, ``.svg``, ``.png``, ``.txt``.
+        path: Where to write; the suffix ``.html``, ``.svg``, ``.png`` or ``.txt`` is the format.
             SVG and PNG need the extra ``render``.
         before: The model before a surgery. It is drawn beside the other one, with what is new,
-            gone or changed told in words and marked in the pictures.
+            gone or changed described in words and marked in the pictures.
         title: What to call the model in the picture.
 
     Returns:

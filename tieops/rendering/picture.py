@@ -25,7 +25,7 @@ FIRST_SCREEN = 24
 ENOUGH = 12
 """Where so many are shown, blocks stay folded."""
 MAX_NAMES = 12
-"""Further names of one parameter are counted, not told."""
+"""Further names of one parameter are counted, not listed."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from tieops.rendering.picture import Box, Group, Picture, Stored
 __all__ = ["compared"]
 
 MAX_NAMES = 4
-"""Names told in one sentence; more are counted."""
+"""Names listed in one sentence; more are counted."""
 
 
 def compared(before: Picture, after: Picture) -> dict[str, Any]:
-    """Return two pictures as data, with what differs marked in both and told in words.
+    """Return two pictures as data, with the differences marked in both and described in words.
 
     A parameter keeps its colour from the one picture to the other. Layers and parameters are the
     same if they have a name in common.

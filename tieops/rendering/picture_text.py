@@ -54,7 +54,7 @@ def _ties(picture: dict[str, Any]) -> Iterator[str]:
 
 def _tree(picture: dict[str, Any]) -> Iterator[str]:
     opened = set(picture["opened"])
-    told: set[int] = set()
+    listed: set[int] = set()
     for box in picture["boxes"]:
         chain: list[int] = []
         at = box["group"]
@@ -62,8 +62,8 @@ def _tree(picture: dict[str, Any]) -> Iterator[str]:
             chain.insert(0, at)
             at = picture["groups"][at]["group"]
         for depth, number in enumerate(chain):
-            if number not in told:
-                told.add(number)
+            if number not in listed:
+                listed.add(number)
                 yield INDENT * depth + _group(picture, number)
             if number not in opened:
                 break

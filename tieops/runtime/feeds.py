@@ -58,7 +58,7 @@ class Port:
 
 
 def check_feeds(feeds: object) -> Mapping[str, ArrayLike]:
-    """Return arrays by name; refuse what are none.
+    """Return inputs by name; refuse anything else.
 
     Raises:
         PreconditionError: If it is no mapping.

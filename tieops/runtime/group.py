@@ -63,7 +63,7 @@ def sessions(
         memory: What the CPU holds of weights that are in common, or tied in one model. "packed":
             each session packs its own copy for speed, and the original is mapped once and given
             back when all sessions are made. "mapped": one mapping of the file and no private copy,
-            at the cost of speed that `session` tells of. "default": ONNX Runtime's own, for each
+            at the cost of speed that `session` describes. "default": ONNX Runtime's own, for each
             session apart. On CUDA such weights are uploaded once, whatever is asked for here.
         options: Session configuration entries of ONNX Runtime, for all sessions.
         optimize: False turns every graph optimization of ONNX Runtime off.

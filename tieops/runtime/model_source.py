@@ -81,7 +81,7 @@ def limits_for(model: Runnable, limits: Limits | None) -> Limits:
 
 
 def file_identity(opened: str | bytes) -> tuple[int, ...] | None:
-    """Return what tells a file from one that took its name later; None of bytes, and of no file."""
+    """Return what identifies a file even if its name is reused; None for bytes and no file."""
     if isinstance(opened, bytes):
         return None
     try:

@@ -117,7 +117,7 @@ def placement_of(inner: Any, asked: Literal["cuda", "cpu"]) -> Placement:
         asked: What it was opened on.
 
     Raises:
-        PreconditionError: If ONNX Runtime is too old to tell, or was told not to record it.
+        PreconditionError: If ONNX Runtime is too old to report it, or was configured not to.
     """
     ask = getattr(inner, "get_provider_graph_assignment_info", None)
     version = onnxruntime_module().__version__

@@ -128,7 +128,7 @@ def find_blocker(device: int = 0) -> Blocker | None:
 
 
 def _no_driver(error: str) -> Blocker:
-    """Tell a machine without a GPU from one whose driver is missing."""
+    """Distinguish a machine without a GPU from one whose driver is missing."""
     if not any(_has_text(path, _NVIDIA) for path in _PCI.glob("*/vendor")):
         return Blocker("no NVIDIA GPU was found", "run it on a machine that has one")
     return Blocker(
@@ -205,7 +205,7 @@ def environment() -> dict[str, str]:
     except MissingDependencyError as error:
         return found | {"cpu": error.what, "cuda": error.what}
     cuda = cuda_blocker()
-    # Where CUDA does not load, what else is missing tells nobody anything.
+    # If CUDA does not load, what else is missing does not matter.
     cudnn = {} if cuda else {"cudnn": cudnn_error() or "loads"}
     return found | {"cpu": "loads", "cuda": cuda or "loads"} | cudnn
 

@@ -90,7 +90,7 @@ def run_bound(
 
 @contextlib.contextmanager
 def errors_with_feeds(feeds: Mapping[str, Any]) -> Generator[None]:
-    """Tell of ONNX Runtime's errors with what it was fed.
+    """Raise ONNX Runtime's errors as ours, with the inputs that it was fed.
 
     Raises:
         PreconditionError: If ONNX Runtime fails.

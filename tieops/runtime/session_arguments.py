@@ -10,20 +10,20 @@ from tieops.errors import PreconditionError
 __all__ = ["Memory", "Provider", "check_choices"]
 
 Provider: TypeAlias = Literal["auto", "cuda", "cpu"]
-"""What is asked to run a model."""
+"""Requested provider of a session."""
 Memory: TypeAlias = Literal["packed", "mapped", "default"]
-"""What the CPU holds of tied weights."""
+"""How the CPU holds tied weights."""
 
 _BY_CLASS = {"CUDAExecutionProvider": "cuda", "CPUExecutionProvider": "cpu"}
 """What ONNX Runtime calls them."""
 
 
 def check_choices(provider: object, memory: object, options: object, threads: object) -> None:
-    """Refuse what no session can be opened with, before anything is done.
+    """Validate the arguments of a session before anything is done.
 
     Raises:
         PreconditionError: If it is none of the providers or memory modes, no mapping of entries, or
-            no number of threads.
+            threads is not a number of threads.
     """
     if not isinstance(provider, str) or provider not in ("auto", "cuda", "cpu"):
         known = _BY_CLASS.get(str(provider))
@@ -49,7 +49,7 @@ def check_choices(provider: object, memory: object, options: object, threads: ob
 
 
 def _check_memory(memory: object) -> None:
-    """Refuse what is not a memory mode.
+    """Refuse an unknown memory mode.
 
     Raises:
         PreconditionError: If the mode is none of the three.

@@ -49,7 +49,7 @@ def session_options(config: SessionConfig) -> Any:
     ort = onnxruntime_module()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # fatal: what it logs as errors, it raises too
-    # So that a session can tell afterwards which node runs where; it costs the nodes' names.
+    # Lets a session report afterwards which node runs where, at the cost of the nodes' names.
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not config.optimize:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

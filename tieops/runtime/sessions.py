@@ -189,14 +189,14 @@ class Session:
         return file_identity(self.config.opened) == self._mark
 
     def placement(self) -> Placement:
-        """Tell which nodes run on which provider, and which fell to the CPU.
+        """Return which nodes run on which provider, and which fell back to the CPU.
 
         Returns:
             The nodes of the graph as ONNX Runtime divided it among providers, after its basic
             optimizations and before the fusions that each provider's own kernels allow.
 
         Raises:
-            PreconditionError: If the session is closed, or ONNX Runtime is too old to tell.
+            PreconditionError: If the session is closed, or ONNX Runtime is too old to report it.
 
         Example:
             >>> import onnx_ir
@@ -314,7 +314,7 @@ class Session:
             float8 is copied; on the GPU it cannot be returned.
 
         Raises:
-            PreconditionError: As ``run``; and if an output is no tensor of numbers.
+            PreconditionError: As ``run``; and if an output is not a tensor of numbers.
             MissingDependencyError: If torch is not installed.
 
         Example:
@@ -341,7 +341,7 @@ class Session:
             outputs: The names to return, in that order; None returns them all.
 
         Raises:
-            PreconditionError: As ``run``; and if an output is no tensor of numbers.
+            PreconditionError: As ``run``; and if an output is not a tensor of numbers.
 
         Example:
             >>> import onnx_ir

@@ -44,7 +44,7 @@ _DEFAULT_STREAM = 1
 
 
 def is_torch(value: object) -> bool:
-    """Return whether this is a torch tensor; where torch is not loaded nothing is."""
+    """Return whether this is a torch tensor; False while torch is not loaded."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -65,7 +65,7 @@ def is_on_device(value: Any) -> bool:
 
 
 def is_ort_value(value: object) -> bool:
-    """Return whether this is a value of ONNX Runtime; where that is not loaded nothing is."""
+    """Return whether this is a value of ONNX Runtime; False while it is not loaded."""
     runtime = sys.modules.get("onnxruntime")
     return runtime is not None and isinstance(value, runtime.OrtValue)
 

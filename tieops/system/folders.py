@@ -50,7 +50,7 @@ def temporary_folder() -> Generator[Path]:
 
 
 def close_file(descriptor: int) -> None:
-    """Close a file; what can go wrong with its bytes has been told by fsync."""
+    """Close a file; fsync has already reported what can go wrong with its bytes."""
     with suppress(OSError):
         os.close(descriptor)
 

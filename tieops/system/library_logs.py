@@ -11,7 +11,7 @@ __all__ = ["silenced"]
 
 @contextmanager
 def silenced(*names: str) -> Generator[None]:
-    """Keep loggers quiet for a while: what they warn of is told as an error, or does no harm."""
+    """Silence loggers for a while: what they warn of is raised as an error, or is harmless."""
     logs = [logging.getLogger(name) for name in names]
     before = [log.disabled for log in logs]
     for log in logs:

@@ -47,13 +47,13 @@ def _kilobytes(path: str) -> dict[str, int]:
 
 
 def resident_file_bytes() -> int | None:
-    """Return the file pages of this process that are in memory; None where nothing tells."""
+    """Return the file pages of this process that are in memory; None if unknown."""
     pages = _statm_pages()
     return None if pages is None else pages[2] * mmap.PAGESIZE
 
 
 def address_space_bytes() -> int | None:
-    """Return the address space of this process; None where nothing tells."""
+    """Return the address space of this process; None if unknown."""
     pages = _statm_pages()
     return None if pages is None else pages[0] * mmap.PAGESIZE
 

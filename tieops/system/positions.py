@@ -7,7 +7,7 @@ import os
 __all__ = ["STEP_BYTES", "read_at", "write_at"]
 
 STEP_BYTES = 64 << 20
-"""What one call to the system moves; between two of them progress is told."""
+"""What one system call moves; progress is reported between two of them."""
 
 
 def read_at(descriptor: int, count: int, offset: int) -> bytes:

@@ -75,7 +75,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
         if stat.S_ISLNK(found.st_mode):
             found = _behind(text)
     except FileNotFoundError:
-        return  # whether its folder exists is told by whoever writes into it
+        return  # whoever writes into its folder reports if that is missing
     except (OSError, ValueError) as error:
         says = error.strerror if isinstance(error, OSError) else str(error)
         raise ExportError(

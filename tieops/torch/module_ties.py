@@ -28,7 +28,7 @@ class Reader:
 
     name: str
     view: View | None
-    """How it is read; None where two tensors overlap in a way that no view tells."""
+    """How it is read; None if two tensors overlap in a way that no view expresses."""
 
     def __str__(self) -> str:
         view = "overlaps" if self.view is None else str(self.view)

@@ -58,7 +58,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 @functools.cache
 def _class_of(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     def reduce(self: nn.Module, protocol: object) -> tuple[Any, ...]:
-        # The class has no name that a pickle could find: tell how to make it.
+        # A pickle cannot find the class by name, so it records how to make it.
         del protocol
         return _make, (plain, names), self.__getstate__()
 

@@ -221,7 +221,7 @@ def _flat(values: Sequence[Value], names: Sequence[str]) -> tuple[list[Value], l
 
 
 def _pass_layout(left: _Side, right: _Side) -> None:
-    """Tell a torch side how a model that was imported from torch nests its inputs."""
+    """Pass on to a torch side how a model that was imported from torch nests its inputs."""
     for one, other in ((left, right), (right, left)):
         if isinstance(one, TorchSide) and isinstance(other, OnnxSide):
             one.layout = torch_inputs_of(other.ir)

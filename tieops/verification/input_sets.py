@@ -178,6 +178,9 @@ class _Maker:
             found = _symbols(shape[0], f"{name}[0]", self.fixed)
             if len(found) != 1 or found[0] in self.fixed:
                 continue
+            # Ids per step of the leading axis. The axis is made long enough for all missing rows,
+            # but one run has at most _SWEEP_IDS ids, so that a large vocabulary does not need a
+            # huge batch.
             row = max(1, int(np.prod(_bound(name, shape, binding)[1:])))
             wanted = min(-(-missing // row), _SWEEP_IDS // row)
             result[found[0]] = max(result[found[0]], wanted)
@@ -194,6 +197,9 @@ class _Maker:
             # Eight bytes an element: values are drawn as float64 or int64 first.
             left_bytes -= prod(shape) * 8
             _check_left(name, shape, left_bytes)
+            # Seeded by name, not by position: two models whose inputs differ in order or number
+            # still get the same array for the same input. crc32 is stable, where hash() differs
+            # from run to run.
             rng = np.random.default_rng([self.seed, run, zlib.crc32(name.encode())])
             rows = self._rows(name, dtype, binding) if dtype.is_integer() else None
             if rows is None:
@@ -220,6 +226,8 @@ class _Maker:
                 if few
                 else rng.integers(1, rows - 1, _SWEEP_RUNS * _SWEEP_IDS)
             )
+            # The last and the first row come first, because a table that was cut off or shifted by
+            # one shows there, even if a run has only two ids.
             self.left[name] = np.concatenate([np.unique([rows - 1, 0])[::-1], inner])
         count = int(np.prod(shape))
         now, self.left[name] = self.left[name][:count], self.left[name][count:]

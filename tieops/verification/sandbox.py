@@ -206,7 +206,7 @@ class SandboxedModel:
         )
 
     def _raise(self, told: Mapping[str, Any]) -> NoReturn:
-        """Raise the error that the child tells of."""
+        """Raise the error that the child reports."""
         facts = {printable(str(k)): printable(str(v)) for k, v in dict(told["facts"]).items()}
         what, fix = printable(str(told["what"])), printable(str(told["fix"] or ""))
         text = " ".join((what, *facts.values()))

@@ -79,10 +79,10 @@ def _ports(model: Any, which: str) -> list[dict[str, Any]]:
 def _tell(answers: BinaryIO, error: BaseException) -> None:
     what = error.what if isinstance(error, TieopsError) else f"{type(error).__name__}: {error}"
     facts = error.facts if isinstance(error, TieopsError) else {}
-    told = {
+    reported = {
         "type": type(error).__name__,
         "what": what,
         "facts": {str(key): str(value) for key, value in facts.items()},
         "fix": error.fix if isinstance(error, TieopsError) else None,
     }
-    send(answers, {"error": told})
+    send(answers, {"error": reported})

@@ -113,5 +113,5 @@ def open_sandboxed(
     return open_side(model, provider, optimize=optimize, trust=trust, limits=limits)
 
 
-def _ports(told: Any) -> tuple[Port, ...]:
-    return tuple(Port(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in told)
+def _ports(described: Any) -> tuple[Port, ...]:
+    return tuple(Port(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in described)

@@ -22,9 +22,9 @@ __all__ = ["diff"]
 
 @collector_paused()
 def diff(before: TiedModel, after: TiedModel) -> Diff:
-    """Tell what differs between two models: signature, ties, parameters, layers and bytes.
+    """List what differs between two models: signature, ties, parameters, layers and bytes.
 
-    Nothing is run; ``tieops.verify`` tells whether two models compute the same. A parameter is the
+    Nothing is run; ``tieops.verify`` checks that two models compute the same. A parameter is the
     same one if it has the same name, shares one of its names, or has the same content. Values are
     compared bit for bit.
 

@@ -78,7 +78,7 @@ def _propagated(
         known: What its inputs stand for.
         functions: All functions of the model.
         summaries: Of the functions that were looked at. What calls itself is not among them yet,
-            and counts as random: nothing can be told about it.
+            and counts as random, because nothing is known about it.
     """
     flows, by_chance = _flows(graph, functions, summaries)
     found = {**known, **dict.fromkeys(by_chance, _CHANCE)}

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Liveness:
-    """What is read now, so that what an edit leaves without readers can be told from the rest.
+    """What is read now, to find afterwards what an edit has left without readers.
 
     Args:
         model: The model, before the edit.

@@ -101,6 +101,8 @@ class RegionInterface:
             return
         for argument in self.arguments:
             yield self.sources(argument), self.targets(argument)
+        # A condition or a trip count decides whether, and how often, a body runs, although none of
+        # its numbers flows into the outputs.
         # What controls a node decides about all that comes out of it.
         control = [
             v for argument in self.arguments if argument.is_fixed for v in self.sources(argument)
@@ -140,6 +142,8 @@ def _call_arguments(
     inputs, outputs = len(function.inputs), len(function.outputs)
     if len(node.inputs) > inputs or len(node.outputs) > outputs:
         return None
+    # A runtime may run its own kernel instead of this function, with the signature that it knows.
+    # So the inputs and outputs of such a call are never removed.
     fixed = is_runtime_domain(node.domain)
     return tuple(
         RegionArgument(input=i, body_input=i, is_fixed=fixed) for i in range(inputs)
@@ -159,6 +163,8 @@ def _if_arguments(
 
 
 def _loop_arguments(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[RegionArgument, ...] | None:
+    # State i is input 2 + i of the node and of the body (after trip count and condition), output
+    # 1 + i of the body (after the condition), and output i of the node, which returns no condition.
     states = len(body.inputs) - 2
     given = len(node.inputs)
     # The trip count and the condition may be left out, from the end too.
@@ -195,8 +201,10 @@ def _scan_arguments(node: onnx_ir.Node, body: onnx_ir.Graph) -> tuple[RegionArgu
         listed = [node.attributes[name] for name in names if name in node.attributes]
         if any(each.is_ref() or len(each.as_ints()) != wanted for each in listed):
             return None
-    # All scanned inputs are of one length, so any one of them tells how many rounds there are.
+    # All scanned inputs have one length, so any one of them determines the number of iterations.
     scanned = range(states, len(body.inputs))
+    # One of them has to stay to determine the number of iterations. A stored one is preferred,
+    # because keeping it does not keep a graph input alive.
     pace = next((i for i in scanned if _is_stored(node.inputs[i])), states)
     return (
         *(RegionArgument(i, i, i, i) for i in range(states)),

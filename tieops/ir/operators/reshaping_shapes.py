@@ -139,7 +139,7 @@ def _resized_reshape(
         raise NotKnownError(f"it reshapes to {list(target)}")
     sizes: list[Size] = [size if size != 0 else shape[at] for at, size in enumerate(target)]
     spots = [spot for spot in range(len(sizes)) if _is_axis(shape, axis, sizes, spot)]
-    # Where the size is 1 now, nothing tells it from the other ones.
+    # A size that is 1 now cannot be distinguished from the other ones.
     if not spots or (resized.old == 1 and len(spots) > 1):
         raise NotKnownError(f"it reshapes to {list(target)}")
     spot = spots[0]

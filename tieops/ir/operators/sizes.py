@@ -53,7 +53,7 @@ Rule: TypeAlias = Callable[[onnx_ir.Node, Shapes], list[Sizes]]
 
 
 class NotKnownError(Exception):
-    """Says why the shape of an output cannot be told; the pass that asks names the node."""
+    """Why the shape of an output is not known; the pass that asks names the node."""
 
 
 def sizes_of_input(shapes: Shapes, index: int = 0) -> Sizes:

@@ -171,6 +171,8 @@ def _match(
     names: Sequence[str], parties: Sequence[_Party], chosen: Sequence[tuple[str, Slot]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Give each reader the names that it owns; return those of nobody and the doubtful ones."""
+    # A record on the node is proof, and everything below is inference. So recorded names are given
+    # first, and the rest is only about names and readers that are left over.
     recorded = {
         party: [n for slot in party.slots for n in names_read_by(slot.node, slot.index)]
         + [name for name, slot in chosen if slot in party.slots]
@@ -182,6 +184,8 @@ def _match(
         exact = [name for name in mine if _module_of(name) in party.paths]
         party.names += exact or mine
     left = [name for name in names if not any(name in party.names for party in parties)]
+    # From the strongest reason to the weakest. A reader that has a name takes no part in the next
+    # round, so that a weak reason never gives it a second name that belongs to another reader.
     for is_near in (_is_attribute, _is_within_module, _is_around):
         idle = [party for party in parties if not party.names]
         if is_near is not _is_attribute:
@@ -190,6 +194,8 @@ def _match(
         left = _claim(left, idle, is_near)
         _join_calls(parties)
     idle = [party for party in parties if not party.names and not party.is_torch_layer]
+    # One name and one module are left. A generated name is not given away even then, because it
+    # says nothing about who read it.
     if len({party.key for party in idle}) == 1 and len(left) == 1 and not is_made_up(left[0]):
         for party in idle:
             party.names.append(left[0])
@@ -227,6 +233,8 @@ def _claim(
         nearest = [key for key, value in near.items() if value == best]
         if best >= 0 and len(nearest) == 1:
             wanted.setdefault(nearest[0], []).append(name)
+    # A module for which two names compete gets neither: each of them could be the wrong one, and
+    # a wrong name would lead a checkpoint to the wrong parameter.
     claimed = {key: found[0] for key, found in wanted.items() if len(found) == 1}
     for key, name in claimed.items():
         for party in by_key[key]:

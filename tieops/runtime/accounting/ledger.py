@@ -33,10 +33,10 @@ __all__ = ["ledger_of", "resident_bytes"]
 
 
 def resident_bytes(session: Session) -> ResidentBytes:
-    """Tell how many copies of each weight a session holds.
+    """Count the copies of each weight that a session holds.
 
     The same session is opened twice more, in a process of its own: once to read that process's
-    memory, once with ONNX Runtime told to write the graph that it made, in which its copies are
+    memory, once with ONNX Runtime writing the graph that it made, in which its copies are
     found and compared bit for bit. This costs the time of two loads, and room in the temporary
     folder for the weights and their packed copies.
 
@@ -82,7 +82,7 @@ def resident_bytes(session: Session) -> ResidentBytes:
 
 
 def ledger_of(config: SessionConfig) -> ResidentBytes:
-    """Tell what ``resident_bytes`` tells of a session that need not be open.
+    """Return what ``resident_bytes`` returns, for a session that need not be open.
 
     Args:
         config: What a session would be opened with.

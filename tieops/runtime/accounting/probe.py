@@ -49,7 +49,7 @@ class Measured:
         private_bytes: Anonymous memory (RssAnon): what no other process shares.
         file_bytes: Mapped from files and touched (RssFile): reclaimable, shared between processes.
         proportional_bytes: Both, shared pages divided by their users (Pss).
-        device_bytes: Memory of the GPU; other processes on it are not told apart.
+        device_bytes: Memory of the GPU in use, including that of other processes.
     """
 
     private_bytes: int | None = None
@@ -63,7 +63,7 @@ class Probe:
     """What the process found.
 
     Attributes:
-        measured: The memory, where the system tells.
+        measured: The memory, if the system reports it.
         unmeasured: Why a figure is missing; empty where none is.
         arranged: The weights that ``memory=`` took care of.
         recurrent: The name of each node whose weights cuDNN has a copy of.

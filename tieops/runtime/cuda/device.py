@@ -83,6 +83,8 @@ class DeviceTensor:
     """
 
     def __init__(self, array: np.ndarray[Any, Any], dtype: onnx_ir.DataType, device: int) -> None:
+        # The driver's API is called directly: ONNX Runtime's Python API can allocate only from its
+        # arena, and torch, which could allocate too, need not be installed.
         self.shape = array.shape
         self.dtype = dtype
         self.device = device
@@ -91,6 +93,7 @@ class DeviceTensor:
         with _context(device):
             _call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(array.nbytes, 1)))
             self.address = address.value
+            # Registered before the copy, so that memory is freed if the copy fails.
             self._free = weakref.finalize(self, _give_back, device, address.value)
             source = ctypes.c_void_p(array.ctypes.data)
             _call("cuMemcpyHtoD_v2", address, source, ctypes.c_size_t(array.nbytes))
@@ -136,6 +139,7 @@ def _describe(tensor: DeviceTensor) -> _Managed:
     shape = (ctypes.c_int64 * len(tensor.shape))(*tensor.shape)
     strides = (ctypes.c_int64 * len(tensor.shape))(*_strides(tensor.shape))
     dtype = tensor.dtype
+    # DLPack's type codes: 0 signed, 1 unsigned, 2 float, 4 bfloat, which numpy has no kind for.
     kind = 4 if dtype == onnx_ir.DataType.BFLOAT16 else {"f": 2, "i": 0, "u": 1}[dtype.numpy().kind]
     return _Managed(
         tensor.address, _CUDA, tensor.device, len(shape), _Type(kind, dtype.bitwidth, 1),

@@ -36,7 +36,7 @@ def fuse_products(proto: onnx.ModelProto, weights: Mapping[str, tuple[int, ...]]
         weights: Shapes of the weights, float32 matrices that the main graph stores, by name.
 
     Returns:
-        Whether there was such a product.
+        Whether a product was rewritten.
     """
     if not _fuse(proto.graph, weights, _Known()):
         return False
@@ -47,7 +47,7 @@ def fuse_products(proto: onnx.ModelProto, weights: Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Known:
-    """What can be told of values by their names: small constants, and shapes."""
+    """What is known of values by their names: small constants, and shapes."""
 
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     shapes: Mapping[str, Dims] = field(default_factory=dict[str, Dims])
@@ -191,7 +191,7 @@ def _reads(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _is_plain(gemm: onnx.NodeProto) -> bool:
-    """Tell a product with a transposed weight, without a bias or a factor."""
+    """Return whether this is a product with a transposed weight, without bias and factor."""
     values = {each.name: each.f if each.name == "alpha" else each.i for each in gemm.attribute}
     has_bias = len(gemm.input) > 2 and gemm.input[2] != ""
     is_unscaled = values.get("alpha", 1.0) == 1.0 and not values.get("transA")

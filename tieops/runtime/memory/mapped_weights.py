@@ -75,7 +75,7 @@ _mapped: weakref.WeakValueDictionary[tuple[object, ...], Mapped] = weakref.WeakV
 
 
 def can_be_mapped(tensor: onnx_ir.TensorProtocol, device: str) -> bool:
-    """Return whether ONNX Runtime can be handed the bytes of a tensor's file, and gains from it.
+    """Return whether ONNX Runtime can use the bytes of a tensor's file directly, and benefits.
 
     Args:
         tensor: A stored tensor.

@@ -62,8 +62,8 @@ class PreparedWeights:
 
     Args:
         opened: The path or the bytes to open.
-        names: The weights that were arranged.
-        memory: How.
+        names: The weights that were prepared.
+        memory: The memory mode.
         alive: Mappings and values that the session reads.
         packed: Those mappings that it reads once, to pack them.
     """
@@ -75,14 +75,14 @@ class PreparedWeights:
     packed: tuple[Mapped, ...] = ()
 
     def created(self) -> None:
-        """Tell that the session is made: give back what its packing has read, and what it freed."""
+        """Release what packing has read and freed, once the session is created."""
         for mapping in self.packed:
             mapping.give_back()
         if self.memory != "default":
             trim_heap()  # glibc keeps what the runtime's transposed copies took
 
     def has_run(self) -> None:
-        """Tell that the session has run: what it looked up in the originals may go again."""
+        """Release the pages of the originals that a run has looked up."""
         if self.packed:
             release_pages_again(self.packed)
 
@@ -96,7 +96,7 @@ def prepare_weights(
     optimize: bool = True,
     limits: Limits,
 ) -> PreparedWeights:
-    """Arrange the tied weights of a model that is about to be opened on the CPU.
+    """Prepare the tied weights of a model that is about to be opened on the CPU.
 
     Args:
         opened: A path, or the bytes of a model, which has no data file to map.
@@ -126,7 +126,7 @@ def add_shared_initializers(
     optimize: bool = True,
     limits: Limits,
 ) -> PreparedWeights:
-    """Hand a session's tied weights over to it, and those that it shares with other sessions.
+    """Give a session its tied weights, and those that it shares with other sessions.
 
     Args:
         opened: The model's path.
@@ -150,11 +150,16 @@ def add_shared_initializers(
     mappings |= shared
     if not mappings:
         return PreparedWeights(opened)
+    # ONNX Runtime folds Transpose(W) into a second weight unless the result exceeds a limit. The
+    # limit is set just below the smallest tied weight that is read transposed, so smaller constants
+    # are still folded.
     folded = [int(each.tensor.nbytes) for each in tied.values() if each.is_transposed]
     if _FOLDING_LIMIT not in options and folded:
         settings.add_session_config_entry(_FOLDING_LIMIT, str(min(folded) - 1))
     value_of = onnxruntime_module().OrtValue.ortvalue_from_numpy
     values = {name: value_of(mapping.array) for name, mapping in mappings.items()}
+    # An initializer that is added here replaces the one in the file: the runtime does not load
+    # those bytes, and reads this array, which is a view of the mapping.
     for name, value in values.items():
         settings.add_initializer(name, value)
     plain = tuple(name for name in mappings if not weights[name].is_quantized)
@@ -163,6 +168,8 @@ def add_shared_initializers(
     read_once = tuple(mapping for name, mapping in mappings.items() if name not in unpacked)
     alive = (*mappings.values(), *values.values())
     changed: str | bytes = opened
+    # A changed graph exists only as bytes, and bytes have no folder. Without this entry the runtime
+    # would look for the data file in the working directory.
     if unpacked or is_fused:
         settings.add_session_config_entry(_FOLDER, str(Path(opened).resolve().parent))
         changed = _overridable(proto, unpacked)
@@ -204,7 +211,7 @@ def _readable(opened: str, limits: Limits) -> tuple[onnx.ModelProto, DataFolder]
 
 
 def _is_tied(weight: StoredWeight) -> bool:
-    """Tell a weight with several readers that is large enough to matter."""
+    """Return whether a weight has several readers and is large enough to matter."""
     is_large = weight.tensor.nbytes >= MIN_BYTES
     return weight.readers > 1 and is_large and can_be_mapped(weight.tensor, "cpu")
 
@@ -218,6 +225,8 @@ def _overridable(proto: onnx.ModelProto, names: Collection[str]) -> bytes:
     """Serialize a model with the named initializers as graph inputs too, their data where it is."""
     if names:
         proto.ir_version = max(proto.ir_version, 4)
+    # An initializer that is a graph input too may be overridden in each run, so the runtime can
+    # neither fold nor pack it, and its kernels read the bytes where they are.
     for tensor in proto.graph.initializer:
         if tensor.name in names:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
