@@ -97,8 +97,10 @@ def test_untie_of_one_slot_leaves_the_others_tied(
     node = next(n for n in free.ir.graph if n.outputs[0].name == slot.node.outputs[0].name)
     (own,) = [s for s in free.slots if s.node is node and s.index == slot.index]
     assert not any(own in other.slots for other in free.ties if len(other.slots) > 1)
-    assert own.view.is_identity
-    assert np.array_equal(own.parameter.numpy(), slot.view.apply(slot.parameter.numpy()))
+    # It stores what it reads and no more; reshapes stay nodes, by which tie finds it again.
+    assert own.view.elements == own.parameter.elements
+    wanted = slot.view.apply(slot.parameter.numpy())
+    assert np.array_equal(own.view.apply(own.parameter.numpy()), wanted)
     others = len([s for s in tie.slots if s is not slot])
     same = [t for t in free.ties if t.parameter.name == tie.parameter.name]
     if others > 1 and reads_whole(model):

@@ -17,7 +17,7 @@ REASONS = {
     "an algorithm of its own, which tests call by itself": """
         analysis.computed_weights analysis.diff.layer_pairs analysis.duplicates.stored_bits
         analysis.layers ir.dataflow.backwards ir.dataflow.captures ir.functions.inlining
-        ir.learnables.number_sources ir.overlap passes.head passes.retie_slices
+        ir.learnables.number_sources ir.overlap passes.head passes.join passes.retie_slices
         passes.shape_propagation rendering.folding rendering.picture_changes runtime.batches
         verification.index_bounds""",
     "all that a property of TiedModel returns": "analysis.analysis",
@@ -31,7 +31,8 @@ REASONS = {
         exporters.room scanning.journal""",
     "what differs between operating systems": "system.disk",
     "one step of from_torch, with what it has to keep": """
-        importers.torch.exported_graph importers.torch.gradients importers.torch.isolation
+        importers.torch.default_types importers.torch.exported_graph importers.torch.gradients
+        importers.torch.isolation
         importers.torch.module_record importers.torch.port_names importers.torch.sharing
         importers.torch.subclasses importers.torch.told_apart""",
     "one form in which torch writes recurrences": """
