@@ -108,9 +108,9 @@ def test_a_stored_tensor_that_is_an_output_is_exposed_with_its_view() -> None:
         f"{HEAD}g (float[2,2] x) => (float[2,2] y, float[2,2] t) <{W4}>"
         "{ t = Transpose(w)\n y = MatMul(x, t) }"
     )
-    (exposure,) = model.trace.exposures
-    assert (exposure.parameter.name, str(exposure.view)) == ("w", "transpose")
-    assert exposure.output.name == "t"
+    (use,) = model.trace.escaping
+    assert (use.parameter.name, str(use.view)) == ("w", "transpose")
+    assert use.output.name == "t"
 
 
 def test_an_operator_of_another_domain_moves_nothing() -> None:
@@ -226,6 +226,6 @@ def test_tracing_reads_no_weights() -> None:
     model.graph.initializers["w"].const_value = onnx_ir.LazyTensor(
         load, dtype=onnx_ir.DataType.FLOAT, shape=onnx_ir.Shape((2, 2)), name="w"
     )
-    arrivals = trace(model).arrivals[model.graph.initializers["w"]]
-    assert len(arrivals) == 2
+    uses = trace(model).uses[model.graph.initializers["w"]]
+    assert len(uses) == 2
     assert len(TiedModel(model).ties) == 1

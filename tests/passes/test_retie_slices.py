@@ -12,7 +12,7 @@ import pytest
 import tieops
 from tests.support.graphs import made, rows
 from tests.support.model_facts import facts, outputs
-from tieops.ir.slices import PART
+from tieops.ir.slices import PROVENANCE
 from tieops.passes.base import run
 from tieops.passes.tie import TiePass
 
@@ -176,9 +176,9 @@ def test_a_transposed_copy_of_the_same_shape_is_not_the_whole() -> None:
 def test_a_record_from_elsewhere_is_no_reason_to_fail(spoil) -> None:
     graph = tieops.untie(made(WHOLE_AND_PART, emb=(8, 8))).clone()
     value = graph.graph.initializers["MatMul_y.weight"]
-    spoiled = spoil(value.metadata_props[PART])
-    assert spoiled != value.metadata_props[PART]
-    value.metadata_props[PART] = spoiled
+    spoiled = spoil(value.metadata_props[PROVENANCE])
+    assert spoiled != value.metadata_props[PROVENANCE]
+    value.metadata_props[PROVENANCE] = spoiled
     model = tieops.TiedModel(graph)
     again = tieops.tie(model)
     assert [p.name for p in again.parameters] == [p.name for p in model.parameters]
@@ -189,11 +189,11 @@ def test_a_record_from_elsewhere_is_no_reason_to_fail(spoil) -> None:
 def test_a_record_may_not_ask_for_more_memory_than_its_parts_fill() -> None:
     graph = tieops.untie(halves(second=4)).clone()
     for value in graph.graph.initializers.values():
-        if PART in value.metadata_props:
-            spoiled = value.metadata_props[PART].replace(
+        if PROVENANCE in value.metadata_props:
+            spoiled = value.metadata_props[PROVENANCE].replace(
                 '"dimValue": "8"', f'"dimValue": "{10**15}"'
             )
-            value.metadata_props[PART] = spoiled.replace("BwAAAAAAAAA=", "AICk")
+            value.metadata_props[PROVENANCE] = spoiled.replace("BwAAAAAAAAA=", "AICk")
     assert not tieops.tie(tieops.TiedModel(graph)).ties
 
 

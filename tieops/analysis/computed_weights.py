@@ -16,7 +16,7 @@ from tieops.ir.operators.predicates import is_random
 from tieops.ir.operators.roles import is_learnable_role, kind_of
 from tieops.ir.walk import scope_of, subgraphs_of
 
-__all__ = ["Computations", "Use", "owns_outright", "uses_itself"]
+__all__ = ["Computations", "ComputedUse", "owns_outright", "uses_itself"]
 
 MAX_NODES = 256
 """How many nodes may compute a weight; tens are usual, and more is a program of its own."""
@@ -33,7 +33,7 @@ def uses_itself(node: onnx_ir.Node, index: int) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Use:
+class ComputedUse:
     """Where a computed weight is used, together with what depends on a graph input."""
 
     node: onnx_ir.Node | None
@@ -121,7 +121,9 @@ class Computations:
             return None
         return [(each, path) for each in node.inputs if each is not None]
 
-    def uses(self, start: onnx_ir.Value, first: Sequence[onnx_ir.Node], path: Path) -> list[Use]:
+    def uses(
+        self, start: onnx_ir.Value, first: Sequence[onnx_ir.Node], path: Path
+    ) -> list[ComputedUse]:
         """Return where what is computed from a value is used with what is not fixed.
 
         Args:
@@ -150,7 +152,7 @@ class Computations:
             if len(reached) > MAX_NODES:
                 return []
         ways = {value: _between(start, value, reached) for _, _, value in ends}
-        return [Use(node, index, value, ways[value]) for node, index, value in ends]
+        return [ComputedUse(node, index, value, ways[value]) for node, index, value in ends]
 
 
 def _between(
@@ -172,7 +174,7 @@ def _between(
     return tuple(found)
 
 
-def owns_outright(node: onnx_ir.Node, names: Sequence[str], uses: Sequence[Use]) -> bool:
+def owns_outright(node: onnx_ir.Node, names: Sequence[str], uses: Sequence[ComputedUse]) -> bool:
     """Return whether a product is a layer by itself, though all that it multiplies is stored.
 
     It is where its module has the tensor for its weight and another module uses the product: the

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir
 
-from tieops.analysis.trace import Arrival, Trace
+from tieops.analysis.trace import Trace, Use
 from tieops.ir.functions.calls import call_title
 from tieops.ir.layer import Layer
-from tieops.ir.metadata.keys import is_made_up, origin_of, recorded_names
+from tieops.ir.metadata.keys import is_generated_name, origin_of, recorded_names
 from tieops.ir.operators.identity import operator_name
 from tieops.ir.operators.predicates import (
     is_addition,
@@ -39,7 +39,7 @@ class _Unit:
 
     node: onnx_ir.Node
     path: Path
-    arrivals: dict[int, list[Arrival]] = field(default_factory=dict)
+    uses: dict[int, list[Use]] = field(default_factory=dict)
     bias: _Unit | None = None
     """The Add that gives this MatMul its bias."""
 
@@ -64,10 +64,10 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
     calls = ModuleCalls(model)
     for unit in sorted(units.values(), key=lambda u: _position(order, u.path, u.node)):
         _place(unit, calls.of(unit.node), drafts, latest, namer)
-    arrivals = [a for each in traced.arrivals.values() for a in each]
-    _give_computations(arrivals, drafts, order)
-    computed = {node for a in arrivals for node in a.view.computed}
-    views = {node for a in arrivals for node in a.nodes if node not in computed}
+    uses = [a for each in traced.uses.values() for a in each]
+    _give_computations(uses, drafts, order)
+    computed = {node for a in uses for node in a.view.computed}
+    views = {node for a in uses for node in a.nodes if node not in computed}
     taken = {node for draft in drafts for node in draft.nodes} | views
     rest = [node for node in order if _is_plain(node, taken, model)]
     rest = _absorb(rest, drafts, order)
@@ -81,13 +81,13 @@ def find_layers(model: onnx_ir.Model, traced: Trace) -> tuple[Layer, ...]:
 
 
 def _give_computations(
-    arrivals: Sequence[Arrival], drafts: Sequence[_Draft], order: Mapping[onnx_ir.Node, int]
+    uses: Sequence[Use], drafts: Sequence[_Draft], order: Mapping[onnx_ir.Node, int]
 ) -> None:
     """Give the nodes that compute a weight to the layer that uses it, or the first of several."""
     homes = {node: draft for draft in drafts for node in draft.nodes}
-    for arrival in sorted(arrivals, key=lambda a: order.get(a.node, 0)):
-        home = homes.get(arrival.node)
-        for node in arrival.view.computed:
+    for use in sorted(uses, key=lambda a: order.get(a.node, 0)):
+        home = homes.get(use.node)
+        for node in use.view.computed:
             if home is not None and node not in homes and node in order:
                 homes[node] = home
                 home.nodes.append(node)
@@ -131,12 +131,12 @@ def _order(model: onnx_ir.Model) -> dict[onnx_ir.Node, int]:
 
 def _units(traced: Trace) -> dict[tuple[onnx_ir.Node, Path], _Unit]:
     units: dict[tuple[onnx_ir.Node, Path], _Unit] = {}
-    for value, arrivals in traced.arrivals.items():
-        for arrival in arrivals:
-            if not traced.learnables.is_read_by_layer(arrival, value):
+    for value, uses in traced.uses.items():
+        for use in uses:
+            if not traced.learnables.is_read_by_layer(use, value):
                 continue
-            unit = units.setdefault((arrival.node, arrival.path), _Unit(arrival.node, arrival.path))
-            unit.arrivals.setdefault(arrival.index, []).append(arrival)
+            unit = units.setdefault((use.node, use.path), _Unit(use.node, use.path))
+            unit.uses.setdefault(use.index, []).append(use)
     return units
 
 
@@ -150,14 +150,12 @@ def _fuse_biases(units: dict[tuple[onnx_ir.Node, Path], _Unit]) -> None:
             # The rows of a Gemm are put back into their leading axes.
             follower, position = _only_reader(follower)
         add = units.get((follower, path)) if follower is not None else None
-        if add is None or not is_addition(add.node) or len(add.arrivals) != 1:
+        if add is None or not is_addition(add.node) or len(add.uses) != 1:
             continue
         if _pinned(add) not in ("", _pinned(unit)):
             continue  # it was a layer by itself before its call was inlined
-        index, arrivals = next(iter(add.arrivals.items()))
-        if index != position and np.prod(arrivals[0].view.shape) == max(
-            (*arrivals[0].view.shape, 1)
-        ):
+        index, uses = next(iter(add.uses.items()))
+        if index != position and np.prod(uses[0].view.shape) == max((*uses[0].view.shape, 1)):
             unit.bias = add
             del units[add.node, path]
 
@@ -197,25 +195,25 @@ class _Draft:
         return Layer(self.name, self.kind, tuple(self.nodes), slots)
 
 
-def _inputs(unit: _Unit) -> Iterator[tuple[onnx_ir.Node, int, list[Arrival], str]]:
-    for index, arrivals in sorted(unit.arrivals.items()):
+def _inputs(unit: _Unit) -> Iterator[tuple[onnx_ir.Node, int, list[Use], str]]:
+    for index, uses in sorted(unit.uses.items()):
         role = role_of(unit.node, index)
-        for each in _by_slot(arrivals):
+        for each in _by_slot(uses):
             yield unit.node, index, each, role
     if unit.bias is not None:
-        for index, arrivals in unit.bias.arrivals.items():
-            for each in _by_slot(arrivals):
+        for index, uses in unit.bias.uses.items():
+            for each in _by_slot(uses):
                 yield unit.bias.node, index, each, "bias"
 
 
-def _by_slot(arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
+def _by_slot(uses: list[Use]) -> Iterator[list[Use]]:
     """Split what arrives at an input: one slot for parts joined, one a tensor for a computation."""
-    if not any(a.view.computed for a in arrivals):
-        yield arrivals
+    if not any(a.view.computed for a in uses):
+        yield uses
         return
-    found: dict[onnx_ir.Value, list[Arrival]] = {}
-    for arrival in arrivals:
-        found.setdefault(arrival.parameter.value, []).append(arrival)
+    found: dict[onnx_ir.Value, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.parameter.value, []).append(use)
     yield from sorted(found.values(), key=lambda each: -each[0].parameter.elements)
 
 
@@ -265,15 +263,15 @@ def _roles(unit: _Unit) -> tuple[dict[str, _Input], bool]:
     """Return what a unit reads by role, and whether any of it is its module's own."""
     roles: dict[str, _Input] = {}
     owned = False
-    for node, index, arrivals, default in _inputs(unit):
-        names = [name for a in arrivals for name in a.parameter.names]
-        computed = any(a.view.computed for a in arrivals)
+    for node, index, uses, default in _inputs(unit):
+        names = [name for a in uses for name in a.parameter.names]
+        computed = any(a.view.computed for a in uses)
         role = owned_role(node, index, names, inner=computed)
         owned = owned or role is not None
         role = role or default
         while role in roles:
             role = f"{role}_{index}"
-        roles[role] = _Input(node, index, unit.path, tuple(_reads(arrivals)))
+        roles[role] = _Input(node, index, unit.path, tuple(_reads(uses)))
     return roles, owned
 
 
@@ -342,9 +340,9 @@ def _same_tensors(at: _Input, home: _Draft) -> str:
     return next(same, "")
 
 
-def _reads(arrivals: Sequence[Arrival]) -> Iterator[Read]:
-    for arrival in arrivals:
-        yield Read(arrival.parameter, arrival.view, arrival.nodes, arrival.entry)
+def _reads(uses: Sequence[Use]) -> Iterator[Read]:
+    for use in uses:
+        yield Read(use.parameter, use.view, use.nodes, use.entry)
 
 
 def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
@@ -357,13 +355,13 @@ def _name_of(unit: _Unit, scope: Scope | None, kind: str | None) -> str:
         return call + (f"{scope.fqn}.{scope.fx_name}" if beside else scope.fqn)
     if scope is not None and scope.cls:
         return call + scope.fx_name
-    for arrivals in unit.arrivals.values():
-        value = arrivals[0].parameter.value
+    for uses in unit.uses.values():
+        value = uses[0].parameter.value
         # A name that untie had to find is the layer's already: it says nothing about the layer.
-        real = recorded_names(value) if origin_of(value) else arrivals[0].parameter.names
+        real = recorded_names(value) if origin_of(value) else uses[0].parameter.names
         for name in real:
             prefix, dot, _ = name.rpartition(".")
-            if dot and kind is not None and not is_made_up(name):
+            if dot and kind is not None and not is_generated_name(name):
                 return call + prefix
     return call + (unit.node.name or f"{unit.node.op_type}_{_first_output(unit.node)}")
 
@@ -394,8 +392,8 @@ def _plain(node: onnx_ir.Node, namer: _LayerNames) -> Layer:
 def parameters_of(traced: Trace) -> Mapping[onnx_ir.Value, Parameter]:
     """Return the stored tensors that count as parameters, in the order of the graphs."""
     found: dict[onnx_ir.Value, Parameter] = {}
-    for value, arrivals in traced.arrivals.items():
-        parameter = arrivals[0].parameter if arrivals else Parameter(value)
+    for value, uses in traced.uses.items():
+        parameter = uses[0].parameter if uses else Parameter(value)
         if traced.learnables.is_kept(value):
             found[value] = parameter
     return found

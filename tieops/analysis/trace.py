@@ -12,7 +12,7 @@ from functools import cached_property
 
 import onnx_ir
 
-from tieops.analysis.computed_weights import Computations, Use, owns_outright, uses_itself
+from tieops.analysis.computed_weights import Computations, ComputedUse, owns_outright, uses_itself
 from tieops.ir.functions.calls import call_paths, function_graphs
 from tieops.ir.learnables.rules import Learnables
 from tieops.ir.metadata.keys import was_computed_with
@@ -23,16 +23,16 @@ from tieops.ir.parameter import Entry, Parameter
 from tieops.ir.view import Computed, View
 from tieops.ir.walk import stored_values
 
-__all__ = ["Arrival", "Exposure", "Trace", "trace"]
+__all__ = ["EscapingUse", "Trace", "Use", "trace"]
 
 Path = tuple[onnx_ir.Node, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Arrival:
-    """One parameter arriving at one input of a node that does more than move it.
+class Use:
+    """One parameter, read at one input of a node that does more than move it.
 
-    Where a weight is computed from stored tensors alone, it arrives at the node that uses the
+    Where a weight is computed from stored tensors alone, it is read at the node that uses the
     result with something else, and the view ends in what is computed.
     """
 
@@ -46,7 +46,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, eq=False)
-class Exposure:
+class EscapingUse:
     """A parameter that is, through a view, an output of the main graph."""
 
     parameter: Parameter
@@ -59,14 +59,14 @@ class Exposure:
 class Trace:
     """All that is read of all stored tensors."""
 
-    arrivals: Mapping[onnx_ir.Value, Sequence[Arrival]]
+    uses: Mapping[onnx_ir.Value, Sequence[Use]]
     """For each stored value its readers, in no particular order; empty where nobody reads it."""
-    exposures: Sequence[Exposure]
+    escaping: Sequence[EscapingUse]
 
     @cached_property
     def learnables(self) -> Learnables:
         """What of all that is stored counts as learnable."""
-        return Learnables(self.arrivals)
+        return Learnables(self.uses)
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ def trace(model: onnx_ir.Model) -> Trace:
     functions = function_graphs(model)
     outputs = set(model.graph.outputs)
     transfer = ViewTransfer()
-    arrivals: dict[onnx_ir.Value, list[Arrival]] = {}
-    exposures: list[Exposure] = []
+    uses: dict[onnx_ir.Value, list[Use]] = {}
+    escaping: list[EscapingUse] = []
     computations = Computations(model)
     for value in stored_values(model):
         parameter = Parameter(value)
-        found = arrivals.setdefault(value, [])
+        found = uses.setdefault(value, [])
         if value.type is not None and value.dtype == onnx_ir.DataType.STRING:
             continue
         may_compute = _may_be_computed_with(parameter)
@@ -103,20 +103,20 @@ def trace(model: onnx_ir.Model) -> Trace:
             [()] if function is None else paths.get(function.identifier(), [])
         )
         stack = [_At(value, start, (), path) for path in contexts]
-        used, computers = list[Arrival](), list[Arrival]()
+        used, computers = list[Use](), list[Use]()
         while stack:
             at = stack.pop()
             if at.value in outputs and not at.path and not at.view.computed:
-                exposures.append(Exposure(parameter, at.view, at.nodes, at.value))
+                escaping.append(EscapingUse(parameter, at.view, at.nodes, at.value))
             stack += _returns(at, model)
-            computing: list[Arrival] = []
+            computing: list[Use] = []
             for node, index in at.value.uses():
                 if node.op_identifier() in model.functions:
                     stack.append(_entered(at, node, index, model))
                     continue
                 onward = None if at.view.computed else transfer.through(node, index, at.view)
                 if onward is None:
-                    here = Arrival(parameter, at.view, at.nodes, node, index, at.path, at.entry)
+                    here = Use(parameter, at.view, at.nodes, node, index, at.path, at.entry)
                     computes = may_compute and not uses_itself(node, index)
                     if computes and computations.is_fixed(node, at.path):
                         computing.append(here)
@@ -131,7 +131,7 @@ def trace(model: onnx_ir.Model) -> Trace:
                 stack += onward_at
                 computers += [] if at.view.computed else computing
         found += used if _is_weight(parameter, used) else computers
-    return Trace(arrivals, exposures)
+    return Trace(uses, escaping)
 
 
 def _may_be_computed_with(parameter: Parameter) -> bool:
@@ -145,7 +145,7 @@ def _is_torch_parameter(parameter: Parameter) -> bool:
     return word_of(parameter.value) is Kind.PARAMETER
 
 
-def _is_weight(parameter: Parameter, used: Sequence[Arrival]) -> bool:
+def _is_weight(parameter: Parameter, used: Sequence[Use]) -> bool:
     """Return whether a layer uses what is computed from a tensor as its weight.
 
     Elsewhere the tensor arrives at who computes: the angles of a rotary embedding are a constant
@@ -157,8 +157,8 @@ def _is_weight(parameter: Parameter, used: Sequence[Arrival]) -> bool:
 
 
 def _used(
-    at: _At, computing: Sequence[Arrival], computations: Computations, model: onnx_ir.Model
-) -> tuple[list[Arrival], list[_At]]:
+    at: _At, computing: Sequence[Use], computations: Computations, model: onnx_ir.Model
+) -> tuple[list[Use], list[_At]]:
     """Follow what is computed from a view to who uses it.
 
     Returns:
@@ -184,13 +184,11 @@ def _used(
         elif use.node.op_identifier() in model.functions:
             onward.append(_entered(there, use.node, use.index, model))
         else:
-            found.append(
-                Arrival(parameter, there.view, nodes, use.node, use.index, at.path, at.entry)
-            )
+            found.append(Use(parameter, there.view, nodes, use.node, use.index, at.path, at.entry))
     return found, onward
 
 
-def _computed(view: View, use: Use) -> View:
+def _computed(view: View, use: ComputedUse) -> View:
     known = use.value.shape
     is_static = known is not None and known.is_static()
     sizes = tuple(int(size) for size in known.numpy()) if known and is_static else view.shape

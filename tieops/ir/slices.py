@@ -18,9 +18,9 @@ from onnx_ir import convenience
 from tieops.ir.operators.predicates import takes_scalar_axes
 from tieops.ir.view import Reshape, Slice, Transpose, View
 
-__all__ = ["PART", "part_of", "record_part"]
+__all__ = ["PROVENANCE", "provenance_of", "record_slice"]
 
-PART = "tieops.part"
+PROVENANCE = "tieops.part"
 MAX_RECORD_CHARS = 20_000
 """A record is a few nodes; a longer one is not one of ours."""
 RECORD_IR_VERSION = 10
@@ -35,7 +35,7 @@ _NONSENSE = (
 )
 
 
-def record_part(
+def record_slice(
     part: onnx_ir.Value,
     whole: onnx_ir.Value,
     nodes: Sequence[onnx_ir.Node],
@@ -84,7 +84,7 @@ def record_part(
     )
     text = json_format.MessageToJson(graph, indent=None)
     if len(text) <= MAX_RECORD_CHARS:
-        part.metadata_props[PART] = text
+        part.metadata_props[PROVENANCE] = text
 
 
 def _nodes_of(view: View, whole: onnx_ir.Value, name: str) -> list[onnx_ir.Node]:
@@ -121,7 +121,7 @@ def _nodes_of(view: View, whole: onnx_ir.Value, name: str) -> list[onnx_ir.Node]
     return nodes
 
 
-def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
+def provenance_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
     """Return the nodes that cut a tensor out of another one, if it has a record that makes sense.
 
     Args:
@@ -133,7 +133,7 @@ def part_of(value: onnx_ir.Value, opset: int) -> onnx_ir.Graph | None:
         A graph of its own with one input, the whole, whose name, type and shape are known, and one
         output, the part.
     """
-    text = value.metadata_props.get(PART, "")
+    text = value.metadata_props.get(PROVENANCE, "")
     if not text or len(text) > MAX_RECORD_CHARS:
         return None
     try:

@@ -37,7 +37,7 @@ from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers.forms import form_of, keep_forms, set_forms
 from tieops.ir.readers.readers import Reader, Readers
-from tieops.ir.slices import record_part
+from tieops.ir.slices import record_slice
 from tieops.ir.view import Shape, View, relative
 from tieops.passes.base import Change
 
@@ -335,7 +335,7 @@ class Untier:
         nodes = slot.reads[0].nodes if entry is None else entry.nodes
         reader, index = (slot.node, slot.index) if entry is None else (slot.path[0], entry.index)
         cut = self._followed(nodes[:count], nodes[count:], reader, index)
-        record_part(value, parameter.value, nodes[:count], cut, moves)
+        record_slice(value, parameter.value, nodes[:count], cut, moves)
 
     def _prefix(self, parameter: Parameter, slot: Slot, form: View | None) -> tuple[View, int]:
         """Return the moves to apply to the values, and how many of the view's nodes they are."""

@@ -137,17 +137,17 @@ class Joiner:
             return "it lives in a function, which sees no other tensor"
         return unchangeable(parameter)
 
-    def _is_made_up(self, parameter: Parameter, name: str) -> bool:
-        """Return whether an exporter made a name up: torch's says what came from the module."""
+    def _is_generated_name(self, parameter: Parameter, name: str) -> bool:
+        """Return whether an exporter generated a name: torch's says what came from the module."""
         folded = self._kinds_are_known and word_of(parameter.value) is None
         return has_generated_name(parameter.value, name) or (folded and "." not in name)
 
     def _names(self, parameter: Parameter) -> list[str]:
-        """Return the names a tensor is known by; if an exporter made them up, its slots' names."""
+        """Return the names of a tensor; if an exporter generated them, those of its slots."""
         if origin_of(parameter.value):
             # Untied before: the name it is stored under may be one that untie had to find.
             return list(recorded_names(parameter.value))
-        real = [name for name in parameter.names if not self._is_made_up(parameter, name)]
+        real = [name for name in parameter.names if not self._is_generated_name(parameter, name)]
         if real:
             return real
         return [

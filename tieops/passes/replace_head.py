@@ -21,7 +21,7 @@ from tieops.ir.edit import (
     replace_value,
 )
 from tieops.ir.layer import Layer
-from tieops.ir.metadata.keys import is_made_up, set_lr_factor
+from tieops.ir.metadata.keys import is_generated_name, set_lr_factor
 from tieops.ir.notation import brief, printable
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
@@ -238,7 +238,7 @@ def _replace(plan: ReplaceHeadPlan, options: ReplaceHeadPass) -> Rewrite:
         read.parameter.value: read.parameter for slot in head.layer.slots for read in slot.reads
     }
     shared = {value: parameter.name for value, parameter in parameters.items()}
-    gone = {value: _Going(tied.readers(each), head) for value, each in parameters.items()}
+    gone = {value: _DetachedReaders(tied.readers(each), head) for value, each in parameters.items()}
     weight_name, bias_name = _titles(head, gone, options.name)
     node = head.weight.node
     graph = node.graph
@@ -246,10 +246,12 @@ def _replace(plan: ReplaceHeadPlan, options: ReplaceHeadPass) -> Rewrite:
     names = NameAuthority(model)
     liveness = Liveness(model)
     _apply(model, plan.resize, names)
-    for value, going in gone.items():
-        if going.staying:
-            give_up_names(parameters[value], going.readers, going.names, going.staying, names)
-    _step_aside(tied, head, [weight_name, bias_name], names)
+    for value, detached in gone.items():
+        if detached.staying:
+            give_up_names(
+                parameters[value], detached.readers, detached.names, detached.staying, names
+            )
+    _free_names(tied, head, [weight_name, bias_name], names)
     stored = _stored(model, names.take(weight_name), plan.weight, options.lr_factor)
     factor = options.lr_factor if options.bias_lr_factor is None else options.bias_lr_factor
     offset = None
@@ -281,7 +283,7 @@ def _replace(plan: ReplaceHeadPlan, options: ReplaceHeadPass) -> Rewrite:
     return Rewrite((Change(head.layer.name, what), *unread))
 
 
-class _Going:
+class _DetachedReaders:
     """What becomes of the readers of a tensor, and of its names, when a head leaves it."""
 
     def __init__(self, readers: Readers, head: Head) -> None:
@@ -296,28 +298,30 @@ class _Going:
         self.names = [n for reader in self._leaving for n in reader.names if n not in held]
 
 
-def _titles(head: Head, going: Mapping[onnx_ir.Value, _Going], name: str | None) -> tuple[str, str]:
+def _titles(
+    head: Head, detached: Mapping[onnx_ir.Value, _DetachedReaders], name: str | None
+) -> tuple[str, str]:
     """Return what the new weight and bias are called: as the old ones were, where that is known."""
     weight, bias = f"{name or head.layer.name}.weight", f"{name or head.layer.name}.bias"
     if name is not None:
         return weight, bias
-    known = _owned(head.weight, going)
+    known = _owned(head.weight, detached)
     if known is not None:
         weight = known
         module, _, role = known.rpartition(".")
         bias = f"{module}.bias" if role == "weight" and module else bias
     if head.bias is not None:
-        bias = _owned(head.bias, going) or bias
+        bias = _owned(head.bias, detached) or bias
     return weight, bias
 
 
-def _owned(slot: Slot, going: Mapping[onnx_ir.Value, _Going]) -> str | None:
+def _owned(slot: Slot, detached: Mapping[onnx_ir.Value, _DetachedReaders]) -> str | None:
     """Return the name under which a slot's module holds what it reads, and nobody else does."""
-    found = [each for each in going[slot.parameter.value].names if "." in each]
-    return next((each for each in found if not is_made_up(each)), None)
+    found = [each for each in detached[slot.parameter.value].names if "." in each]
+    return next((each for each in found if not is_generated_name(each)), None)
 
 
-def _step_aside(tied: TiedModel, head: Head, wanted: Sequence[str], names: NameAuthority) -> None:
+def _free_names(tied: TiedModel, head: Head, wanted: Sequence[str], names: NameAuthority) -> None:
     """Move what the old head alone reads, or what has a name of its, out of the new one's way."""
     for parameter in tied.parameters:
         if parameter.name in wanted and parameter.value.is_initializer():

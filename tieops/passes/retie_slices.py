@@ -28,7 +28,7 @@ from tieops.ir.operators.operands import known_ints
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.operators.views import ViewTransfer
 from tieops.ir.readers.forms import after, form_of, set_forms
-from tieops.ir.slices import PART, part_of
+from tieops.ir.slices import PROVENANCE, provenance_of
 from tieops.ir.view import View
 from tieops.ir.walk import stored_values
 from tieops.passes.base import Change, Skip
@@ -97,7 +97,7 @@ def retie_slices(
         if value.graph not in in_functions:
             stored.setdefault(origin_of(value), []).append(value)
     for origin, parts in slices.items():
-        mine = [value for value in stored.get(origin, ()) if PART not in value.metadata_props]
+        mine = [value for value in stored.get(origin, ()) if PROVENANCE not in value.metadata_props]
         copies: Counter[object] = Counter()
         if not any(_is_whole(value, parts[0]) for value in mine):
             mine += _assembled(model, origin, parts, names)
@@ -125,7 +125,7 @@ def recorded_slices(model: onnx_ir.Model) -> dict[str, list[RecordedSlice]]:
     """Return the slices there are, by the name of what they were cut out of."""
     found: dict[str, list[RecordedSlice]] = {}
     for value in model.graph.initializers.values():
-        cut = part_of(value, opset_version(model.opset_imports))
+        cut = provenance_of(value, opset_version(model.opset_imports))
         if cut is None or value.is_graph_output() or value.is_graph_input():
             continue
         view = _view_of(cut)

@@ -108,7 +108,7 @@ class _Walk:
             for node in layer.nodes:
                 self._layers[node, path] = layer
         # What moves a parameter on its way to an output is part of a view, as on its way to a slot.
-        self._views = {node for each in model.trace.exposures for node in each.nodes}
+        self._views = {node for each in model.trace.escaping for node in each.nodes}
         self._leaves: dict[tuple[Layer, Path], Leaf] = {}
         self._sources: dict[tuple[onnx_ir.Value, Path], tuple[Leaf, ...]] = {}
         self._edges: dict[tuple[Leaf, Leaf], str] = {}

@@ -231,7 +231,7 @@ class _PictureBuilder:
     def _expose(self, leaves: list[Leaf], places: dict[Leaf, int]) -> None:
         """Add the outputs of the model that are a parameter, as it is or through a view."""
         outputs = {leaf.name: places[leaf] for leaf in leaves if leaf.form == "output"}
-        for each in self._model.trace.exposures:
+        for each in self._model.trace.escaping:
             number = self._numbers.get(each.parameter)
             if number is not None:
                 view = "" if each.view.is_identity else str(each.view)

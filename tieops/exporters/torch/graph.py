@@ -19,7 +19,7 @@ from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
 from tieops.exporters.torch.ops.symbolic_ints import ON_INTEGERS, SymbolicInts, literal_of
 from tieops.exporters.torch.store import Store
-from tieops.ir.metadata.keys import PADDING_IDX, is_made_up
+from tieops.ir.metadata.keys import PADDING_IDX, is_generated_name
 from tieops.ir.metadata.parsing import number
 from tieops.ir.notation import brief_dtype, printable
 from tieops.ir.operators.identity import domain_of, operator_name, opset_version
@@ -305,7 +305,7 @@ class Translator:
         kwargs: dict[str, Any] | None = None,
     ) -> fx.Node:
         name = value.name or ""
-        if not name or is_made_up(name):
+        if not name or is_generated_name(name):
             name = function.__name__
         return self.graph.create_node(
             "call_function", function, args, kwargs or {}, name=identifier(name + suffix)

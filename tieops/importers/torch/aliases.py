@@ -91,10 +91,10 @@ def record_names(
     names = {value: places.get(name, (name,)) for name, value in stored.items() if name in shared}
     if not names:
         return
-    for value, arrivals in trace(model).arrivals.items():
-        for arrival in arrivals if value in names else ():
-            if not arrival.path:  # a body serves many calls, which may read under many names
-                record_reads(arrival.node, arrival.index, names[value])
+    for value, uses in trace(model).uses.items():
+        for use in uses if value in names else ():
+            if not use.path:  # a body serves many calls, which may read under many names
+                record_reads(use.node, use.index, names[value])
 
 
 def record_calls(model: onnx_ir.Model, exported: torch.export.ExportedProgram | None) -> None:

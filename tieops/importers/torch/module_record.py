@@ -47,15 +47,15 @@ def note_learnables(
     for value in stored_values(model):
         _note(value, said)
     traced = trace(model)
-    for value in traced.arrivals:
+    for value in traced.uses:
         if word_of(value) is not None:
             continue
         if traced.learnables.kind_by_use(value) is Kind.PARAMETER:
             # Torch's exporter filled it in: the ones of a norm that learns nothing.
             note_kind(value, Kind.CONSTANT)
-    for value, arrivals in traced.arrivals.items():
+    for value, uses in traced.uses.items():
         # The module has one parameter here, whatever its values are when it is exported.
-        is_bare = len(arrivals) > 1 and word_of(value) is not None and evidence_of(value) is None
+        is_bare = len(uses) > 1 and word_of(value) is not None and evidence_of(value) is None
         if is_bare and is_uniform(value):
             set_evidence(value, Evidence.STORAGE)
     lines = [*notes, *(f"the forward writes the buffer {name}" for name in written)]

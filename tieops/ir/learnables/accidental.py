@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tieops.ir.metadata.keys import aliases_of, evidence_of, is_made_up
+from tieops.ir.metadata.keys import aliases_of, evidence_of, is_generated_name
 from tieops.ir.operators.predicates import is_identity
 from tieops.ir.operators.roles import is_statistic, learnable_role
 from tieops.ir.operators.traits import vector_role
@@ -71,7 +71,7 @@ def title_of(slots: Sequence[Slot]) -> str:
         if (
             is_identity(node)
             and alone
-            and not is_made_up(name)
+            and not is_generated_name(name)
             and not node.outputs[0].is_graph_output()
         ):
             return name

@@ -22,7 +22,7 @@ __all__ = [
     "aliases_of",
     "evidence_of",
     "forget_evidence",
-    "is_made_up",
+    "is_generated_name",
     "join_packed_names",
     "keep_packed_names",
     "lr_factor_of",
@@ -70,17 +70,19 @@ PADDING_IDX = "tieops.padding_idx"
 """On a Gather: the row whose gradient torch's embedding leaves out."""
 
 # Names that exporters invent for tensors that have none of their own.
-_MADE_UP = re.compile(r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*")
+_GENERATED = re.compile(
+    r"onnx::\w+_\d+|val_\d+|_to_copy(_\d+)?|/.*_output_\d+|\d+|.*Constant_\d+.*"
+)
 
 
-def is_made_up(name: str) -> bool:
-    """Return whether an exporter invented this name, so that nobody would miss it.
+def is_generated_name(name: str) -> bool:
+    """Return whether an exporter generated this name, so that nobody would miss it.
 
     Example:
-        >>> is_made_up("onnx::MatMul_124"), is_made_up("fc.weight")
+        >>> is_generated_name("onnx::MatMul_124"), is_generated_name("fc.weight")
         (True, False)
     """
-    return _MADE_UP.fullmatch(name) is not None
+    return _GENERATED.fullmatch(name) is not None
 
 
 def _strings(value: onnx_ir.Value, key: str) -> list[str]:

@@ -20,7 +20,7 @@ from tieops.ir.metadata.keys import (
     TORCH_KIND,
     TORCH_PERSISTENT,
     aliases_of,
-    is_made_up,
+    is_generated_name,
 )
 from tieops.ir.metadata.parsing import parsed, whole_texts
 
@@ -70,7 +70,7 @@ def has_generated_name(value: onnx_ir.Value, name: str) -> bool:
     A module may call its own what an exporter would: the parameters of a ParameterList are numbers.
     What torch names as a parameter or a buffer has the module's name.
     """
-    return is_made_up(name) and word_of(value) not in (Kind.PARAMETER, Kind.BUFFER)
+    return is_generated_name(name) and word_of(value) not in (Kind.PARAMETER, Kind.BUFFER)
 
 
 def note_kind(

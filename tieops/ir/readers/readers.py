@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import onnx_ir
 
-from tieops.ir.metadata.keys import aliases_of, is_made_up, packed_aliases
+from tieops.ir.metadata.keys import aliases_of, is_generated_name, packed_aliases
 from tieops.ir.metadata.parsing import parsed, whole_texts
 from tieops.ir.operators.identity import operator_name
 from tieops.ir.parameter import Parameter, Slot
@@ -110,10 +110,11 @@ def readers_of(
     groups: dict[tuple[str, str], list[Slot]] = {}
     for slot in slots:
         groups.setdefault(slot.reader, []).append(slot)
-    parties = [_Party(tuple(group)) for group in groups.values()]
-    unread, doubtful = _match(_names(parameter.value), parties, chosen)
+    candidates = [_Candidate(tuple(group)) for group in groups.values()]
+    unread, doubtful = _match(_names(parameter.value), candidates, chosen)
     readers = tuple(
-        Reader(party.slots, tuple(party.names), _title(party, parties)) for party in parties
+        Reader(candidate.slots, tuple(candidate.names), _title(candidate, candidates))
+        for candidate in candidates
     )
     return Readers(readers, unread, doubtful)
 
@@ -125,7 +126,7 @@ def _names(value: onnx_ir.Value) -> tuple[str, ...]:
     return aliases_of(value)
 
 
-class _Party:
+class _Candidate:
     """A reader while names are looked for."""
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
@@ -168,65 +169,79 @@ def _holds(outer: str, inner: str) -> bool:
 
 
 def _match(
-    names: Sequence[str], parties: Sequence[_Party], chosen: Sequence[tuple[str, Slot]]
+    names: Sequence[str], candidates: Sequence[_Candidate], chosen: Sequence[tuple[str, Slot]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Give each reader the names that it owns; return those of nobody and the doubtful ones."""
     # A record on the node is proof, and everything below is inference. So recorded names are given
     # first, and the rest is only about names and readers that are left over.
     recorded = {
-        party: [n for slot in party.slots for n in names_read_by(slot.node, slot.index)]
-        + [name for name, slot in chosen if slot in party.slots]
-        for party in parties
+        candidate: [n for slot in candidate.slots for n in names_read_by(slot.node, slot.index)]
+        + [name for name, slot in chosen if slot in candidate.slots]
+        for candidate in candidates
     }
-    for party, known in recorded.items():
+    for candidate, known in recorded.items():
         mine = [name for name in dict.fromkeys(known) if name in names]
         # A module under several names has all of them recorded; the call says by which it was.
-        exact = [name for name in mine if _module_of(name) in party.paths]
-        party.names += exact or mine
-    left = [name for name in names if not any(name in party.names for party in parties)]
+        exact = [name for name in mine if _module_of(name) in candidate.paths]
+        candidate.names += exact or mine
+    left = [name for name in names if not any(name in candidate.names for candidate in candidates)]
     # From the strongest reason to the weakest. A reader that has a name takes no part in the next
     # round, so that a weak reason never gives it a second name that belongs to another reader.
     for is_near in (_is_attribute, _is_within_module, _is_around):
-        idle = [party for party in parties if not party.names]
+        idle = [candidate for candidate in candidates if not candidate.names]
         if is_near is not _is_attribute:
             # A Linear of torch's reads its own weight and no other name.
-            idle = [party for party in idle if not party.is_torch_layer]
+            idle = [candidate for candidate in idle if not candidate.is_torch_layer]
         left = _claim(left, idle, is_near)
-        _join_calls(parties)
-    idle = [party for party in parties if not party.names and not party.is_torch_layer]
+        _join_calls(candidates)
+    idle = [
+        candidate
+        for candidate in candidates
+        if not candidate.names and not candidate.is_torch_layer
+    ]
     # One name and one module are left. A generated name is not given away even then, because it
     # says nothing about who read it.
-    if len({party.key for party in idle}) == 1 and len(left) == 1 and not is_made_up(left[0]):
-        for party in idle:
-            party.names.append(left[0])
+    if (
+        len({candidate.key for candidate in idle}) == 1
+        and len(left) == 1
+        and not is_generated_name(left[0])
+    ):
+        for candidate in idle:
+            candidate.names.append(left[0])
         return (), ()
-    return ((), tuple(left)) if idle and len(parties) > 1 else (tuple(left), ())
+    return ((), tuple(left)) if idle and len(candidates) > 1 else (tuple(left), ())
 
 
 def _module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _is_attribute(party: _Party, name: str) -> int:
-    return 0 if _module_of(name) in party.paths and name.rpartition(".")[2] == party.role else -1
+def _is_attribute(candidate: _Candidate, name: str) -> int:
+    return (
+        0
+        if _module_of(name) in candidate.paths and name.rpartition(".")[2] == candidate.role
+        else -1
+    )
 
 
-def _is_within_module(party: _Party, name: str) -> int:
-    return 0 if party.paths and "." in name and _module_of(name) in party.paths else -1
+def _is_within_module(candidate: _Candidate, name: str) -> int:
+    return 0 if candidate.paths and "." in name and _module_of(name) in candidate.paths else -1
 
 
-def _is_around(party: _Party, name: str) -> int:
-    return party.nearness(_module_of(name)) if "." in name else -1
+def _is_around(candidate: _Candidate, name: str) -> int:
+    return candidate.nearness(_module_of(name)) if "." in name else -1
 
 
 def _claim(
-    names: Sequence[str], parties: Sequence[_Party], nearness: Callable[[_Party, str], int]
+    names: Sequence[str],
+    candidates: Sequence[_Candidate],
+    nearness: Callable[[_Candidate, str], int],
 ) -> list[str]:
     """Give names to the nearest reader, or the calls of one module; return those that are left."""
     wanted: dict[object, list[str]] = {}
-    by_key: dict[object, list[_Party]] = {}
-    for party in parties:
-        by_key.setdefault(party.key, []).append(party)
+    by_key: dict[object, list[_Candidate]] = {}
+    for candidate in candidates:
+        by_key.setdefault(candidate.key, []).append(candidate)
     for name in names:
         near = {key: max(nearness(p, name) for p in each) for key, each in by_key.items()}
         best = max(near.values(), default=-1)
@@ -237,37 +252,41 @@ def _claim(
     # a wrong name would lead a checkpoint to the wrong parameter.
     claimed = {key: found[0] for key, found in wanted.items() if len(found) == 1}
     for key, name in claimed.items():
-        for party in by_key[key]:
-            party.names.append(name)
+        for candidate in by_key[key]:
+            candidate.names.append(name)
     return [name for name in names if name not in claimed.values()]
 
 
-def _join_calls(parties: Sequence[_Party]) -> None:
+def _join_calls(candidates: Sequence[_Candidate]) -> None:
     """Give a further call of a module the names of the first, where a count is behind its name."""
-    named = {(path, party.role): party.names for party in parties for path in party.paths[:1]}
-    for party in parties:
-        if not party.names and party.scope is not None and party.scope.called:
-            party.names += named.get((party.scope.called, party.role), ())
+    named = {
+        (path, candidate.role): candidate.names
+        for candidate in candidates
+        for path in candidate.paths[:1]
+    }
+    for candidate in candidates:
+        if not candidate.names and candidate.scope is not None and candidate.scope.called:
+            candidate.names += named.get((candidate.scope.called, candidate.role), ())
 
 
-def _title(party: _Party, parties: Sequence[_Party]) -> str:
+def _title(candidate: _Candidate, candidates: Sequence[_Candidate]) -> str:
     """Return what a tensor of a reader's own is called."""
-    first = party.slots[0]
-    if party.names:
-        return party.names[0]
-    if party.scope is None or not party.scope.fqn:
+    first = candidate.slots[0]
+    if candidate.names:
+        return candidate.names[0]
+    if candidate.scope is None or not candidate.scope.fqn:
         return first.name
-    if first.layer in party.paths:
-        return f"{party.paths[0]}.{party.role}"
-    for other in parties:
+    if first.layer in candidate.paths:
+        return f"{candidate.paths[0]}.{candidate.role}"
+    for other in candidates:
         # The twin of a module whose name is known: MultiheadAttention reads its out_proj's weight.
-        if other.scope is None or not other.names or not party.scope.fqn or not other.scope.fqn:
+        if other.scope is None or not other.names or not candidate.scope.fqn or not other.scope.fqn:
             continue
         operators = [operator_name(slot.node) for slot in (other.slots[0], first)]
-        same = other.scope.cls == party.scope.cls and operators[0] == operators[1]
+        same = other.scope.cls == candidate.scope.cls and operators[0] == operators[1]
         tail = other.names[0].removeprefix(f"{other.paths[0]}.")
         if same and tail != other.names[0]:
-            return f"{party.paths[0]}.{tail}"
+            return f"{candidate.paths[0]}.{tail}"
     return first.name
 
 
