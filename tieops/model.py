@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir
 
 from tieops.analysis.analysis import Analysis, analysis_of
@@ -32,7 +35,7 @@ from tieops.ir.tie import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
 from tieops.system.gc_paused import collector_paused
 
-__all__ = ["TiedModel", "analyze", "check_model"]
+__all__ = ["Model", "TiedModel", "analyze", "as_model", "check_model"]
 
 
 class TiedModel:
@@ -252,18 +255,23 @@ def _of_content(graph: bytes, arrays: Sequence[np.ndarray[Any, Any]]) -> TiedMod
     return TiedModel(model_of(graph, arrays))
 
 
-def analyze(model: TiedModel) -> Analysis:
+Model: TypeAlias = TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+"""What a verb takes as a model: an imported one, or what ``tieops.from_onnx`` imports."""
+
+
+def analyze(model: Model) -> Analysis:
     """Look at a model: layers with shapes and learnables, ties, duplicates, problems and totals.
 
     Args:
-        model: The model; left alone. Its weights are read only where two may be equal.
+        model: The model, or what ``from_onnx`` imports; left alone. Its weights are read only where
+            two may be equal.
 
     Returns:
         What was found. Prints itself, is a table in a notebook; ``records()`` and ``to_dict()``
         are for programs.
 
     Raises:
-        UnsupportedModelError: If it is no TiedModel.
+        TieopsError: If it is neither, or cannot be imported.
 
     Example:
         >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
@@ -278,8 +286,28 @@ def analyze(model: TiedModel) -> Analysis:
         no input reaches the output w: it is the same on every run; fix it with
         tieops.remove_disconnected_outputs(model)
     """
+    return as_model(model).analysis
+
+
+def as_model(model: object) -> TiedModel:
+    """Return the model that a verb was given, imported if it is not one yet.
+
+    Raises:
+        TieopsError: If it is nothing that ``from_onnx`` imports, or cannot be imported.
+
+    Example:
+        >>> graph = onnx_ir.from_onnx_text('''<ir_version: 10, opset_import: ["" : 20]>
+        ... g (float[2] x) => (float[2] y) { y = Relu(x) }''')
+        >>> as_model(graph).outputs
+        1 output
+          y: f32[2]
+    """
+    if isinstance(model, str | os.PathLike | bytes | onnx.ModelProto | onnx_ir.Model):
+        # By name, for importers are made of models: nothing here may import them.
+        return importlib.import_module("tieops.importers.onnx").from_onnx(model)
     check_model(model)
-    return model.analysis
+    assert isinstance(model, TiedModel)
+    return model
 
 
 def check_model(model: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tieops.arguments import expect
 from tieops.ir.notation import brief_bytes
-from tieops.model import TiedModel, check_model
+from tieops.model import Model, TiedModel, as_model
 from tieops.passes.base import SurgeryPass, SurgeryResult
 
 __all__ = ["Pipeline", "PipelineReport"]
@@ -88,13 +88,13 @@ class Pipeline:
             expect(SurgeryPass, each, "passes in a list", fix)
         self.passes = tuple(passes)
 
-    def __call__(self, model: TiedModel) -> PipelineReport:
+    def __call__(self, model: Model) -> PipelineReport:
         """Run all passes; ``model`` is left alone.
 
         Raises:
             TieopsError: What a pass raises; then nothing has changed.
         """
-        check_model(model)
+        model = as_model(model)
         now = TiedModel(model.clone())
         results: list[tuple[SurgeryPass[Any], SurgeryResult]] = []
         for surgery in self.passes:

@@ -141,8 +141,8 @@ def test_names_cannot_break_out_of_xml(tmp_path):
 def test_what_it_refuses(tied, tmp_path):
     with pytest.raises(PreconditionError, match=r"unsupported picture format: m\.gif"):
         tieops.render(tied, tmp_path / "m.gif")
-    with pytest.raises(UnsupportedModelError, match="expected a TiedModel, got a str"):
-        tieops.render("m.onnx", tmp_path / "m.html")
+    with pytest.raises(UnsupportedModelError, match="expected a TiedModel, got an int"):
+        tieops.render(3, tmp_path / "m.html")
     with pytest.raises(UnsupportedModelError, match="got a dict"):
         tieops.render(tied, tmp_path / "m.html", before={})
     with pytest.raises(ExportError, match="cannot write"):

@@ -14,7 +14,7 @@ from tieops.ir.edit import own_tensors
 from tieops.ir.notation import printable
 from tieops.ir.parameter import Parameter
 from tieops.ir.walk import all_nodes
-from tieops.model import TiedModel, check_model
+from tieops.model import Model, TiedModel, as_model
 from tieops.system.gc_paused import collector_paused
 
 __all__ = [
@@ -171,17 +171,16 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC, Generic[PlanT]):
 
 
 @collector_paused()
-def run(surgery: SurgeryPass[Any], model: TiedModel) -> tuple[TiedModel, SurgeryResult]:
+def run(surgery: SurgeryPass[Any], model: Model) -> tuple[TiedModel, SurgeryResult]:
     """Run a pass on a copy of a model; the weights are shared, not copied.
 
     Returns:
         The new model, and what was done. ``model`` is left alone.
 
     Raises:
-        UnsupportedModelError: If it is given something else than a TiedModel.
+        TieopsError: If it is given something else than a model, or what ``from_onnx`` imports.
     """
-    check_model(model)
-    return surgery.on_copy(TiedModel(model.clone()))
+    return surgery.on_copy(TiedModel(as_model(model).clone()))
 
 
 def adopt(model: onnx_ir.Model, draft: TiedModel) -> None:

@@ -8,14 +8,14 @@ from typing import ClassVar
 import onnx_ir
 
 from tieops.ir.dataflow.constant_conditions import fold_constant_conditions
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 from tieops.passes.readers_gone import ReadersBefore
 
 __all__ = ["RemoveDeadBranchesPass", "remove_dead_branches"]
 
 
-def remove_dead_branches(model: TiedModel) -> TiedModel:
+def remove_dead_branches(model: Model) -> TiedModel:
     """Remove the branches that never run, of Ifs whose condition is a constant.
 
     The branch that runs takes the place of its If. A condition is a constant if it is stored, and
@@ -23,7 +23,7 @@ def remove_dead_branches(model: TiedModel) -> TiedModel:
     comparisons.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
 
     Returns:
         A new model without these branches, and without the nodes and stored tensors that only they

@@ -15,7 +15,7 @@ from tieops.ir.dataflow.dead_arguments import with_dead_outputs
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import eliminate_dead_code
 from tieops.ir.notation import printable
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, Skip, SurgeryPass, run
 from tieops.passes.readers_gone import ReadersBefore
 
@@ -23,7 +23,7 @@ __all__ = ["RemoveDisconnectedOutputsPass", "RemoveOutputsPlan", "remove_disconn
 
 
 def remove_disconnected_outputs(
-    model: TiedModel,
+    model: Model,
     *,
     outputs: Iterable[str] = (),
     keep: Iterable[str] = (),
@@ -40,7 +40,7 @@ def remove_disconnected_outputs(
     functions, from the function and from all of its calls.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         outputs: Remove just these, connected or not.
         keep: Keep just these, connected or not.
         unused_inputs: Remove graph inputs that nothing reads any more, too.

@@ -17,7 +17,7 @@ from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.edit import NameAuthority, as_graph_input
 from tieops.ir.notation import printable
 from tieops.ir.walk import all_nodes, nodes_within
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
 from tieops.passes.inline import drafted, inline_layers
 from tieops.passes.readers_gone import ReadersBefore
@@ -25,9 +25,7 @@ from tieops.passes.readers_gone import ReadersBefore
 __all__ = ["ExtractPass", "ExtractPlan", "extract"]
 
 
-def extract(
-    model: TiedModel, *, inputs: Iterable[str] = (), outputs: Iterable[str] = ()
-) -> TiedModel:
+def extract(model: Model, *, inputs: Iterable[str] = (), outputs: Iterable[str] = ()) -> TiedModel:
     """Return the part of a model that computes some values from some others.
 
     An encoder or a decoder, a backbone without its head, or what comes behind an embedding. Ties
@@ -35,7 +33,7 @@ def extract(
     model that are written together, ``to_onnx([encoder, decoder], …)``, share one data file.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         inputs: Where the part begins: graph inputs, values between layers, which become inputs of
             the part, or layers, which are its first ones. A value's name goes before a layer's.
             Without any, those of the model's own inputs that the outputs need.

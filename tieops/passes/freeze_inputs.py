@@ -14,7 +14,7 @@ from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.edit import insert_initializer, remove_initializer, remove_input
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nested_graphs
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 
 __all__ = ["FreezeInputsPass", "FreezeInputsPlan", "freeze_inputs"]
@@ -22,11 +22,11 @@ __all__ = ["FreezeInputsPass", "FreezeInputsPlan", "freeze_inputs"]
 Array = np.ndarray[Any, Any]
 
 
-def freeze_inputs(model: TiedModel, inputs: str | Iterable[str] | Mapping[str, Any]) -> TiedModel:
+def freeze_inputs(model: Model, inputs: str | Iterable[str] | Mapping[str, Any]) -> TiedModel:
     """Make inputs constants.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         inputs: Names of inputs that have a stored value, which a caller may override (IR version 3
             lists all weights among the inputs): they keep the value. Or values by names, for any
             input: arrays, or numbers and lists of them, which take the input's dtype if it holds

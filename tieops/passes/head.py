@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir
 
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.dataflow.backwards import nodes_before_outputs
+from tieops.ir.dataflow.liveness import dependent_values
+from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.layer import Layer
 from tieops.ir.notation import brief, printable
 from tieops.ir.operators.moving_shapes import slice_bounds
@@ -27,6 +30,7 @@ from tieops.ir.operators.predicates import (
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.parameter import Slot
 from tieops.ir.view import Shape
+from tieops.ir.walk import all_nodes
 from tieops.model import TiedModel
 from tieops.select import one_layer, slots_of
 
@@ -82,6 +86,7 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
     last = _last_layers(model)
     # A norm at the end of another output (an encoder's hidden states) has no classes to replace.
     found = [layer for layer in last if _has_features(layer)] or last
+    found = _behind_the_others(model, found) if len(found) > 1 else found
     if not found:
         raise PreconditionError(
             "the model has no layer with learnables on the way to an output",
@@ -96,6 +101,28 @@ def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
             'name the layer: head="fc"',
         )
     return found[0]
+
+
+def _behind_the_others(model: TiedModel, layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers that no other one of them is computed from.
+
+    A decoder's caches are outputs too, and come from projections that the logits are made from.
+    """
+    interfaces = [RegionInterface.of(node, model.ir.functions) for node in all_nodes(model.ir)]
+    made = {
+        layer: dependent_values([v for n in layer.nodes for v in n.outputs], interfaces)
+        for layer in layers
+    }
+
+    def feeds(one: Layer, other: Layer) -> bool:
+        return any(value in made[one] for node in other.nodes for value in node.outputs)
+
+    # In the body of a function that is called several times, each may feed the other.
+    return [
+        each
+        for each in layers
+        if not any(feeds(each, other) and not feeds(other, each) for other in layers)
+    ]
 
 
 def _named(model: TiedModel, name: str | Layer) -> Layer:

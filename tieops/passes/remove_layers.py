@@ -16,7 +16,7 @@ from tieops.ir.edit import NameAuthority, bypass
 from tieops.ir.layer import Layer
 from tieops.ir.notation import brief, printable
 from tieops.ir.walk import nodes_within
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
 from tieops.passes.inline import drafted, inline_layers
 from tieops.passes.readers_gone import ReadersBefore
@@ -25,7 +25,7 @@ from tieops.select import one_layer
 __all__ = ["RemoveLayersPass", "RemoveLayersPlan", "remove_layers"]
 
 
-def remove_layers(model: TiedModel, layers: str | Iterable[str]) -> TiedModel:
+def remove_layers(model: Model, layers: str | Iterable[str]) -> TiedModel:
     """Remove layers whose input can stand for their output.
 
     A Softmax or an Identity at the end, a Dropout, an activation, a norm, a square Linear. What
@@ -33,7 +33,7 @@ def remove_layers(model: TiedModel, layers: str | Iterable[str]) -> TiedModel:
     keeps its name.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         layers: Names of layers.
 
     Returns:

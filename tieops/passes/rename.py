@@ -19,17 +19,17 @@ from tieops.ir.parameter import Parameter
 from tieops.ir.readers.readers import record_reads
 from tieops.ir.readers.renaming import rename_tensors
 from tieops.ir.walk import rename_scope, set_layer_name
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, run
 
 __all__ = ["RenamePass", "RenamePlan", "rename"]
 
 
-def rename(model: TiedModel, names: Mapping[str, str]) -> TiedModel:
+def rename(model: Model, names: Mapping[str, str]) -> TiedModel:
     """Rename inputs, outputs, layers and parameters.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         names: New names by old ones; all at once, so that two can change places. An old name is
             that of an input or output, a parameter (any of its names: the others stay), a layer,
             or another value of the main graph, the first of these that there is. A layer takes

@@ -26,7 +26,7 @@ from tieops.ir.notation import brief, printable
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
 from tieops.ir.readers.readers import Reader, Readers
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
 from tieops.passes.detach import give_up_names
 from tieops.passes.head import Head, as_head, find_head
@@ -51,7 +51,7 @@ _FLOATS = {
 
 
 def replace_head(
-    model: TiedModel,
+    model: Model,
     head: str | Layer | None = None,
     *,
     out_features: int,
@@ -69,7 +69,7 @@ def replace_head(
     head, and calls behind it, are inlined; other calls of these functions stay.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         head: The layer to replace; by default the last layer with learnables on the way to the
             outputs.
         out_features: How many outputs the new layer has.

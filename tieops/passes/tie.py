@@ -23,7 +23,7 @@ from tieops.ir.operators.operands import Missing, bool_attribute
 from tieops.ir.operators.predicates import is_gemm, is_matmul
 from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.view import Shape, permuted, relative
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import (
     Plan,
     Preserves,
@@ -41,7 +41,7 @@ __all__ = ["TiePass", "TiePlan", "tie"]
 
 
 def tie(
-    model: TiedModel,
+    model: Model,
     *targets: Target,
     keep: bool | str = False,
     include_small: bool = False,
@@ -54,7 +54,7 @@ def tie(
     values stay.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         targets: None, or two or more layers, slots or parameters, the one to keep first.
         keep: ``True`` to give the first target's values to all; or the name of the target whose
             values stay.

@@ -20,7 +20,7 @@ from tieops.ir.parameter import Parameter, Slot
 from tieops.ir.readers.forms import form_of
 from tieops.ir.readers.readers import Reader, Readers, record_reads
 from tieops.ir.tie import Tie
-from tieops.model import TiedModel
+from tieops.model import Model, TiedModel
 from tieops.passes.base import (
     Change,
     Plan,
@@ -39,7 +39,7 @@ __all__ = ["UntiePass", "UntiePlan", "untie"]
 
 
 def untie(
-    model: TiedModel,
+    model: Model,
     *targets: Target,
     together: bool = False,
     accidental: bool = False,
@@ -53,7 +53,7 @@ def untie(
     named and another is not.
 
     Args:
-        model: The model; left alone.
+        model: The model, or what ``from_onnx`` imports; left alone.
         targets: Nothing for all ties; or layers, slots, globs or predicates: these slots leave.
         together: Slots that leave one tie together stay tied with each other.
         accidental: Take apart what an exporter merged because it began equal, and nothing else

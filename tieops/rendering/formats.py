@@ -9,7 +9,7 @@ from typing import Any
 from tieops.arguments import file_path
 from tieops.errors import PreconditionError
 from tieops.exporters.files import new_file
-from tieops.model import TiedModel, check_model
+from tieops.model import Model, as_model
 from tieops.rendering.picture import picture_of
 from tieops.rendering.picture_changes import compared
 from tieops.system.write_targets import check_target
@@ -19,9 +19,7 @@ __all__ = ["FORMATS", "render"]
 FORMATS = (".html", ".svg", ".png", ".txt")
 
 
-def render(
-    model: TiedModel, path: str | Path, *, before: TiedModel | None = None, title: str = ""
-) -> Path:
+def render(model: Model, path: str | Path, *, before: Model | None = None, title: str = "") -> Path:
     """Write a picture of what a model shares: its layers, and each shared parameter's readers.
 
     A parameter that several layers read is drawn once, in a colour and with a letter of its own,
@@ -68,9 +66,8 @@ def render(
         <BLANKLINE>
     """
     path = file_path(path)
-    check_model(model)
-    if before is not None:
-        check_model(before)
+    model = as_model(model)
+    before = None if before is None else as_model(before)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise PreconditionError(

@@ -14,14 +14,14 @@ from tieops.ir.notation import brief, brief_bytes
 from tieops.ir.operators.identity import domain_of, domain_title, opset_version
 from tieops.ir.parameter import Parameter
 from tieops.ir.tie import Tie
-from tieops.model import TiedModel, check_model
+from tieops.model import Model, TiedModel, as_model
 from tieops.system.gc_paused import collector_paused
 
 __all__ = ["diff"]
 
 
 @collector_paused()
-def diff(before: TiedModel, after: TiedModel) -> Diff:
+def diff(before: Model, after: Model) -> Diff:
     """List what differs between two models: signature, ties, parameters, layers and bytes.
 
     Nothing is run; ``tieops.verify`` checks that two models compute the same. A parameter is the
@@ -59,8 +59,7 @@ def diff(before: TiedModel, after: TiedModel) -> Diff:
         >>> bool(diff(model, model))
         False
     """
-    check_model(before)
-    check_model(after)
+    before, after = as_model(before), as_model(after)
     pairs = matched(before.parameters, after.parameters)
     layers = layer_pairs(before.layers, after.layers, pairs)
     renamed = {old.name: new.name for old, new in layers.items()}

@@ -15,14 +15,14 @@ from tieops.exporters.torch.store import Store
 from tieops.importers.torch.lr_factors import set_lr_factor
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.ir.walk import all_graphs
-from tieops.model import TiedModel, check_model
+from tieops.model import Model, TiedModel, as_model
 from tieops.passes.inline import inline_all
 from tieops.passes.untie import UntiePass
 
 __all__ = ["to_torch"]
 
 
-def to_torch(model: TiedModel) -> fx.GraphModule:
+def to_torch(model: Model) -> fx.GraphModule:
     """Return a PyTorch module that computes what a model computes, and trains.
 
     Every stored learnable is one ``nn.Parameter`` under the FQN it had, a tied one under all of
@@ -66,8 +66,7 @@ def to_torch(model: TiedModel) -> fx.GraphModule:
         >>> net(torch.tensor([0]))
         tensor([[14., 32., 50.]], grad_fn=<MmBackward0>)
     """
-    check_model(model)
-    ir = model.clone()
+    ir = as_model(model).clone()
     if ir.functions:
         inline_all(ir)
     _note_constants(ir)
