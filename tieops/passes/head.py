@@ -75,22 +75,42 @@ class Head:
 
 
 def find_head(model: TiedModel, name: str | Layer | None) -> Layer:
-    """Find the head by name, or the only one there is; it may lie in a function.
+    """Find the head by the name of a layer, parameter or output, or the only one there is.
+
+    It may lie in a function.
 
     Raises:
         PreconditionError: If several layers qualify (they are named), or none does.
-        SelectionError: If no layer has the name.
+        SelectionError: If nothing has the name.
     """
-    if name is not None:
-        return _named(model, name)
-    last = _last_layers(model)
+    if name is None:
+        return _last_layer(model, model.ir.graph.outputs)
+    title = name.name if isinstance(name, Layer) else name
+    is_text = isinstance(title, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if is_text and title in model.layers:
+        return one_layer(model, title)
+    if is_text and title in model.outputs:
+        return _last_layer(model, [model.outputs[title]])
+    readers = {slot.layer for slot in slots_of(model, title)}
+    if len(readers) > 1:
+        raise SelectionError(
+            f"{printable(title)} is read by several layers",
+            {"layers": ", ".join(map(printable, sorted(readers)))},
+            "name one of them",
+        )
+    return one_layer(model, readers.pop())
+
+
+def _last_layer(model: TiedModel, outputs: Sequence[onnx_ir.Value]) -> Layer:
+    """Return the only head there is on the way to some outputs."""
+    last = _last_layers(model, outputs)
     # A norm at the end of another output (an encoder's hidden states) has no classes to replace.
     found = [layer for layer in last if _has_features(layer)] or last
     found = _behind_the_others(model, found) if len(found) > 1 else found
     if not found:
         raise PreconditionError(
             "the model has no layer with learnables on the way to an output",
-            {"outputs": ", ".join(printable(o.name or "") for o in model.ir.graph.outputs)},
+            {"outputs": ", ".join(printable(o.name or "") for o in outputs)},
             'name the layer: head="fc"',
         )
     if len(found) > 1:
@@ -125,22 +145,6 @@ def _behind_the_others(model: TiedModel, layers: Sequence[Layer]) -> list[Layer]
     ]
 
 
-def _named(model: TiedModel, name: str | Layer) -> Layer:
-    """Return the layer of this name, or the one that alone reads the parameter of this name."""
-    title = name.name if isinstance(name, Layer) else name
-    known = isinstance(title, str) and title in {each.name for each in model.layers}  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not known:
-        readers = {slot.layer for slot in slots_of(model, title)}
-        if len(readers) > 1:
-            raise SelectionError(
-                f"{printable(title)} is read by several layers",
-                {"layers": ", ".join(map(printable, sorted(readers)))},
-                "name one of them",
-            )
-        title = readers.pop()
-    return one_layer(model, title)
-
-
 def _is_product(node: onnx_ir.Node) -> bool:
     return is_plain_product(node) or is_convolution(node)
 
@@ -149,8 +153,8 @@ def _has_features(layer: Layer) -> bool:
     return any(_is_product(slot.node) for slot in layer.slots)
 
 
-def _last_layers(model: TiedModel) -> list[Layer]:
-    """Walk back from the outputs to the first learnable layers, in the order of the graph."""
+def _last_layers(model: TiedModel, outputs: Sequence[onnx_ir.Value]) -> list[Layer]:
+    """Walk back from some outputs to the first learnable layers, in the order of the graph."""
     home = {
         (layer.slots[0].path, node): layer
         for layer in model.layers
@@ -162,7 +166,7 @@ def _last_layers(model: TiedModel) -> list[Layer]:
         layer = home.get((path, node))
         return layer is not None and not is_arithmetic(layer.kind)
 
-    before = nodes_before_outputs(model.ir, is_layer)
+    before = nodes_before_outputs(model.ir, is_layer, outputs)
     found = {home[at] for at in before if is_layer(*at)}
     return [layer for layer in model.layers if layer in found]
 

@@ -26,7 +26,7 @@ from tieops.ir.notation import brief, printable
 from tieops.ir.operators.identity import opset_version
 from tieops.ir.parameter import Slot
 from tieops.ir.readers.readers import Reader, Readers
-from tieops.model import Model, TiedModel
+from tieops.model import Model, TiedModel, as_model
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, SurgeryPass, adopt, run
 from tieops.passes.detach import give_up_names
 from tieops.passes.head import Head, as_head, find_head
@@ -52,9 +52,9 @@ _FLOATS = {
 
 def replace_head(
     model: Model,
-    head: str | Layer | None = None,
+    head: str | Layer | Mapping[str, int] | None = None,
+    out_features: int | None = None,
     *,
-    out_features: int,
     lr_factor: float = 1.0,
     bias_lr_factor: float | None = None,
     init: str | Array = "kaiming_uniform",
@@ -70,8 +70,9 @@ def replace_head(
 
     Args:
         model: The model, or what ``from_onnx`` imports; left alone.
-        head: The layer to replace; by default the last layer with learnables on the way to the
-            outputs.
+        head: The layer to replace, by its own name, that of its parameter or that of the output
+            that it is the last layer on the way to; by default the last layer with learnables on
+            the way to the outputs. Or several, each with the number of outputs of the new layer.
         out_features: How many outputs the new layer has.
         lr_factor: Factor of the learning rate of the new weight, stored in the file.
         bias_lr_factor: The same for the new bias; ``lr_factor`` by default.
@@ -103,18 +104,35 @@ def replace_head(
     """
     if name is not None:
         expect(str, name, "a name for the new layer", 'give a text: name="fcNew"')
-    surgery = ReplaceHeadPass(
-        head=head.name if isinstance(head, Layer) else head,
-        out_features=_int_if_whole(out_features),
-        lr_factor=lr_factor,
-        bias_lr_factor=bias_lr_factor,
-        init=init,
-        bias=bias,
-        seed=_int_if_whole(seed),
-        name=name,
-    )
-    replaced, _ = run(surgery, model)
+    replaced = as_model(model)
+    for each, size in _sizes(head, out_features, name):
+        surgery = ReplaceHeadPass(
+            head=each,
+            out_features=_int_if_whole(size),
+            lr_factor=lr_factor,
+            bias_lr_factor=bias_lr_factor,
+            init=init,
+            bias=bias,
+            seed=_int_if_whole(seed),
+            name=name,
+        )
+        replaced, _ = run(surgery, replaced)
     return replaced
+
+
+def _sizes(
+    head: str | Layer | Mapping[str, int] | None, out_features: int | None, name: str | None
+) -> list[tuple[str | None, Any]]:
+    """Return the heads, each with its new size."""
+    if not isinstance(head, Mapping):
+        return [(head.name if isinstance(head, Layer) else head, out_features)]
+    if out_features is not None or name is not None or not head:
+        raise PreconditionError(
+            "expected heads with their sizes, and neither out_features nor a name for one of them",
+            {"heads": ", ".join(map(str, head)) or "none"},
+            'give them alone: replace_head(model, {"age": 8, "kind": 15})',
+        )
+    return list(head.items())
 
 
 def _int_if_whole(number: Any) -> Any:

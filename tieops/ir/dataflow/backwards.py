@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx_ir
 
@@ -13,7 +13,9 @@ __all__ = ["nodes_before_outputs"]
 
 
 def nodes_before_outputs(
-    model: onnx_ir.Model, is_end: Callable[[Path, onnx_ir.Node], bool]
+    model: onnx_ir.Model,
+    is_end: Callable[[Path, onnx_ir.Node], bool],
+    outputs: Iterable[onnx_ir.Value] | None = None,
 ) -> Iterator[tuple[Path, onnx_ir.Node]]:
     """Yield the nodes that the outputs are made from, each once, with the calls that lead to it.
 
@@ -22,11 +24,13 @@ def nodes_before_outputs(
     Args:
         model: The model.
         is_end: Whether what comes before a node is not wanted; the node itself is yielded.
+        outputs: Some of the model's outputs; all by default.
     """
     functions = model.functions
     seen: set[tuple[Path, onnx_ir.Value]] = set()
     reached: set[tuple[Path, onnx_ir.Node]] = set()
-    pending: list[tuple[Path, onnx_ir.Value | None]] = [((), v) for v in model.graph.outputs]
+    wanted = model.graph.outputs if outputs is None else outputs
+    pending: list[tuple[Path, onnx_ir.Value | None]] = [((), value) for value in wanted]
     while pending:
         path, value = pending.pop()
         if value is None or (path, value) in seen:
