@@ -129,7 +129,7 @@ def p18_empty() -> bytes:
     return b""
 
 
-@refused("no zip archive")
+@refused("not a zip archive")
 def p18_text() -> bytes:
     return b"hello\n"
 

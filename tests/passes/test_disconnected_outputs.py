@@ -295,7 +295,7 @@ def test_wrong_names(which: str) -> None:
 
 
 def test_outputs_and_keep_exclude_each_other():
-    with pytest.raises(PreconditionError, match="outputs and keep"):
+    with pytest.raises(PreconditionError, match="outputs= and keep= cannot be combined"):
         tieops.remove_disconnected_outputs(made(THREE, **SIZES), outputs=["a"], keep=["b"])
 
 

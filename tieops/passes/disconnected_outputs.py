@@ -104,7 +104,7 @@ class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
         names = [output.name or "" for output in model.ir.graph.outputs]
         if self.outputs and self.keep:
             raise PreconditionError(
-                "outputs= and keep= say the same thing twice",
+                "outputs= and keep= cannot be combined",
                 {"outputs": ", ".join(self.outputs), "keep": ", ".join(self.keep)},
                 "give one of them",
             )
