@@ -202,8 +202,8 @@ ONE: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "a squeeze": ("y = Squeeze(x, at)", "n,1", {"at": [1]}, "it drops the axis"),
     "a squeeze of whatever is 1": ("y = Squeeze(x)", "2,1", {}, "it drops the axis"),
     "a squeeze that nobody knows": ("y = Squeeze(x)", "n,1", {}, "the axes it drops"),
-    "a vector that it is spread over": (
-        "y = Mul(x, s)", "n,1", {"s": np.ones(5, np.float32)}, "spread over s, which has 5",
+    "a vector that it is broadcast against": (
+        "y = Mul(x, s)", "n,1", {"s": np.ones(5, np.float32)}, "broadcast against s, which has 5",
     ),
 }  # fmt: skip
 
