@@ -216,7 +216,7 @@ def _owners(model: TiedModel, names: Mapping[str, str]) -> list[tuple[str, Slot]
         slots = doubtful.get(name)
         if slots is None:
             raise SelectionError(
-                f"{printable(name)} is not a name whose reader is to be chosen",
+                f"the reader of the name {printable(name)} is not in doubt",
                 {"doubtful": ", ".join(map(printable, doubtful)) or "none"},
                 "leave it out, or see model.analysis.problems",
             )
