@@ -178,6 +178,7 @@ def _with_flags(text: str, surgery: type[SurgeryPass[Any]]) -> str:
     for field in _fields(surgery):
         pattern = rf"(?<![-\w]){field.name}=({_VALUE})"
         text = re.sub(pattern, lambda match, field=field: _flagged(field, match[1]), text)
+        text = re.sub(rf"(?<![-\w]){field.name}(?= must be )", flag_of(field), text)
     return text
 
 
