@@ -53,7 +53,8 @@ def imported(source: str, folder: Path) -> tieops.TiedModel:
         return tieops.from_torch(folder / "m.pt2")
     if source == "TorchScript":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             torch.jit.save(torch.jit.trace(NET, TOKENS), folder / "m.pt")
         return tieops.from_torch(folder / "m.pt", TOKENS, trust=True)
     written = tieops.to_onnx(tieops.from_torch(NET, TOKENS), folder / "m.onnx").path

@@ -30,7 +30,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     case = build("bert", 500, 32)
     path = tmp_path_factory.mktemp("old") / "old.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that it is the old one
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # it warns that it is the old one
         torch.onnx.export(
             case.module, tuple(case.inputs.values()), str(path), dynamo=False,
             input_names=list(case.inputs), output_names=["logits"],

@@ -6,7 +6,6 @@ Over opsets, with operands that are stored, computed, fed, overridable and attri
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx.backend.test.case import node as node_cases
 
 from tests.properties.operator_cases import (
     FORMS,
@@ -28,6 +26,8 @@ from tests.properties.operator_cases import (
     arrays_of,
     model_of,
 )
+from tests.support.onnx_cases import onnx_cases
+from tests.support.plain_runtime import REFUSALS
 from tieops.ir.operators.shape_rules import output_shapes, shape_operators
 from tieops.ir.operators.sizes import NotKnownError
 from tieops.ir.operators.views import ViewTransfer
@@ -47,10 +47,7 @@ def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return [np.asarray(each) for each in session.run(None, feeds)]
-    except Exception as error:
-        # ONNX Runtime's errors have no common class of their own.
-        if not type(error).__module__.startswith("onnxruntime"):
-            raise
+    except REFUSALS:
         return None
 
 
@@ -164,12 +161,9 @@ def test_views_are_what_the_runtime_computes_or_not_known(op: str) -> None:
 
 @functools.cache
 def cases_of_onnx() -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = node_cases.collect_testcases(None)
     return [
         case
-        for case in cases
+        for case in onnx_cases()
         if case.model is not None and len(case.model.graph.node) == 1 and case.data_sets
     ]
 

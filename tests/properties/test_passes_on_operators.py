@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import random
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from onnx.backend.test.case import node as node_cases
 
 import tieops
-from tests.support.plain_runtime import PlainRuntime
+from tests.support.onnx_cases import onnx_cases
+from tests.support.plain_runtime import REFUSALS, PlainRuntime
 from tieops.errors import PreconditionError
 from tieops.model import TiedModel
 
@@ -80,9 +79,7 @@ def _version(op_type: str) -> int | None:
 
 @functools.cache
 def steps() -> tuple[Step, ...]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, about cases of infinities
-        found = [step_of(case) for case in node_cases.collect_testcases(None)]
+    found = map(step_of, onnx_cases())
     return tuple(step for step in found if step is not None)
 
 
@@ -221,7 +218,7 @@ def drawn(seed: int, runtime: PlainRuntime) -> Drawn:
         model = tieops.from_onnx(tried.model())
         try:
             outputs = runtime.run(model.ir, tried.feeds)
-        except Exception:  # no kernel for this type, or a value that the operator cannot take
+        except REFUSALS:  # no kernel for this type, or a value that the operator cannot take
             continue
         # What an operator keeps of its inputs (NonZero, Unique) is as long as they happen to say.
         if [each.shape for each in outputs] != [each.shape for each in tried.outputs().values()]:

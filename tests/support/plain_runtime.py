@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+REFUSALS = (
+    state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented,
+    state.RuntimeException,
+)  # fmt: skip
+"""What ONNX Runtime raises of what it does not take; they have no class in common."""
 
 
 class PlainRuntime:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.backend.test.case.node as node_cases
 import onnx_ir
 import pytest
 import torch
@@ -17,6 +15,7 @@ from onnx.backend.test.case.test_case import TestCase as Case
 
 import tieops
 from fixtures.operators_page import PAGE, page
+from tests.support.onnx_cases import onnx_cases
 from tieops.errors import UnsupportedModelError
 from tieops.exporters.torch.ops import find, operators
 from tieops.exporters.torch.store import as_torch
@@ -111,13 +110,11 @@ SEVERAL = "several operators"
 def cases() -> dict[str, list[Case]]:
     """Return the cases whose operators are all in the table, by the operator they are about."""
     found: dict[str, list[Case]] = defaultdict(list)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, about cases of infinities
-        for case in node_cases.collect_testcases(None):
-            versions = {each.domain: each.version for each in case.model.opset_import}
-            nodes = [n for n in case.model.graph.node if n.op_type != "Constant"]
-            if all(find(n.domain, n.op_type, versions.get(n.domain, 1)) for n in nodes):
-                found[subject(case.name, [n.op_type for n in nodes])].append(case)
+    for case in onnx_cases():
+        versions = {each.domain: each.version for each in case.model.opset_import}
+        nodes = [n for n in case.model.graph.node if n.op_type != "Constant"]
+        if all(find(n.domain, n.op_type, versions.get(n.domain, 1)) for n in nodes):
+            found[subject(case.name, [n.op_type for n in nodes])].append(case)
     return found
 
 
