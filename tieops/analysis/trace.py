@@ -13,6 +13,7 @@ from functools import cached_property
 import onnx_ir
 
 from tieops.analysis.computed_weights import Computations, ComputedUse, owns_outright, uses_itself
+from tieops.analysis.shapes import shaped
 from tieops.ir.functions.calls import call_paths, function_graphs
 from tieops.ir.learnables.rules import Learnables
 from tieops.ir.metadata.keys import was_computed_with
@@ -90,7 +91,7 @@ def trace(model: onnx_ir.Model) -> Trace:
     transfer = ViewTransfer()
     uses: dict[onnx_ir.Value, list[Use]] = {}
     escaping: list[EscapingUse] = []
-    computations = Computations(model)
+    computations, shapes = Computations(model), _Shapes(model)
     for value in stored_values(model):
         parameter = Parameter(value)
         found = uses.setdefault(value, [])
@@ -126,12 +127,32 @@ def trace(model: onnx_ir.Model) -> Trace:
                 nodes = (*at.nodes, node)
                 stack += [_At(output, seen, nodes, at.path, at.entry) for output, seen in onward]
             if computing:
-                ends, onward_at = _used(at, computing, computations, model)
+                ends, onward_at = _used(at, computing, computations, shapes, model)
                 used += ends
                 stack += onward_at
                 computers += [] if at.view.computed else computing
         found += used if _is_weight(parameter, used) else computers
     return Trace(uses, escaping)
+
+
+class _Shapes:
+    """Tells static shapes: what the graph says, else what inference finds, which runs once."""
+
+    def __init__(self, model: onnx_ir.Model) -> None:
+        self._model = model
+
+    @cached_property
+    def _inferred(self) -> Mapping[onnx_ir.Value, onnx_ir.Value]:
+        return shaped(self._model)
+
+    def of(self, value: onnx_ir.Value) -> tuple[int, ...] | None:
+        shape = value.shape
+        if shape is None or not shape.is_static():
+            better = self._inferred.get(value)
+            shape = None if better is None else better.shape
+        if shape is None or not shape.is_static():
+            return None
+        return tuple(int(size) for size in shape.numpy())
 
 
 def _may_be_computed_with(parameter: Parameter) -> bool:
@@ -157,7 +178,11 @@ def _is_weight(parameter: Parameter, used: Sequence[Use]) -> bool:
 
 
 def _used(
-    at: _At, computing: Sequence[Use], computations: Computations, model: onnx_ir.Model
+    at: _At,
+    computing: Sequence[Use],
+    computations: Computations,
+    shapes: _Shapes,
+    model: onnx_ir.Model,
 ) -> tuple[list[Use], list[_At]]:
     """Follow what is computed from a view to who uses it.
 
@@ -178,7 +203,7 @@ def _used(
     found, onward = own, list[_At]()
     for use in uses:
         nodes = (*at.nodes, *use.nodes)
-        there = _At(use.value, _computed(at.view, use), nodes, at.path, at.entry)
+        there = _At(use.value, _computed(at.view, use, shapes), nodes, at.path, at.entry)
         if use.node is None:
             onward += _returns(there, model)
         elif use.node.op_identifier() in model.functions:
@@ -188,10 +213,10 @@ def _used(
     return found, onward
 
 
-def _computed(view: View, use: ComputedUse) -> View:
-    known = use.value.shape
-    is_static = known is not None and known.is_static()
-    sizes = tuple(int(size) for size in known.numpy()) if known and is_static else view.shape
+def _computed(view: View, use: ComputedUse, shapes: _Shapes) -> View:
+    # Where nothing says a shape (a result of somebody's own operator), it is taken to stay.
+    known = shapes.of(use.value)
+    sizes = view.shape if known is None else known
     before = View(view.source, view.steps[:-1]) if view.computed else view
     return before.then(Computed((*view.computed, *use.nodes), sizes))
 

@@ -114,7 +114,9 @@ class Joiner:
         """Record who reads a tensor under which names: once it is joined, nothing may tell it."""
         names, readers = self._names(parameter), self._tied.readers(parameter).all
         for reader in readers:
-            mine = [n for n in names if n in reader.names or len(readers) == 1]
+            # Of what has no module nothing else will tell; a module's own name is found by it.
+            alone = len(readers) == 1 and scope_of(reader.slots[0].node) is None
+            mine = [n for n in names if alone or n in reader.names]
             # A body serves many calls, which may read under many names.
             for slot in (slot for slot in reader.slots if mine and not slot.path):
                 record_reads(slot.node, slot.index, mine)
