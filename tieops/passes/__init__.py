@@ -1,8 +1,8 @@
 """Passes on a tied model, each as an ``onnx_ir`` pass and as a function.
 
-Read first ``base`` (the protocol: plan, then apply), then ``tie`` and ``untie``. ``retie_slices``
-and ``detach`` are the edits of these two, ``inline`` is what both of ``untie`` and ``replace_head``
-do about model-local functions. ``head``, ``initialise`` and ``shape_propagation`` are the parts of
+Read first ``base`` (the protocol: plan, then apply), then ``tie`` and ``untie``. ``join``,
+``retie_slices`` and ``detach`` are the edits of these two; ``inline`` is how every pass inlines
+calls of model-local functions. ``head``, ``initialise`` and ``shape_propagation`` are the parts of
 ``replace_head``, and ``node_builder`` makes its nodes. Then those that remove
 (``disconnected_outputs``, ``dead_branches``, ``remove_layers``, ``extract``, with ``readers_gone``
 for the names), ``rename`` and ``freeze_inputs``, and ``lower``, which ``to_onnx`` runs.

@@ -89,7 +89,7 @@ def replace_head(
 
     Raises:
         PreconditionError: If the head is ambiguous, has no size to replace, has a dtype that cannot
-            be initialised, or its size is baked into a node downstream, which is named; if the
+            be initialised, or a node downstream depends on its size, and is named; if the
             opset is older than 7 and a matrix would have a bias.
         SelectionError: If no layer is named ``head``.
 
