@@ -317,8 +317,11 @@ def test_a_dry_run_says_the_same_and_writes_nothing(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("untie", "-t", "embb"), "nothing in the model is called embb"),
-        (("replace-head", "--out-features", "0"), "--out-features 0 is no number of features"),
+        (("untie", "-t", "embb"), "nothing in the model is named embb"),
+        (
+            ("replace-head", "--out-features", "0"),
+            "--out-features must be a positive integer, got 0",
+        ),
         (("replace-head", "--out-features", "5", "--init", "magic"), "magic"),
         (("replace-head", "--out-features", "5", "--head", "MatMull_y"), "MatMul_y"),
         (("remove-outputs", "--output", "weigths"), "weights"),
