@@ -25,10 +25,10 @@ BOTH_LENGTHS = (*FAST, "llama", "gemma3", "mamba", "t5", "whisper")
 NOT_EXPORTED = {
     "longformer": "torch.export meets a size that data decides",
     "led": "torch.export meets a size that data decides",
-    "prophetnet": "torch.export cannot trace its masks",
-    "switch_transformers": "its router chooses by data",
+    "prophetnet": "onnxscript cannot clean up its export with dynamic sizes",
+    "switch_transformers": "its forward fails while torch.export traces it",
 }
-"""Families that torch itself cannot export, with the reason."""
+"""Families that cannot be exported with dynamic sizes, with the reason."""
 EXPORTED = tuple(name for name in FAMILIES if name not in NOT_EXPORTED)
 
 
