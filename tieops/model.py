@@ -33,7 +33,7 @@ from tieops.ir.storage.byte_ranges import stored_bytes
 from tieops.ir.storage.external_tensors import hold_files
 from tieops.ir.tie import Duplicate, Ledger, Tie
 from tieops.ir.view import Slice
-from tieops.system.gc_paused import collector_paused
+from tieops.system.gc_paused import gc_paused
 
 __all__ = ["Model", "TiedModel", "analyze", "as_model", "check_model"]
 
@@ -75,7 +75,7 @@ class TiedModel:
         return self._ir
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def trace(self) -> Trace:
         """Where every stored tensor goes."""
         return trace(self._ir)
@@ -86,13 +86,13 @@ class TiedModel:
         return Listing(parameters_of(self.trace).values(), "parameter", lambda each: each.names)
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def layers(self) -> Listing[Layer]:
         """Layers in the order of the graph: learnable ones and plain operators."""
         return Listing(find_layers(self._ir, self.trace), "layer", _own_name)
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def slots(self) -> Listing[Slot]:
         """Every place where a layer reads a parameter."""
         return Listing((slot for layer in self.layers for slot in layer.slots), "slot", _own_name)
@@ -116,7 +116,7 @@ class TiedModel:
         return readers_of(parameter, slots, chosen)
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def ties(self) -> Listing[Tie]:
         """Parameters that two or more slots share elements of, the largest saving first.
 
@@ -137,7 +137,7 @@ class TiedModel:
         return Listing(self._ties[1], "accidental tie", lambda tie: tie.names)
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def _ties(self) -> tuple[list[Tie], list[Tie]]:
         """The ties that are meant and those that are not, the largest saving first."""
         meant: list[Tie] = []
@@ -169,7 +169,7 @@ class TiedModel:
         )
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def ledger(self) -> Ledger:
         """Where the bytes are: read by the slots, and stored."""
         logical = sum(slot.logical_bytes for slot in self.slots)
@@ -181,7 +181,7 @@ class TiedModel:
         return Listing([str(each) for each in quantizer_problems(self.ties)], "warning")
 
     @cached_property
-    @collector_paused()
+    @gc_paused()
     def analysis(self) -> Analysis:
         """All of the above in one value, with shapes and problems; see ``tieops.analyze``."""
         return analysis_of(
@@ -207,7 +207,7 @@ class TiedModel:
         """The graph's outputs."""
         return Listing(self._ir.graph.outputs, "output", _name_of_value, _text_of_value)
 
-    @collector_paused()
+    @gc_paused()
     def clone(self) -> onnx_ir.Model:
         """Return a copy of the graph that shares the weights: it costs the graph alone."""
         return copy_model(self._ir)

@@ -18,11 +18,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tieops.exporters import copying as arrays
-from tieops.exporters.copying import write_array
-from tieops.system import copying
-from tieops.system.copying import copy_range
-from tieops.system.positions import write_at
+from tieops.exporters import data_file as arrays
+from tieops.exporters.data_file import write_array
+from tieops.system import file_bytes
+from tieops.system.file_bytes import copy_range, write_at
 
 WAYS = ("_by_copy_file_range", "_by_sendfile", "_plainly")
 DATA = np.random.default_rng(0).bytes(300_001)
@@ -45,7 +44,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *ways: str) -> list[str]:
     called: list[str] = []
 
     def noted(name: str) -> Callable[..., int]:
-        original = getattr(copying, name)
+        original = getattr(file_bytes, name)
 
         def way(*args: int) -> int:
             called.append(name)
@@ -53,7 +52,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *ways: str) -> list[str]:
 
         return way
 
-    monkeypatch.setattr(copying, "_WAYS", tuple((noted(name), None) for name in ways))
+    monkeypatch.setattr(file_bytes, "_WAYS", tuple((noted(name), None) for name in ways))
     return called
 
 
@@ -63,7 +62,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *ways: str) -> list[str]:
 )
 def test_each_way_copies_a_range(way, offset, to, length, tmp_path, monkeypatch):
     called = only(monkeypatch, way)
-    monkeypatch.setattr(copying, "STEP_BYTES", 100_000)
+    monkeypatch.setattr(file_bytes, "STEP_BYTES", 100_000)
     with opened(tmp_path) as (source, target):
         assert copy_range(source, offset, target, to, length) == length
     assert len(called) == -(-length // 100_000)
@@ -73,13 +72,13 @@ def test_each_way_copies_a_range(way, offset, to, length, tmp_path, monkeypatch)
 
 
 def test_the_ways_are_tried_in_this_order():
-    assert tuple(way.__name__ for way, _ in copying._WAYS) == WAYS
+    assert tuple(way.__name__ for way, _ in file_bytes._WAYS) == WAYS
 
 
 @pytest.mark.parametrize("code", ["EXDEV", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EPERM", "nothing"])
 def test_what_one_way_cannot_do_the_next_one_does(code, tmp_path, monkeypatch):
     """From where it came to: the first call works, the second says that it does not."""
-    monkeypatch.setattr(copying, "STEP_BYTES", 70_000)
+    monkeypatch.setattr(file_bytes, "STEP_BYTES", 70_000)
     calls = {"copy_file_range": 0, "sendfile": 0}
 
     def failing(name: str) -> Callable[..., int]:
@@ -204,7 +203,8 @@ def test_a_transposed_view_takes_no_copy_of_the_whole(tmp_path):
     import os, sys
     import numpy as np
     from tests.support.memory import growth
-    from tieops.exporters.copying import write_array
+    from tieops.exporters.data_file import write_array
+from tieops.system import file_bytes
 
     array = np.zeros((65536, 1024), np.float32)
     array[:, 0] = np.arange(65536)

@@ -16,8 +16,8 @@ import tieops
 from fixtures.torch_models import build
 from tieops.errors import ExportError, PostconditionError, UnsupportedModelError
 from tieops.exporters import model_files
+from tieops.exporters.data_file_cleanup import DATA
 from tieops.exporters.layout import PAGE_BYTES
-from tieops.exporters.old_data import DATA
 from tieops.importers import onnx as importer
 from tieops.untrusted.limits import UNLIMITED
 
@@ -275,7 +275,7 @@ def test_the_second_is_read_again_before_the_first_is_replaced(
 ) -> None:
     tieops.to_onnx([encoder(), decoder()], paths(tmp_path))
     before = files(tmp_path)
-    original, calls = model_files.from_onnx, []
+    original, calls = model_files.read_message, []
 
     def once(path: Path, **options: Any) -> tieops.TiedModel:
         calls.append(path)
@@ -283,7 +283,7 @@ def test_the_second_is_read_again_before_the_first_is_replaced(
             raise UnsupportedModelError("no")
         return original(path, **options)
 
-    monkeypatch.setattr(model_files, "from_onnx", once)
+    monkeypatch.setattr(model_files, "read_message", once)
     with pytest.raises(PostconditionError, match="a model that it cannot read"):
         tieops.to_onnx([encoder(TABLE + 1), decoder(TABLE + 1)], paths(tmp_path))
     assert files(tmp_path) == before

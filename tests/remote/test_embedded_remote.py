@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tieops.errors import UntrustedFileError
-from tieops.remote.embedded_remote import read_graph
+from tieops.remote.remote_files import read_graph
 from tieops.untrusted.limits import Limits
 from tieops.untrusted.wire import varint
 

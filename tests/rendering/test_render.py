@@ -13,12 +13,14 @@ import numpy as np
 import onnx
 import onnx_ir
 import pytest
+from fontTools.ttLib import TTFont
 from onnx import numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
 import tieops
 from fixtures.gallery import seed_network
+from tests.support.fonts import LETTERS
 from tieops.cli import app
 from tieops.errors import (
     ExportError,
@@ -27,7 +29,7 @@ from tieops.errors import (
     UnsupportedModelError,
 )
 from tieops.rendering.picture_text import letter
-from tieops.rendering.svg import asset
+from tieops.rendering.svg import asset, asset_path
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +189,17 @@ def test_letters_go_on_after_z():
 def test_what_ships_has_its_licence():
     assert "Chris Pettitt" in asset("dagre.LICENSE")
     assert "SIL Open Font License" in asset("Roboto.LICENSE")
+
+
+@pytest.mark.parametrize("weight", ["Regular", "Medium"])
+def test_the_font_has_the_letters_of_pictures_and_little_more(weight):
+    path = Path(asset_path(f"Roboto-{weight}.ttf"))
+    assert path.stat().st_size < 25_000
+    letters = TTFont(path).getBestCmap()
+    assert {*range(0x20, 0x7F), *range(0xA1, 0x100)} <= {*letters, 0xAD} <= {*LETTERS, 0xAD}
+    drawn = "".join(asset(name) for name in ("draw.js", "layout.js", "visible.js", "poster.js"))
+    signs = {sign for sign in drawn if ord(sign) > 126}
+    assert {sign for sign in signs if ord(sign) not in letters} <= {"→"}  # which Roboto lacks
 
 
 def test_the_gallery_is_small_and_on_its_page():

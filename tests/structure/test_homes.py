@@ -24,8 +24,7 @@ WALKS = {
     # Where numbers go that a caller feeds, by what each operator makes of values.
     "verification/index_bounds.py": {"tables", "_shape"},
     # Chains of movements that an exporter writes before packed weights.
-    "importers/torch/rnn_chain.py": {"chain_of"},
-    "importers/torch/rnn_pack.py": {"_end", "_remove_unread"},
+    "importers/torch/rnn_weights.py": {"chain_of", "_end", "_remove_unread"},
     # A graph and its protobuf message side by side.
     "analysis/shapes.py": {"_told"},
 }
@@ -37,9 +36,9 @@ EDITS = {
     "passes/retie_slices.py": {"insert_before", "remove", "replace_all_uses_with"},
     "passes/replace_head.py": {"insert_before"},
     # What an exporter left is put in order before anybody else sees it.
-    "importers/torch/sharing.py": {"insert_before", "replace_all_uses_with"},
-    "importers/torch/rnn_pack.py": {"remove", "Value"},
-    "importers/torch/rnn_scan.py": {"Value"},
+    "importers/torch/storages.py": {"insert_before", "replace_all_uses_with"},
+    "importers/torch/rnn_weights.py": {"remove", "Value"},
+    "importers/torch/rnn.py": {"Value"},
 }
 """Changes of a graph by onnx_ir's own calls, where the kit has none: with the reason."""
 

@@ -27,22 +27,15 @@ REASONS = {
     "runs in another process, or is sent to one": """
         ir.pickling scanning.one_model scanning.workers verification.sandbox_child""",
     "one step of writing, with a promise of its own": """
-        exporters.copying exporters.data_file exporters.model_files exporters.old_data
-        exporters.room scanning.journal""",
+        exporters.data_file exporters.data_file_cleanup exporters.model_files scanning.journal""",
     "what differs between operating systems": "system.disk",
     "one step of from_torch, with what it has to keep": """
         importers.torch.default_types importers.torch.exported_graph importers.torch.gradients
-        importers.torch.isolation
-        importers.torch.module_record importers.torch.port_names importers.torch.sharing
-        importers.torch.subclasses importers.torch.told_apart""",
-    "one form in which torch writes recurrences": """
-        importers.torch.rnn_chain importers.torch.rnn_nodes importers.torch.rnn_pack
-        importers.torch.rnn_scan""",
+        importers.torch.port_names
+        importers.torch.rnn""",
     "one kind of what an attacker may write": """
         ir.operators.operand_checks untrusted.archives untrusted.onnx_checks untrusted.onnx_graphs
-        untrusted.onnx_operands untrusted.onnx_operators untrusted.onnx_wire
-        untrusted.program_checks""",
-    "weights that stay where they are": "importers.embedded_mapped remote.embedded_remote",
+        untrusted.onnx_operators""",
     "what another library does, kept in one place": """
         exporters.torch.graph remote.http runtime.accounting.optimized runtime.cuda.cuda_graph
         runtime.memory.fused_matmul runtime.memory.shared_weights runtime.running""",
@@ -54,9 +47,6 @@ REASONS = {
 """Why a module is a module, though one other alone imports it."""
 
 REPEATED = {
-    "convert.py": ["cli/convert.py", "exporters/torch/convert.py"],
-    "copying.py": ["exporters/copying.py", "system/copying.py"],
-    "names.py": ["exporters/torch/names.py", "system/names.py"],
     "onnx.py": ["exporters/onnx.py", "importers/onnx.py"],
     "tie.py": ["ir/tie.py", "passes/tie.py"],
     "values.py": ["ir/edit/values.py", "ir/operators/values.py"],

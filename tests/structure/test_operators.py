@@ -30,8 +30,6 @@ EXCEPTIONS: dict[str, set[str]] = {
     },
     # What torch calls the modes of its kernels, and the activations that it writes for them.
     "importers/torch/rnn.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
-    # The same modes, where it writes them as ONNX's operators.
-    "importers/torch/rnn_nodes.py": {"GRU", "LSTM", "Relu", "RNN", "Tanh"},
     # Functions of sympy, which an exported program's sizes are written in.
     "untrusted/program_checks.py": {
         "Abs", "Add", "And", "Identity", "Max", "Min", "Mod", "Mul", "Not", "Or", "Pow", "Where",

@@ -23,7 +23,7 @@ USERS = {
     # The one who tells it which slots there are.
     "readers_of": {"model.py"},
     # What torch calls a tensor; what takes names off it when readers leave it.
-    "set_names": {"importers/torch/sharing.py", "passes/detach.py"},
+    "set_names": {"importers/torch/storages.py", "passes/detach.py"},
     "keep_packed_names": {"passes/detach.py"},
     "give_up_names": {"passes/readers_gone.py", "passes/replace_head.py"},
 }

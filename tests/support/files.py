@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import tieops
-from tieops.exporters.temporary import temporary
+from tieops.exporters.files import temporary
 from tieops.model import TiedModel
 
 

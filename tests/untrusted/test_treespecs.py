@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tieops.ir.metadata.torch_inputs import TorchInputs
-from tieops.untrusted.treespecs import is_safe_treespec
+from tieops.untrusted.program_checks import is_safe_treespec
 from tieops.verification.torch_side import run_module
 
 LEAF = {"type": None, "context": None, "children_spec": []}

@@ -11,7 +11,7 @@ from onnx_ir.serde import SerdeError
 
 from tieops.ir.edit import copy_model
 from tieops.ir.walk import all_graphs, all_nodes, attribute_tensors, replace_tensors, subgraphs_of
-from tieops.system.library_logs import silenced
+from tieops.system.library_logs import suppress_logging
 
 __all__ = ["derived", "infer_in_place", "shaped"]
 
@@ -69,7 +69,7 @@ def _inferred(
 ) -> Iterator[tuple[onnx_ir.Value, onnx_ir.Value]]:
     """Yield values that are wanted, each with one that has what was inferred for its name."""
     try:
-        with silenced("onnx_ir.serde"):  # it warns of a shape without a type
+        with suppress_logging("onnx_ir.serde"):  # it warns of a shape without a type
             proto = _without_weights(model)
         if not trusting:
             _forget_what_is_said(proto)

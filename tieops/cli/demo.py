@@ -152,12 +152,12 @@ def _plain_exports(module: Any, example: Any, folder: Path) -> dict[str, int]:
     """Export with torch's own exporters, as they come, and count what they leave."""
     import torch
 
-    from tieops.importers.torch.quiet import quiet
+    from tieops.importers.torch.isolation import suppress_torch_logging
 
     counts: dict[str, int] = {}
     for dynamo in (True, False):
         path = folder / f"plain_{dynamo}.onnx"
-        with quiet():
+        with suppress_torch_logging():
             torch.onnx.export(module, (example,), path, dynamo=dynamo, verbose=False)
         counts[f"torch.onnx.export(dynamo={dynamo})"] = _copies(tieops.from_onnx(path))
     return counts

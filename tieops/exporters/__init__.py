@@ -1,4 +1,10 @@
-"""Write models: ONNX files, and PyTorch modules that train."""
+"""Write models: ONNX files, and PyTorch modules that train.
+
+Read ``onnx`` first: it is the whole export. ``layout`` chooses where tensors go, ``data_file``
+writes their bytes, ``model_files`` writes the models, reads them again and renames them; ``files``
+replaces files in one step, and ``data_file_cleanup`` finds data that no model reads. ``torch`` is
+the way back to PyTorch.
+"""
 
 from __future__ import annotations
 

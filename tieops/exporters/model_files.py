@@ -20,13 +20,7 @@ from google.protobuf.message import EncodeError
 
 from tieops.errors import ExportError, PostconditionError, TieopsError
 from tieops.exporters.data_file import write_data
-from tieops.exporters.files import (
-    mode_of,
-    replace_all,
-    without_values,
-)
-from tieops.exporters.layout import Layout
-from tieops.exporters.old_data import (
+from tieops.exporters.data_file_cleanup import (
     DATA,
     data_of,
     free_data_path,
@@ -34,17 +28,25 @@ from tieops.exporters.old_data import (
     sweep,
     unread,
 )
-from tieops.exporters.temporary import Temporary, folder_lock, temporary
-from tieops.importers.onnx import from_onnx, innermost
+from tieops.exporters.files import (
+    Temporary,
+    folder_lock,
+    mode_of,
+    replace_all,
+    temporary,
+    without_values,
+)
+from tieops.exporters.layout import Layout
+from tieops.importers.onnx import Message, innermost, read_message
 from tieops.ir.notation import brief_bytes, printable
 from tieops.ir.storage.byte_ranges import stored_bytes
 from tieops.ir.storage.data_files import MAX_PROTO_BYTES, mentions
 from tieops.ir.storage.external_tensors import HeldTensor, hold_open
 from tieops.ir.walk import nesting_depth, stored_values
+from tieops.system.file_names import unfit_for_data
 from tieops.system.folders import give_name, ignores_case, remove, sync_folder
-from tieops.system.gc_paused import collector_paused
-from tieops.system.library_logs import silenced
-from tieops.system.names import unfit_for_data
+from tieops.system.gc_paused import gc_paused
+from tieops.system.library_logs import suppress_logging
 from tieops.system.write_targets import check_target
 from tieops.untrusted.limits import UNLIMITED
 
@@ -69,7 +71,7 @@ class Draft:
 
 def write_models(
     drafts: Sequence[Draft], layout: Layout, *, inline: bool
-) -> tuple[Path | None, list[int]]:
+) -> tuple[Path | None, list[int], list[Message]]:
     """Write models of one folder, and their new data file if the layout has one.
 
     Args:
@@ -78,7 +80,7 @@ def write_models(
         inline: Whether all weights go into the models instead.
 
     Returns:
-        The new data file, and the bytes of each model's own file.
+        The new data file, the bytes of each model's own file, and what was read of it again.
 
     Raises:
         ExportError: If a model does not fit, cannot be read again, or its data is gone.
@@ -99,14 +101,16 @@ def write_models(
         staged = [stack.enter_context(temporary(folder, "model", mode_of(path))) for path in paths]
         try:
             sizes = _stage(drafts, staged, layout, data)
-            for draft, each in zip(drafts, staged, strict=True):
+            read = [
                 _check_written(each.path, draft.graph, layout)
+                for draft, each in zip(drafts, staged, strict=True)
+            ]
             _replace(drafts, staged, layout)
         except BaseException:
             if data is not None:
                 _take_back(data, layout, paths)
             raise
-    return layout.path, sizes
+    return layout.path, sizes, read
 
 
 def _check_names(paths: Sequence[Path], *, with_data: bool) -> None:
@@ -243,10 +247,10 @@ def _take_back(data: Temporary, layout: Layout, paths: Sequence[Path]) -> None:
             layout.path.unlink()
 
 
-@collector_paused()
+@gc_paused()
 def _serialized(draft: Draft) -> bytes:
     try:
-        with silenced("onnx_ir.serde"):
+        with suppress_logging("onnx_ir.serde"):
             proto = onnx_ir.to_proto(draft.graph)
         _move_metadata(proto.graph)
         return proto.SerializeToString(deterministic=True)
@@ -281,14 +285,15 @@ def _move_metadata(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(copies)
 
 
-@collector_paused()
-def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
+@gc_paused()
+def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> Message:
     """Parse what was written, as any reader would, before it replaces anything.
 
     Limits are for files of strangers: whoever holds this model has let it in.
     """
     try:
-        again = from_onnx(written, limits=UNLIMITED)
+        message = read_message(written, limits=UNLIMITED)
+        again = message.model()
     except TieopsError as error:
         _check_kept(layout)
         raise PostconditionError(
@@ -301,3 +306,4 @@ def _check_written(written: Path, graph: onnx_ir.Model, layout: Layout) -> None:
             {"model": wanted, "file": stored},
             "please report this",
         )
+    return message

@@ -19,16 +19,17 @@ from tieops.errors import ExportError
 from tieops.exporters.files import as_export_error
 from tieops.exporters.layout import Layout, lay_out
 from tieops.exporters.model_files import Draft, check_nesting, write_models
+from tieops.importers.onnx import Message
 from tieops.ir.metadata.parsing import number
 from tieops.ir.notation import brief_bytes
 from tieops.ir.storage.byte_ranges import LISTED_WEIGHTS, OVERRIDABLE_FROM, stored_bytes
 from tieops.ir.storage.data_files import data_parts, unread_bytes
 from tieops.model import TiedModel, check_model
 from tieops.passes.lower import LowerTiedReadsPass
-from tieops.system.gc_paused import collector_paused
+from tieops.system.gc_paused import gc_paused
 from tieops.system.write_targets import check_target
 
-__all__ = ["Written", "to_onnx"]
+__all__ = ["Written", "to_onnx", "write_and_read"]
 
 PathLike = str | os.PathLike[str]
 ExternalData: TypeAlias = bool | Literal["reuse"] | None
@@ -147,16 +148,23 @@ def to_onnx(
             "use one of them",
         )
     if isinstance(model, TiedModel) and isinstance(path, (str, os.PathLike)):
-        return _one(model, file_path(path), external_data, tie_form)
+        return write_and_read(model, path, external_data, tie_form)[0]
     return _several(model, path, external_data, tie_form)
 
 
-def _one(model: TiedModel, path: Path, external_data: ExternalData, tie_form: str) -> Written:
-    draft, notes = _draft(model, path, tie_form)
+def write_and_read(
+    model: TiedModel, path: PathLike, external_data: ExternalData = None, tie_form: str = "gemm"
+) -> tuple[Written, Message]:
+    """As `to_onnx` for one model, and return what was read of the file to check it.
+
+    Whoever goes on with the file has no need to read it once more.
+    """
+    draft, notes = _draft(model, file_path(path), tie_form)
     layout = _laid_out([draft], external_data)
     if external_data is None:
         external_data = stored_bytes(draft.graph) > EXTERNAL_BYTES or layout.shares_ranges
-    return _write([draft], [notes], layout, inline=not external_data)[0]
+    (written,), (message,) = _write([draft], [notes], layout, inline=not external_data)
+    return written, message
 
 
 def _several(
@@ -177,10 +185,10 @@ def _several(
     )
     with as_export_error(paths[0]):
         layout = _laid_out(drafts, external_data)
-    return _write(drafts, notes, layout, inline=False)
+    return _write(drafts, notes, layout, inline=False)[0]
 
 
-@collector_paused()
+@gc_paused()
 def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
     """Return where the tensors go.
 
@@ -202,10 +210,10 @@ def _laid_out(drafts: Sequence[Draft], external_data: ExternalData) -> Layout:
 
 def _write(
     drafts: Sequence[Draft], notes: Sequence[tuple[str, ...]], layout: Layout, *, inline: bool
-) -> tuple[Written, ...]:
+) -> tuple[tuple[Written, ...], list[Message]]:
     with as_export_error(drafts[0].path):
         sizes = {path: path.stat().st_size for path in layout.files_kept}
-        new, own_sizes = write_models(drafts, layout, inline=inline)
+        new, own_sizes, read = write_models(drafts, layout, inline=inline)
     found: list[Written] = []
     for draft, own_size, skips in zip(drafts, own_sizes, notes, strict=True):
         parts = {Path(path).resolve(): each for path, each in data_parts(draft.graph).items()}
@@ -217,7 +225,7 @@ def _write(
             paths, beside = (new, *kept), beside + layout.size
         stored = stored_bytes(draft.graph)
         found.append(Written(draft.path, paths, stored, own_size + beside, unread, skips))
-    return tuple(found)
+    return tuple(found), read
 
 
 def _paired(
@@ -251,7 +259,7 @@ def _paired(
     return models, paths
 
 
-@collector_paused()
+@gc_paused()
 def _draft(model: TiedModel, path: Path, tie_form: str) -> tuple[Draft, tuple[str, ...]]:
     """Return what to write where, and the tied reads that could not be given their form."""
     check_target(path)

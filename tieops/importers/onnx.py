@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,17 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from tieops.arguments import described
 from tieops.errors import PreconditionError, TieopsError, UnsupportedModelError, UntrustedFileError
-from tieops.importers.embedded_mapped import Embedded, take_out
 from tieops.ir.edit import snapshot
 from tieops.ir.functions.calls import call_paths
 from tieops.ir.storage.byte_ranges import LISTED_WEIGHTS, OVERRIDABLE_FROM
-from tieops.ir.walk import all_graphs
+from tieops.ir.walk import all_graphs, replace_tensors
 from tieops.model import TiedModel
-from tieops.remote.embedded_remote import read_graph
-from tieops.remote.remote_files import open_remote, settle_remote
+from tieops.remote.remote_files import open_remote, read_graph, settle_remote
 from tieops.remote.urls import is_url, local_path
-from tieops.system.gc_paused import collector_paused
-from tieops.system.library_logs import silenced
-from tieops.untrusted.external_data import DataFolder, settle_external
+from tieops.system.gc_paused import gc_paused
+from tieops.system.library_logs import suppress_logging
+from tieops.untrusted.embedded import Embedded, take_out
+from tieops.untrusted.external_data import DataFolder
 from tieops.untrusted.limits import Limits
 from tieops.untrusted.onnx_checks import (
     check_branches,
@@ -37,12 +37,18 @@ from tieops.untrusted.onnx_checks import (
     check_stored,
     put_in_order,
 )
-from tieops.untrusted.onnx_file import MAPPED_FROM, check_size, read_file, refuse_other_formats
+from tieops.untrusted.onnx_file import (
+    MAPPED_FROM,
+    ModelFile,
+    check_size,
+    read_file,
+    refuse_other_formats,
+)
 from tieops.untrusted.onnx_tensors import shown
 from tieops.untrusted.onnx_types import settle_declarations
-from tieops.untrusted.onnx_wire import check_wire, damaged
+from tieops.untrusted.wire import check_wire, damaged
 
-__all__ = ["from_onnx", "innermost", "read_proto", "read_structure"]
+__all__ = ["Message", "from_onnx", "innermost", "read_message"]
 
 MOST_ELEMENTS = 1 << 24
 """Of a ModelProto in memory that is written out to look at its wire format."""
@@ -52,7 +58,7 @@ FORMAT_BYTES = 512
 """The beginning of a remote file, which tells other formats."""
 
 
-@collector_paused()
+@gc_paused()
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     *,
@@ -101,37 +107,112 @@ def from_onnx(
         source = local
     elif storage_options is not None:
         raise PreconditionError("storage_options apply only to URLs", None, "leave them out")
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    with _told_by_name(None if path is None else shown(path.name)):
-        file = None if path is None else read_file(path, limits)
-        if path is not None and base_dir is None:
-            base_dir = path.parent
-        if isinstance(source, onnx_ir.Model):
+    if isinstance(source, onnx_ir.Model):
+        with _named_errors(None):
             model = _cloned(source, limits)
-        else:
-            embedded = None
-            if file is not None and path is not None:
-                proto, embedded = _parse_file(file.data, shown(path.name), limits)
-            elif isinstance(source, bytes):
-                proto, embedded = _parse_file(source, "the bytes", limits)
-            elif isinstance(source, onnx.ModelProto):
-                proto = source
-                _check_in_memory(proto, limits)
-            else:
-                raise UnsupportedModelError(
-                    f"from_onnx cannot read {described(source)}",
-                    {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
-                    "use from_torch for PyTorch",
-                )
-            model = _converted(proto, limits)
-            if embedded is not None:
-                embedded.put_back(model)
+            return _settled(model, DataFolder(base_dir, None, limits, keep=True))
+    return read_message(source, base_dir=base_dir, limits=limits).model()
+
+
+@dataclass(eq=False)
+class Message:
+    """A model that was read, parsed and checked, and what its tensors lie in.
+
+    Whoever needs both the graph and the message (``verify`` opens a session and plans inputs) reads
+    this, and hands it on: nothing is parsed or checked twice.
+
+    Args:
+        proto: The message. A large tensor inside is external data there, at ``embedded.location``.
+        name: What errors call it; None for a proto, which has no name.
+        folder: Checks its external data.
+        limits: What it may hold.
+        data: The file or the bytes that it was parsed from; None for a proto.
+        embedded: Its large tensors, if they were left where they are.
+    """
+
+    proto: onnx.ModelProto
+    name: str | None
+    folder: DataFolder
+    limits: Limits
+    data: bytes | mmap.mmap | None = None
+    embedded: Embedded | None = None
+
+    @property
+    def inside(self) -> str:
+        """The location of large tensors that lie in the model itself; empty if there are none."""
+        return self.embedded.location if self.embedded is not None else ""
+
+    def whole(self) -> onnx.ModelProto:
+        """Return the message with all its tensors; parsed again if some were left out."""
+        if self.embedded is None or not self.embedded.count or self.data is None:
+            return self.proto
+        return _parse(self.data[:], self.name or "the model")
+
+    @gc_paused()
+    def model(self) -> TiedModel:
+        """Return the graph, which shares nothing with the message.
+
+        Raises:
+            UnsupportedModelError: As `from_onnx`, for what only a graph shows.
+        """
+        with _named_errors(self.name):
+            model = _graph_of(self.proto)
+            if self.embedded is not None:
+                self.embedded.restore_tensors(model)
             snapshot(model)
-        _settle(model)
-        keep = isinstance(source, onnx_ir.Model)
-        settle_external(model, base_dir, file, limits, keep=keep)
-        call_paths(model)
-    return TiedModel(model)
+            return _settled(model, self.folder)
+
+
+@gc_paused()
+def read_message(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    base_dir: str | os.PathLike[str] | None = None,
+    limits: Limits,
+    operators: bool = True,
+) -> Message:
+    """Read, parse and check a model, each once.
+
+    Args:
+        source: A path, the bytes of a model or a ``ModelProto``.
+        base_dir: Where external data lies; by default the folder of the path.
+        limits: What it may ask for.
+        operators: Whether nodes are held to ONNX's schemas. A session leaves them to its runtime.
+
+    Raises:
+        UntrustedFileError: As `from_onnx`.
+        UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
+    """
+    file: ModelFile | None = None
+    embedded = data = None
+    name = None
+    if isinstance(source, str | os.PathLike):
+        name = shown(Path(source).name)
+        base_dir = Path(source).parent if base_dir is None else base_dir
+    with _named_errors(name):
+        if isinstance(source, str | os.PathLike):
+            file = read_file(Path(source), limits)
+            data = file.data
+        elif isinstance(source, bytes):
+            data = source
+        elif not isinstance(source, onnx.ModelProto):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UnsupportedModelError(
+                f"from_onnx cannot read {described(source)}",
+                {"takes": "a path, bytes, onnx.ModelProto or onnx_ir.Model"},
+                "use from_torch for PyTorch",
+            )
+        if isinstance(source, onnx.ModelProto):
+            proto = source
+            _check_in_memory(proto, limits)
+        else:
+            assert data is not None
+            called = name or "the bytes"
+            _check_format(data, called, limits)
+            embedded = take_out(data, called, limits) if len(data) >= MAPPED_FROM else None
+            proto = _parse(data[:] if embedded is None else embedded.message, called)
+        check_model(proto, limits, operators=operators)
+    folder = DataFolder(base_dir, file, limits)
+    return Message(proto, name, folder, limits, data, embedded)
 
 
 def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Limits) -> TiedModel:
@@ -142,65 +223,25 @@ def _from_url(url: str, base_dir: object, options: Mapping[str, Any], limits: Li
             "leave base_dir out",
         )
     remote = open_remote(url, options)
-    with _told_by_name(remote.name):
+    with _named_errors(remote.name):
         check_size(remote.size, remote.name, limits)
         if remote.size <= WHOLE_BYTES:
             (data,) = remote.read([(0, remote.size)])
         else:
             refuse_other_formats(remote.read([(0, FORMAT_BYTES)])[0], remote.name)
             data = read_graph(remote, remote.location, limits)
-        model = _converted(_parse(data, remote.name, limits), limits)
-        _settle(model)
+        _check_format(data, remote.name, limits)
+        proto = _parse(data, remote.name)
+        check_model(proto, limits)
+        model = _graph_of(proto)
+        _put_in_form(model)
         settle_remote(model, remote)
         call_paths(model)
     return TiedModel(model)
 
 
-def read_proto(path: Path, limits: Limits) -> tuple[onnx.ModelProto, DataFolder]:
-    """Read and check a file's message alone, for a session: operators are left to its runtime.
-
-    Args:
-        path: The file.
-        limits: What it may ask for.
-
-    Returns:
-        The message, and the folder that checks its external data.
-
-    Raises:
-        UntrustedFileError: As `from_onnx`.
-        UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
-    """
-    with _told_by_name(shown(path.name)):
-        file = read_file(path, limits)
-        proto = _parse(file.data, shown(path.name), limits)
-        check_model(proto, limits, operators=False)
-    return proto, DataFolder(path.parent, file, limits)
-
-
-def read_structure(source: Path | bytes, limits: Limits) -> onnx.ModelProto:
-    """Read and check a message without its large tensors, which are neither read nor copied.
-
-    Args:
-        source: A file, or the bytes of a model.
-        limits: What it may ask for.
-
-    Returns:
-        The message; each large tensor that is inside says that it lies in a file that is not there.
-
-    Raises:
-        UntrustedFileError: As `from_onnx`.
-        UnsupportedModelError: As `from_onnx`, but for what only a graph shows.
-    """
-    name = "the bytes" if isinstance(source, bytes) else shown(source.name)
-    with _told_by_name(name):
-        data = source if isinstance(source, bytes) else read_file(source, limits).data
-        proto, _ = _parse_file(data, name, limits)
-        check_model(proto, limits, operators=False)
-    return proto
-
-
 @contextmanager
-def _told_by_name(name: str | None) -> Generator[None]:
+def _named_errors(name: str | None) -> Generator[None]:
     """Name the file in errors about what is in it, and turn what a file can cause into an error."""
     try:
         yield
@@ -250,23 +291,12 @@ def _cloned(source: onnx_ir.Model, limits: Limits) -> onnx_ir.Model:
     return model
 
 
-def _parse(data: bytes | mmap.mmap, name: str, limits: Limits) -> onnx.ModelProto:
+def _check_format(data: bytes | mmap.mmap, name: str, limits: Limits) -> None:
     refuse_other_formats(data, name)
     check_wire(data, name, limits)
-    return _message(data[:], name)
 
 
-def _parse_file(
-    data: bytes | mmap.mmap, name: str, limits: Limits
-) -> tuple[onnx.ModelProto, Embedded | None]:
-    """Return a message, and its large weights apart where they can be left where they are."""
-    refuse_other_formats(data, name)
-    check_wire(data, name, limits)
-    embedded = take_out(data, name, limits) if len(data) >= MAPPED_FROM else None
-    return _message(data[:] if embedded is None else embedded.message, name), embedded
-
-
-def _message(data: bytes, name: str) -> onnx.ModelProto:
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -283,10 +313,9 @@ def _check_in_memory(proto: onnx.ModelProto, limits: Limits) -> None:
             check_wire(proto.SerializeToString(), "the model", limits)
 
 
-def _converted(proto: onnx.ModelProto, limits: Limits) -> onnx_ir.Model:
-    check_model(proto, limits)
+def _graph_of(proto: onnx.ModelProto) -> onnx_ir.Model:
     try:
-        with warnings.catch_warnings(), silenced("onnx_ir.serde"):
+        with warnings.catch_warnings(), suppress_logging("onnx_ir.serde"):
             # The packed copies that ONNX Runtime keeps beside a weight are not needed.
             warnings.filterwarnings("ignore", "Ignoring unknown external data key")
             return onnx_ir.from_proto(proto)
@@ -305,7 +334,14 @@ def innermost(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _settle(model: onnx_ir.Model) -> None:
+def _settled(model: onnx_ir.Model, folder: DataFolder) -> TiedModel:
+    _put_in_form(model)
+    replace_tensors(model, folder.checked)
+    call_paths(model)
+    return TiedModel(model)
+
+
+def _put_in_form(model: onnx_ir.Model) -> None:
     """Put nodes in order, and take to values what stored tensors say about themselves."""
     put_in_order(model)
     check_branches(model)

@@ -15,7 +15,7 @@ from tieops.ir.notation import printable
 from tieops.ir.parameter import Parameter
 from tieops.ir.walk import all_nodes
 from tieops.model import Model, TiedModel, as_model
-from tieops.system.gc_paused import collector_paused
+from tieops.system.gc_paused import gc_paused
 
 __all__ = [
     "Change",
@@ -170,7 +170,7 @@ class SurgeryPass(onnx_ir.passes.InPlacePass, abc.ABC, Generic[PlanT]):
                 )
 
 
-@collector_paused()
+@gc_paused()
 def run(surgery: SurgeryPass[Any], model: Model) -> tuple[TiedModel, SurgeryResult]:
     """Run a pass on a copy of a model; the weights are shared, not copied.
 

@@ -1,4 +1,8 @@
-"""Models behind URLs: read ranges of files on any file system that fsspec supports."""
+"""Models behind URLs: read ranges of files on any file system that fsspec supports.
+
+Only the graph is read. A large tensor inside becomes external data in the model's own file, so that
+one kind of tensor serves both cases.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +22,15 @@ from tieops.errors import (
     UntrustedFileError,
 )
 from tieops.ir.notation import printable
-from tieops.ir.storage.ranged_tensors import RangedTensor, prefetch_operands
+from tieops.ir.storage.ranged_tensors import RangedTensor, Ranges, prefetch_operands
 from tieops.ir.walk import replace_tensors, stored_values
 from tieops.remote.urls import shown
-from tieops.system.names import leads_out, steps_back
+from tieops.system.file_names import leads_out, steps_back
+from tieops.untrusted.embedded import Lifted, lift
 from tieops.untrusted.external_data import check_range
+from tieops.untrusted.limits import Limits
 
-__all__ = [
-    "SOURCE",
-    "RemoteFile",
-    "list_remote",
-    "open_remote",
-    "settle_remote",
-]
+__all__ = ["SOURCE", "RemoteFile", "list_remote", "open_remote", "read_graph", "settle_remote"]
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class RemoteFile:
             answers = _asked(self.name, lambda some=some: self._fetch(some))
             for (start, stop, inside), data in zip(some, answers, strict=True):
                 if isinstance(data, Exception):
-                    raise _told(self.name, data) from data
+                    raise _error_of(self.name, data) from data
                 if len(data) != stop - start:
                     raise UntrustedFileError(
                         f"{self.name} is shorter than its server announced",
@@ -240,10 +240,10 @@ def _asked(name: str, ask: Callable[[], T]) -> T:
     except (TieopsError, ImportError):
         raise
     except Exception as error:
-        raise _told(name, error) from error
+        raise _error_of(name, error) from error
 
 
-def _told(name: str, error: Exception) -> TieopsError:
+def _error_of(name: str, error: Exception) -> TieopsError:
     if isinstance(error, ValueError) and "rotocol not known" in str(error):
         known = "http, https, s3, gs, abfs, memory and all others that fsspec has"
         return PreconditionError(f"fsspec does not support the URL {name}", {"known": known})
@@ -310,3 +310,52 @@ class _Settling:
             name=tensor.name,
             metadata_props=dict(tensor.metadata_props),
         )
+
+
+MIN_SKIPPED_BYTES = 16 << 10
+"""Smaller data is read along: a request of its own would cost as much."""
+FIRST_READ_BYTES = 4 << 10
+MAX_READ_BYTES = 1 << 20
+
+
+def read_graph(source: Ranges, location: str, limits: Limits) -> bytes:
+    """Return a model in which large tensors are external data that lies in the model's own file.
+
+    Args:
+        source: The .onnx file.
+        location: What those tensors say their file is called.
+        limits: What the file may hold.
+
+    Raises:
+        UntrustedFileError: If it is damaged, or a tensor has its values in two places.
+        UnsupportedModelError: If it has more fields than the limit.
+    """
+
+    def refer(lifted: Lifted) -> bytes:
+        if lifted.is_ambiguous:
+            raise UntrustedFileError(
+                f"{printable(lifted.tensor.name) or 'a tensor'} has its values in two places, "
+                "which may differ",
+                {"file": source.name},
+            )
+        return lifted.referring(location)
+
+    return lift(_Steps(source), MIN_SKIPPED_BYTES, refer, limits)
+
+
+class _Steps:
+    """Windows that grow while a walk goes on, and begin small again behind what it stepped over."""
+
+    def __init__(self, source: Ranges) -> None:
+        self.name = source.name
+        self.size = source.size
+        self._source = source
+        self._end = 0
+        self._step = FIRST_READ_BYTES
+
+    def window(self, start: int, stop: int) -> bytes:
+        near = start == self._end
+        self._step = min(self._step * 2, MAX_READ_BYTES) if near else FIRST_READ_BYTES
+        self._end = min(max(stop, start + self._step), self.size)
+        (data,) = self._source.read([(start, self._end)])
+        return data

@@ -16,7 +16,7 @@ from tieops.ir.parameter import Parameter, Slot
 from tieops.model import TiedModel
 from tieops.rendering.flow import Bundle, Flow, Item, Leaf, flow_of, leaves_of
 from tieops.rendering.folding import fold
-from tieops.system.gc_paused import collector_paused
+from tieops.system.gc_paused import gc_paused
 
 __all__ = ["Box", "Edge", "Group", "Picture", "Row", "Stored", "Use", "picture_of"]
 
@@ -128,7 +128,7 @@ class Picture:
         return dataclasses.asdict(self)
 
 
-@collector_paused()
+@gc_paused()
 def picture_of(model: TiedModel, title: str = "") -> Picture:
     """Return a model's picture.
 

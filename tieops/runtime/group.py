@@ -201,16 +201,18 @@ class _Group:
         config = replace(self.config, provider="cpu")
         shared = () if config.memory == "default" else find_shared(self.opened, "cpu")
         mappings = [(each, map_tensor(each.tensor, config.memory)) for each in shared]
+        # A session changes the message that it is made of: a second one of the model reads it anew.
+        messages = {id(each): each.message for each in self.opened.values()}
 
         def prepare(name: str, settings: Any) -> PreparedWeights:
             path, model = self.opened[name].path, self.opened[name].model
             if config.memory == "default" or model is None or isinstance(path, bytes):
                 return PreparedWeights(path)
             mine = {own: mapped for each, mapped in mappings for own in each.names_in(name)}
-            allowed = self.opened[name].limits
+            file = self.opened[name]
             return add_shared_initializers(
                 path, settings, config.memory, config.options, mine,
-                optimize=config.optimize, limits=allowed,
+                optimize=config.optimize, limits=file.limits, message=messages.pop(id(file), None),
             )  # fmt: skip
 
         return Sessions(self._made(config, note, prepare), shared)
@@ -240,7 +242,7 @@ class _Group:
                 if own.provider == "cpu":
                     inner, said = create(arranged[name].opened, settings, "cpu"), note
                 else:
-                    inner, said = open_on_cuda(own, arranged[name].opened, settings)
+                    inner, said = open_on_cuda(own, arranged[name].opened, settings, file.message)
             except UnsupportedModelError as error:
                 error.facts = {"session": printable(name), **error.facts}
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tieops.errors import PreconditionError, ProviderError, UnsupportedModelError
+from tieops.importers.onnx import Message
 from tieops.ir.notation import printable
 from tieops.runtime.cuda.cuda_nodes import check_nodes, missing_cudnn
 from tieops.runtime.cuda.provider_options import uses_cuda_graph
@@ -37,13 +38,14 @@ _ABOUT_OPTION = re.compile(r'(?:Unknown provider option:|Failed to parse provide
 
 
 def open_session(
-    config: SessionConfig, settings: Any
+    config: SessionConfig, settings: Any, message: Message | None = None
 ) -> tuple[Any, Literal["cuda", "cpu"], str, PreparedWeights]:
     """Open a session of ONNX Runtime on the provider that a config asks for.
 
     Args:
         config: What to open, and how.
         settings: The session's options; on the CPU, they get the tied weights.
+        message: What was read of the model already, if it was; changed.
 
     Returns:
         ONNX Runtime's session, what runs it, why, and what has to live as long as it does.
@@ -52,11 +54,11 @@ def open_session(
         ProviderError: If CUDA was asked for and would not run.
     """
     if config.provider == "cpu":
-        return _open_on_cpu(config, settings, "")
+        return _open_on_cpu(config, settings, "", message)
     blocker = find_blocker(config.device)
     if blocker is None:
         try:
-            inner, note = open_on_cuda(config, config.opened, settings)
+            inner, note = open_on_cuda(config, config.opened, settings, message)
             return inner, "cuda", note, PreparedWeights(config.opened)
         except ProviderError as error:
             if config.provider == "cuda":
@@ -64,16 +66,19 @@ def open_session(
             blocker = blocker_of(error)
     if config.provider == "cuda":
         raise not_on_cuda(blocker.what, blocker.fix)
-    return _open_on_cpu(config, settings, f"running on the CPU: {blocker.what}")
+    return _open_on_cpu(config, settings, f"running on the CPU: {blocker.what}", message)
 
 
-def open_on_cuda(config: SessionConfig, opened: str | bytes, settings: Any) -> tuple[Any, str]:
+def open_on_cuda(
+    config: SessionConfig, opened: str | bytes, settings: Any, message: Message | None = None
+) -> tuple[Any, str]:
     """Open a session of ONNX Runtime on CUDA, where nothing is known to keep it from that.
 
     Args:
         config: What to open, and how.
         opened: The path or the bytes to open.
         settings: The session's options.
+        message: What was read of the model already, if it was.
 
     Returns:
         ONNX Runtime's session; and a note that it runs there if "auto" was asked for, and of nodes
@@ -89,7 +94,7 @@ def open_on_cuda(config: SessionConfig, opened: str | bytes, settings: Any) -> t
         else:
             settings.add_session_config_entry(_EXACT_WEIGHTS, "1")
     if config.optimize:
-        limit_constant_folding(opened, settings, config.options, config.limits)
+        limit_constant_folding(opened, settings, config.options, config.limits, message)
     inner = create(opened, settings, "cuda", options)
     on_gpu = "" if config.provider == "cuda" else "running on the GPU"
     return inner, "; ".join(filter(None, (on_gpu, check_nodes(inner))))
@@ -101,7 +106,7 @@ def blocker_of(error: ProviderError) -> Blocker:
 
 
 def _open_on_cpu(
-    config: SessionConfig, settings: Any, note: str
+    config: SessionConfig, settings: Any, note: str, message: Message | None
 ) -> tuple[Any, Literal["cuda", "cpu"], str, PreparedWeights]:
     arranged = prepare_weights(
         config.opened,
@@ -110,6 +115,7 @@ def _open_on_cpu(
         config.options,
         optimize=config.optimize,
         limits=config.limits,
+        message=message,
     )
     inner = create(arranged.opened, settings, "cpu")
     arranged.created()

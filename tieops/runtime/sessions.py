@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tieops.errors import PreconditionError
+from tieops.importers.onnx import Message
 from tieops.ir.notation import printable
 from tieops.progress import advance, silent
 from tieops.progress import progress as show_progress
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-__all__ = ["Session", "session"]
+__all__ = ["Session", "session", "session_of"]
 
 
 def session(
@@ -99,18 +100,59 @@ def session(
         >>> session(model, "cpu").run({"x": [1.0, -2.0]})
         {'y': array([-1.,  2.], dtype=float32)}
     """
+    return session_of(
+        model,
+        None,
+        provider,
+        memory=memory,
+        options=options,
+        optimize=optimize,
+        threads=threads,
+        limits=limits,
+        provider_options=provider_options,
+    )
+
+
+def session_of(
+    model: Runnable,
+    message: Message | None,
+    provider: Provider = "auto",
+    *,
+    memory: Memory = "packed",
+    options: Mapping[str, str] | None = None,
+    optimize: bool = True,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    provider_options: Mapping[str, object] | None = None,
+) -> Session:
+    """As `session`, of a model that may have been read already: it is not read a second time.
+
+    Args:
+        model: As for `session`.
+        message: What was read of it; changed, where weights are handed over.
+        provider: As for `session`.
+        memory: As for `session`.
+        options: As for `session`.
+        optimize: As for `session`.
+        threads: As for `session`.
+        limits: As for `session`.
+        provider_options: As for `session`.
+    """
     onnxruntime_module()
     check_choices(provider, memory, options, threads)
     on_provider = checked_options(provider_options, provider)
     folder = Folder()
     try:
-        opened = source(model, folder.path, apart=memory != "default" and provider != "cuda")
+        apart = memory != "default" and provider != "cuda"
+        opened, read = source(model, folder.path, apart=apart)
         given = {key: str(value) for key, value in (options or {}).items()}
         allowed = limits_for(model, limits)
         config = SessionConfig(
             opened, provider, memory, given, optimize, threads, allowed, on_provider
         )
-        inner, chosen, note, arranged = open_session(config, session_options(config))
+        inner, chosen, note, arranged = open_session(
+            config, session_options(config), message or read
+        )
     except BaseException:
         folder.remove()
         raise

@@ -5,7 +5,7 @@ flag or a path that one of them lacks, and a test enforces this. Each function h
 result. What only one system can report is None elsewhere, with the reason in words, and never
 guessed.
 
-Read in this order: ``opening`` (one safe open), ``positions`` and ``copying`` (bytes at an
-offset), ``mapping``, ``locks``, ``folders`` (names appear, are replaced and removed), ``names``
-(what a file may be called), ``disk``, ``memory``, ``processes``.
+Read in this order: ``opening`` (one safe open), ``file_bytes`` (bytes at an offset), ``mapping``,
+``locks``, ``folders`` (names appear, are replaced and removed), ``file_names`` (what a file may be
+called), ``disk``, ``memory``, ``processes``.
 """

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-__all__ = ["collector_paused"]
+__all__ = ["gc_paused"]
 
 _lock = threading.Lock()
 _pauses = 0
@@ -19,13 +19,13 @@ _was_on = False
 
 
 @contextmanager
-def collector_paused() -> Generator[None]:
+def gc_paused() -> Generator[None]:
     """Switch the cycle collector off for a while; it is as it was when the last pause ends.
 
     Pauses may nest and overlap in several threads. What has no cycles is freed at once, as always.
 
     Example:
-        >>> with collector_paused():
+        >>> with gc_paused():
         ...     gc.isenabled()
         False
         >>> gc.isenabled()

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 
-__all__ = ["silenced"]
+__all__ = ["suppress_logging"]
 
 
 @contextmanager
-def silenced(*names: str) -> Generator[None]:
+def suppress_logging(*names: str) -> Generator[None]:
     """Silence loggers for a while: what they warn of is raised as an error, or is harmless."""
     logs = [logging.getLogger(name) for name in names]
     before = [log.disabled for log in logs]

@@ -10,8 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from tieops.system.file_bytes import read_at
 from tieops.system.opening import open_to_read
-from tieops.system.positions import read_at
 
 __all__ = ["address_space_bytes", "process_memory", "resident_file_bytes", "trim_heap"]
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from tieops.system.names import is_inside
+from tieops.system.file_names import is_inside
 
 __all__ = [
     "create_new",

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from tieops.errors import ExportError, printable
-from tieops.system.names import unfit_here
+from tieops.system.file_names import unfit_here
 
 __all__ = ["check_target"]
 

@@ -1,21 +1,31 @@
-"""Step over weights embedded in an .onnx file, so that only the graph is parsed.
+"""Weights embedded in an .onnx file: step over them, so that only the graph is left.
 
-A model with embedded weights is gigabytes of tensors and some kB of graph, and protobuf copies
-every byte that it parses. So each large ``raw_data`` is located in the wire format first, and
-replaced by a reference to its place in the file. One walk serves mapped and remote files: it reads
-a few bytes at a time, and nothing that it does not need.
+A model with its weights inside is gigabytes of tensors and some kB of graph, and protobuf copies
+every byte that it parses. So each large ``raw_data`` is found in the wire format first, and its
+tensor says instead where it lies. One walk serves mapped files and remote ones: it needs a few
+bytes at a place of either, and reads nothing else.
+
+In a local file they become slices of the mapping. Unusual tensors stay embedded, so that protobuf
+and the later checks see them unchanged.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
+import secrets
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import onnx
+import onnx_ir
 from google.protobuf.message import DecodeError
 
 from tieops.errors import UntrustedFileError
+from tieops.ir.walk import replace_tensors
 from tieops.untrusted.limits import Limits, check_limit
 from tieops.untrusted.wire import (
     FIXED32,
@@ -29,7 +39,7 @@ from tieops.untrusted.wire import (
     varint,
 )
 
-__all__ = ["Lifted", "Source", "lift"]
+__all__ = ["Embedded", "Lifted", "lift", "take_out"]
 
 # Which fields of each message lead to raw data, by onnx.proto. All others are kept as they are, and
 # so are the defaults of a function's attributes: a default may not be external.
@@ -248,3 +258,100 @@ class _Walk:
             {"size": self._source.size, "found": found},
             "copy or export it again",
         )
+
+
+MIN_BYTES = 1 << 16
+"""Smaller tensors are parsed as usual."""
+_WIDTHS = (2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(eq=False)
+class Embedded:
+    """A model without its large tensors, and where these are.
+
+    Args:
+        data: The mapped file, or the bytes.
+        count: How many tensors were left out.
+        message: The rest, a serialized ``ModelProto``. A tensor that was left out is external
+            data there, at a location that no file can know.
+    """
+
+    data: bytes | mmap.mmap
+    message: bytes = b""
+    count: int = 0
+    location: str = field(default_factory=lambda: f"embedded-{secrets.token_hex(16)}")
+
+    def restore_tensors(self, model: onnx_ir.Model) -> None:
+        """Give the parsed model its tensors: slices of the data."""
+        replace_tensors(model, self._slice)
+
+    def _slice(self, tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+        if not isinstance(tensor, onnx_ir.ExternalTensor) or tensor.location != self.location:
+            return tensor
+        raw = np.frombuffer(self.data, np.uint8, int(tensor.nbytes), tensor.offset or 0)
+        shape = onnx_ir.Shape(tensor.shape.numpy())
+        metadata = dict(tensor.metadata_props)
+        if tensor.dtype.bitwidth < 8:
+            return onnx_ir.PackedTensor(
+                raw, tensor.dtype, shape=shape, name=tensor.name, metadata_props=metadata
+            )
+        array = raw.view(tensor.dtype.numpy()).reshape(shape.numpy())
+        return onnx_ir.Tensor(
+            array, dtype=tensor.dtype, shape=shape, name=tensor.name,
+            doc_string=tensor.doc_string, metadata_props=metadata,
+        )  # fmt: skip
+
+
+class _Mapping:
+    """All of a mapped file is one window: looking at a part of it reads that part."""
+
+    def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
+        self.name = name
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def window(self, start: int, stop: int) -> memoryview:
+        return self._data[start:]
+
+
+def take_out(data: bytes | mmap.mmap, name: str, limits: Limits) -> Embedded | None:
+    """Take the large tensors out of a serialized model.
+
+    Args:
+        data: The mapped file, or the bytes, whose wire format was checked.
+        name: What errors call it.
+        limits: What it may hold.
+
+    Returns:
+        The rest and where the tensors are; None on machines that store numbers the other way round.
+    """
+    if sys.byteorder != "little":
+        return None
+    found = Embedded(data)
+
+    def refer(lifted: Lifted) -> bytes | None:
+        if not _can_be_sliced(lifted, data, limits):
+            return None
+        found.count += 1
+        return lifted.referring(found.location)
+
+    found.message = lift(_Mapping(data, name), MIN_BYTES, refer, limits)
+    return found
+
+
+def _can_be_sliced(lifted: Lifted, data: bytes | mmap.mmap, limits: Limits) -> bool:
+    dims = lifted.tensor.dims
+    if lifted.is_ambiguous or len(dims) > limits.rank or any(size < 0 for size in dims):
+        return False
+    try:
+        dtype = onnx_ir.DataType(lifted.tensor.data_type)
+    except ValueError:
+        return False
+    if dtype.name in ("STRING", "UNDEFINED") or dtype.bitwidth not in _WIDTHS:
+        return False
+    ((start, stop),) = lifted.ranges
+    if stop - start != -(-math.prod(dims) * dtype.bitwidth // 8):
+        return False
+    if dtype != onnx_ir.DataType.BOOL:
+        return True
+    return int(np.frombuffer(data, np.uint8, stop - start, start).max()) <= 1

@@ -10,38 +10,12 @@ import onnx_ir
 from tieops.errors import PreconditionError, UntrustedFileError
 from tieops.ir.notation import brief, printable
 from tieops.ir.storage.external_tensors import CheckedTensor, DataFile
-from tieops.ir.walk import replace_tensors
-from tieops.system.names import is_inside, leads_out, steps_back
+from tieops.system.file_names import is_inside, leads_out, steps_back
 from tieops.system.opening import open_below
 from tieops.untrusted.limits import Limits, raising
 from tieops.untrusted.onnx_file import ModelFile
 
-__all__ = ["DataFolder", "check_range", "settle_external"]
-
-
-def settle_external(
-    model: onnx_ir.Model,
-    base_dir: str | os.PathLike[str] | None,
-    source: ModelFile | None,
-    limits: Limits,
-    *,
-    keep: bool,
-) -> None:
-    """Check all external tensors of a model, those of functions and attributes too, and bind them.
-
-    Args:
-        model: The model; its external tensors are replaced by checked ones.
-        base_dir: The folder of the data.
-        source: The model's file, if it was read from one.
-        limits: What data files may be.
-        keep: Whether tensors keep the folder that they have, where ``base_dir`` is None.
-
-    Raises:
-        PreconditionError: If there is external data and no folder.
-        UntrustedFileError: With the tensor, the file and what is wrong with it.
-    """
-    folder = DataFolder(base_dir, source, limits, keep=keep)
-    replace_tensors(model, folder.checked)
+__all__ = ["DataFolder", "check_range"]
 
 
 class DataFolder:

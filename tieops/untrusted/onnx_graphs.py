@@ -14,8 +14,13 @@ from tieops.ir.operators.identity import domain_of, domain_title
 from tieops.untrusted.limits import Limits, check_limit
 from tieops.untrusted.onnx_attributes import check_attributes, check_metadata
 from tieops.untrusted.onnx_calls import Key, node_graphs, node_key
-from tieops.untrusted.onnx_operands import check_operands, sizes_of
-from tieops.untrusted.onnx_operators import check_against, operator_of, result_types
+from tieops.untrusted.onnx_operators import (
+    check_against,
+    check_operands,
+    operator_of,
+    result_types,
+    sizes_of,
+)
 from tieops.untrusted.onnx_tensors import check_tensor, shown
 from tieops.untrusted.onnx_types import check_declared, element_type
 

@@ -1,8 +1,11 @@
-"""Check nodes against ONNX's schemas: number of inputs, attributes and types."""
+"""Check nodes against ONNX's schemas (inputs, attributes, types), and sizes of their operands.
+
+Sizes are checked where native code has trusted them: out of bounds, or a division by zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,10 +14,16 @@ import onnx.defs
 import onnx_ir
 
 from tieops.errors import UnsupportedModelError
+from tieops.ir.operators.operand_checks import (
+    Contradiction,
+    ShapesByName,
+    check_for,
+    may_contradict,
+)
 from tieops.ir.operators.predicates import is_constant_operator
 from tieops.untrusted.onnx_tensors import shown
 
-__all__ = ["Operator", "check_against", "operator_of", "result_types"]
+__all__ = ["check_against", "check_operands", "operator_of", "result_types", "sizes_of"]
 
 
 @dataclass(frozen=True)
@@ -162,3 +171,46 @@ def _refuse(node: onnx.NodeProto, what: str, count: int, least: int, most: int) 
 def _wrong(node: onnx.NodeProto, what: str, facts: Mapping[str, object]) -> UnsupportedModelError:
     title = f"{shown(node.op_type)} {shown(node.name or (node.output[0] if node.output else ''))}"
     return UnsupportedModelError(f"{title.strip()} {what}", facts, "export the model again")
+
+
+def sizes_of(graph: onnx.GraphProto) -> ShapesByName:
+    """Return the shapes that a graph's inputs declare and its stored tensors have."""
+    found: dict[str, tuple[int | None, ...]] = {}
+    for value in graph.input:
+        declared = value.type.tensor_type
+        if declared.HasField("shape"):
+            found[value.name] = tuple(
+                size.dim_value if size.HasField("dim_value") else None
+                for size in declared.shape.dim
+            )
+    found.update({tensor.name: tuple(tensor.dims) for tensor in graph.initializer})
+    return found
+
+
+def check_operands(node: onnx.NodeProto, sizes: Callable[[], ShapesByName]) -> None:
+    """Refuse operands that contradict their operator, of those that have crashed readers.
+
+    Args:
+        node: The node.
+        sizes: Tells the shapes that are known; asked only for operators that are looked at.
+
+    Raises:
+        UnsupportedModelError: With the node, the operand and both sizes.
+    """
+    if not may_contradict(node):
+        return
+    try:
+        check_for(node, sizes())
+    except Contradiction as error:
+        raise _contradicts(node, error.index, error.facts) from None
+
+
+def _contradicts(
+    node: onnx.NodeProto, index: int, facts: Mapping[str, object]
+) -> UnsupportedModelError:
+    name = node.input[index] if index < len(node.input) else node.name
+    return UnsupportedModelError(
+        f"{shown(node.op_type)} {shown(node.name)}".strip() + f" cannot read {shown(name)}",
+        facts,
+        "export the model again",
+    )

@@ -1,13 +1,16 @@
-"""Check the contents of a ``.pt2`` against a grammar before torch reads it.
+"""Hold a ``.pt2`` to a grammar before torch reads it.
 
 ``torch.export.load`` trusts its file: sizes go through sympy's eval, names into Python source that
 is executed, targets through getattr to any function of any module, and some weights are pickles.
-Here every string must match a known form, and all others are refused.
+``torch.utils._pytree.treespec_loads`` imports any module that the text names, as the factory of a
+defaultdict or as the module of an enum. Here every string must match a known form, and all others
+are refused.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -15,9 +18,8 @@ from typing import Any
 
 from tieops.errors import UntrustedFileError
 from tieops.ir.notation import printable
-from tieops.untrusted.treespecs import is_safe_treespec
 
-__all__ = ["check_payload", "check_program", "is_safe_expression"]
+__all__ = ["check_payload", "check_program", "is_safe_treespec"]
 
 EXPANDED_ELEMENTS = 2**28
 """How many elements a weight may have beyond its bytes, by a stride of 0."""
@@ -271,3 +273,63 @@ def _refused(name: str, what: str, found: object) -> UntrustedFileError:
         {"found": printable(str(found)[:200])},
         "if you trust who made it: from_torch(path, trust=True), or --trust on the command line",
     )
+
+
+_KEY = re.compile(r"[\w.-]{0,200}", re.ASCII)
+_FACTORIES = ("list", "dict", "set", "tuple", "int", "float", "str", "bool")
+
+
+def is_safe_treespec(text: str) -> bool:
+    """Return whether loading a treespec would import nothing.
+
+    Example:
+        >>> leaf = '{"type": null, "context": null, "children_spec": []}'
+        >>> is_safe_treespec(f'[1, {{"type": "builtins.list", "context": "null",'
+        ...                  f' "children_spec": [{leaf}]}}]')
+        True
+        >>> is_safe_treespec('[1, {"type": "collections.defaultdict", "context": '
+        ...     '{"default_factory_module": "this", "default_factory_name": "s"}}]')
+        False
+    """
+    try:
+        protocol, root = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    if protocol != 1:
+        return False
+    nodes: list[Any] = [root]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, dict) or not _is_plain(node.get("context")):
+            return False
+        if not (node.get("type") is None or _is_key(node["type"])):
+            return False
+        inner: Any = node.get("children_spec") or []
+        if not isinstance(inner, list):
+            return False
+        nodes += inner
+    return True
+
+
+def _is_plain(context: Any) -> bool:
+    if isinstance(context, dict):
+        return (
+            context.get("default_factory_module") == "builtins"
+            and context.get("default_factory_name") in _FACTORIES
+            and _is_flat(context.get("dict_context"))
+        )
+    if isinstance(context, str) and not _KEY.fullmatch(context):
+        try:
+            context = json.loads(context)
+        except (ValueError, RecursionError):
+            return False
+    return _is_flat(context)
+
+
+def _is_flat(context: Any) -> bool:
+    items = context if isinstance(context, list) else [context]
+    return all(each is None or isinstance(each, (int, float)) or _is_key(each) for each in items)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None

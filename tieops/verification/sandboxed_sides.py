@@ -46,7 +46,7 @@ class SandboxedOnnx(OnnxSide):
         self.ir = model.ir if is_read else from_onnx(model, limits=limits).ir
         self.random = random_nodes(self.ir)
         self._folder = Folder()
-        opened = source(model, self._folder.path)
+        opened, _ = source(model, self._folder.path)
         if isinstance(opened, bytes):
             path = self._folder.path / "model.onnx"
             path.write_bytes(opened)

@@ -15,10 +15,12 @@ import onnx_ir
 from tieops.arguments import described
 from tieops.errors import PreconditionError
 from tieops.importers import TORCH_SUFFIXES
-from tieops.importers.onnx import from_onnx
+from tieops.importers.onnx import Message, read_message
 from tieops.ir.metadata.torch_inputs import TorchInputs
 from tieops.model import TiedModel
-from tieops.runtime import Port, Provider, Session, session
+from tieops.runtime import Port, Provider, Session
+from tieops.runtime.model_source import Runnable, check_file
+from tieops.runtime.sessions import session_of
 from tieops.untrusted.limits import Limits
 from tieops.verification import torch_side
 from tieops.verification.nested_values import Value
@@ -71,15 +73,13 @@ class Side(Protocol):
 class OnnxSide:
     """An ONNX graph in a session."""
 
-    def __init__(
-        self, label: str, sess: Session, *, own: bool, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, label: str, sess: Session, graph: onnx_ir.Model, *, own: bool) -> None:
         self.label = label
         self.session = sess
         self.provider = sess.provider
         self.ports = sess.inputs
         self.output_names: tuple[str, ...] | None = tuple(port.name for port in sess.outputs)
-        self.ir = _graph(sess.model, limits)
+        self.ir = graph
         self.random = random_nodes(self.ir)
         self._own = own
 
@@ -149,12 +149,14 @@ def open_side(
     """
     if isinstance(model, Session):
         allowed = limits or model.config.limits
-        return OnnxSide(label_of(model.model), model, own=False, limits=allowed)
+        graph, _ = _read(model.model, allowed)
+        return OnnxSide(label_of(model.model), model, graph, own=False)
     if isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() in TORCH_SUFFIXES:
         return TorchSide(Path(model).name, torch_side.load_program(os.fspath(model), trust=trust))
     if isinstance(model, (str, os.PathLike, bytes, TiedModel, onnx_ir.Model, onnx.ModelProto)):
-        sess = session(model, provider, optimize=optimize, limits=limits)
-        return OnnxSide(label_of(model), sess, own=True, limits=limits)
+        graph, message = _read(model, limits or Limits())
+        sess = session_of(model, message, provider, optimize=optimize, limits=limits)
+        return OnnxSide(label_of(model), sess, graph, own=True)
     # Who holds a torch model has imported torch; who does not need not have it.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, (torch.nn.Module, torch.export.ExportedProgram)):
@@ -174,13 +176,17 @@ def label_of(model: object) -> str:
     return "ONNX bytes" if isinstance(model, bytes) else type(model).__name__
 
 
-def _graph(
-    model: TiedModel | str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
-    limits: Limits | None,
-) -> onnx_ir.Model:
-    """Return the graph that a session was made from."""
+def _read(model: Runnable, limits: Limits | None) -> tuple[onnx_ir.Model, Message | None]:
+    """Return the graph of a model, and its message if it had to be read for that.
+
+    Raises:
+        PreconditionError: If the path is not a file.
+    """
     if isinstance(model, TiedModel):
-        return model.ir
+        return model.ir, None
     if isinstance(model, onnx_ir.Model):
-        return model
-    return from_onnx(model, limits=limits).ir
+        return model, None
+    if isinstance(model, (str, os.PathLike)):
+        check_file(model)
+    message = read_message(model, limits=limits or Limits())
+    return message.model().ir, message

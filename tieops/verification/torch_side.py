@@ -13,7 +13,7 @@ import numpy as np
 from tieops.arguments import described
 from tieops.errors import MissingDependencyError, PreconditionError, UnsupportedModelError
 from tieops.ir.metadata.torch_inputs import TorchInputs
-from tieops.untrusted.treespecs import is_safe_treespec
+from tieops.untrusted.program_checks import is_safe_treespec
 
 if TYPE_CHECKING:
     import torch

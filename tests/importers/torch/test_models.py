@@ -17,7 +17,7 @@ from tests.support.torch_modules import (
     Wanted,
     tie_names,
 )
-from tieops.importers.torch.rnn import unpack
+from tieops.importers.torch.rnn_weights import unpack
 from tieops.ir.metadata.keys import aliases_of
 from tieops.runtime import Session
 

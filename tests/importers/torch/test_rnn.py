@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import tieops
 from tieops.errors import PreconditionError
-from tieops.importers.torch.rnn import exporting_rnns, pack_rnn_weights, translations, unpack
+from tieops.importers.torch.rnn import exporting_rnns, translations
+from tieops.importers.torch.rnn_weights import pack_rnn_weights, unpack
 from tieops.ir.metadata import keys as names
 
 # Said by torch's own forward, once a process.
@@ -702,7 +703,7 @@ def test_a_ready_weight_is_left_alone() -> None:
 
 
 def test_unpack_refuses_what_does_not_divide() -> None:
-    with pytest.raises(PreconditionError, match="cannot take LSTM W apart"):
+    with pytest.raises(PreconditionError, match="cannot split LSTM W into its parts"):
         unpack(np.zeros((1, 6, 2)), "LSTM", "W", ["a"])
     with pytest.raises(PreconditionError, match="cannot take GRU B apart"):
         unpack(np.zeros((1, 6)), "GRU", "B", ["a"])

@@ -15,12 +15,12 @@ from tieops.ir.operators.identity import domain_of, domain_title, opset_version
 from tieops.ir.parameter import Parameter
 from tieops.ir.tie import Tie
 from tieops.model import Model, TiedModel, as_model
-from tieops.system.gc_paused import collector_paused
+from tieops.system.gc_paused import gc_paused
 
 __all__ = ["diff"]
 
 
-@collector_paused()
+@gc_paused()
 def diff(before: Model, after: Model) -> Diff:
     """List what differs between two models: signature, ties, parameters, layers and bytes.
 

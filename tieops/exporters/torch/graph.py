@@ -12,13 +12,12 @@ from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import fx, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch.attributes import read
 from tieops.exporters.torch.module import converted, is_of_graph_module
-from tieops.exporters.torch.names import identifier
 from tieops.exporters.torch.ops import Operator, find, host, snake
 from tieops.exporters.torch.ops.recurrent import onnx_packed
 from tieops.exporters.torch.ops.symbolic_ints import ON_INTEGERS, SymbolicInts, literal_of
 from tieops.exporters.torch.store import Store
+from tieops.exporters.torch.tensor_names import identifier, read
 from tieops.ir.metadata.keys import PADDING_IDX, is_generated_name
 from tieops.ir.metadata.parsing import number
 from tieops.ir.notation import brief_dtype, printable

@@ -14,10 +14,9 @@ from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import Tensor, nn
 
 from tieops.errors import UnsupportedModelError
-from tieops.exporters.torch.attributes import attach
 from tieops.exporters.torch.module import is_of_graph_module
-from tieops.exporters.torch.names import identifier, naming_of
-from tieops.importers.torch.rnn import unpack
+from tieops.exporters.torch.tensor_names import attach, identifier, naming_of
+from tieops.importers.torch.rnn_weights import unpack
 from tieops.ir.metadata.keys import lr_factor_of
 from tieops.ir.metadata.torch_kinds import has_generated_name, is_frozen
 from tieops.ir.notation import brief, printable

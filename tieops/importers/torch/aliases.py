@@ -1,18 +1,23 @@
-"""Give each name of a tied parameter an object during export, so that each name keeps its readers.
+"""Give each name of a parameter an object during export, so that each name keeps its readers.
 
-``torch.export`` gives one placeholder to all names of one Parameter, and the program does not
-record which name an operator read. So during the export, each further name gets a separate
-Parameter over the same storage. Afterwards, the names that a node reads are recorded on the node.
+``torch.export`` gives one placeholder to all names of one Parameter, and nothing in the program
+tells afterwards which of them an operator read. So each further place that holds a Parameter gets
+one of its own for the time of the export, over the same storage. After it, which names a node
+reads is recorded on the node.
+
+torch's older exporter stores equal parameters once, and its graph does not record that they were
+separate: all fresh norms have gains of ones. There, each gets distinct values during the export.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Generator, Mapping
+from collections.abc import Collection, Container, Generator, Mapping
 from contextlib import contextmanager
 
 import onnx_ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from tieops.analysis.trace import trace
@@ -20,7 +25,14 @@ from tieops.ir.readers.module_calls import record_call
 from tieops.ir.readers.readers import record_reads
 from tieops.ir.walk import scope_of
 
-__all__ = ["places_of", "record_calls", "record_names", "separate_names"]
+__all__ = [
+    "make_values_distinct",
+    "places_of",
+    "record_calls",
+    "record_names",
+    "restore_values",
+    "separate_names",
+]
 
 _lock = threading.RLock()
 
@@ -125,3 +137,37 @@ def _over_same_storage(parameter: nn.Parameter) -> nn.Parameter:
     for name, noted in vars(parameter).items():  # by user code
         setattr(other, name, noted)
     return other
+
+
+def make_values_distinct(module: nn.Module) -> frozenset[str]:
+    """Give every parameter of a module that is thrown away values that no other one has.
+
+    Returns:
+        The names of the parameters that have other values now. A parameter of a loaded archive is
+        a plain tensor, so its type does not tell it from a buffer.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    named = dict(module.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=numbers, dtype=torch.float64)
+                parameter.copy_(noise.to(parameter.dtype))
+    return frozenset(name for name, each in named.items() if each.is_floating_point())
+
+
+def restore_values(
+    stored: Mapping[str, onnx_ir.Value],
+    tensors: Mapping[str, torch.Tensor],
+    names: Collection[str],
+) -> None:
+    """Store a module's own values again in the graph of its copy.
+
+    Args:
+        stored: The initializers of the graph.
+        tensors: The module's parameters and buffers.
+        names: What ``make_values_distinct`` returned.
+    """
+    for name in stored.keys() & names:
+        tensor = tensors[name].detach().clone().contiguous()
+        stored[name].const_value = TorchTensor(tensor, name=name)

@@ -20,26 +20,30 @@ from torch.utils import _pytree as pytree
 from tieops.arguments import described
 from tieops.errors import ExportError, PreconditionError
 from tieops.importers.onnx import from_onnx
-from tieops.importers.torch.aliases import places_of, record_calls, separate_names
+from tieops.importers.torch.aliases import (
+    make_values_distinct,
+    places_of,
+    record_calls,
+    restore_values,
+    separate_names,
+)
 from tieops.importers.torch.exported_graph import (
     name_apart,
     note_layout,
+    note_learnables,
     note_padding,
     note_program,
     tidy,
 )
 from tieops.importers.torch.gradients import GradientGaps, gaps_in_graph, watching_gradients
-from tieops.importers.torch.isolation import isolated
+from tieops.importers.torch.isolation import isolated, suppress_torch_logging
 from tieops.importers.torch.lr_factors import lr_factors, note_lr_factors
-from tieops.importers.torch.module_record import note_learnables
 from tieops.importers.torch.port_names import check_port_names, name_ports
 from tieops.importers.torch.program_files import read_torch_file
 from tieops.importers.torch.program_names import ProgramNames, exporting_names
-from tieops.importers.torch.quiet import quiet
-from tieops.importers.torch.rnn import exporting_rnns, pack_rnn_weights, translations
-from tieops.importers.torch.sharing import share
-from tieops.importers.torch.subclasses import plain_tensors
-from tieops.importers.torch.told_apart import put_back, tell_apart
+from tieops.importers.torch.rnn import exporting_rnns, translations
+from tieops.importers.torch.rnn_weights import pack_rnn_weights
+from tieops.importers.torch.storages import plain_tensors, share
 from tieops.ir.edit import NameAuthority, copy_model, release_removed, rename_initializer
 from tieops.ir.notation import printable
 from tieops.ir.operators.identity import opset_version
@@ -117,7 +121,7 @@ def from_torch(
         stored = dict(model.graph.initializers.items())
         name_ports(model, input_names, output_names)
         tensors = _named_tensors(source)
-        put_back(stored, tensors, apart)
+        restore_values(stored, tensors, apart)
         share(model, tensors, stored)
         note_learnables(model, source)
         return TiedModel(model)
@@ -368,8 +372,8 @@ def _from_torchscript(
     names = names[: len(args)]
     buffer = io.BytesIO()
     passing = copy.deepcopy(module)  # torch leaves its marks on what it exports
-    apart = tell_apart(passing)
-    with quiet(), _inference(passing), progress("exporting TorchScript"):
+    apart = make_values_distinct(passing)
+    with suppress_torch_logging(), _inference(passing), progress("exporting TorchScript"):
         try:
             torch.onnx.export(
                 passing,

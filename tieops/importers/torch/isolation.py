@@ -1,14 +1,16 @@
-"""Export a module without depending on global state, and without changing it.
+"""Make an export depend only on the module, and leave no traces.
 
 torch's exporter reads state of the process: caches of operator results, autocast, the grad mode. It
 also changes state: marks on example tensors, attributes of modules whose forward assigns them, and
-the patches that it applies while it traces.
+the patches that it applies while it traces. Its log messages and warnings are suppressed.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,13 +21,11 @@ import torch
 import torch._dynamo.config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tieops.importers.torch.quiet import quiet
-
-__all__ = ["isolated"]
+__all__ = ["isolated", "suppress_torch_logging"]
 
 _CONTAINERS = (list, dict, set, OrderedDict, defaultdict, deque)
 
-_lock = threading.RLock()
+_export_lock = threading.RLock()
 """torch patches its own modules while it exports: two exports at a time undo each other's."""
 
 
@@ -39,8 +39,8 @@ def isolated(module: torch.nn.Module | None) -> Generator[None]:
     Args:
         module: What is exported; None for a program, which torch does not run.
     """
-    with _lock, ExitStack() as stack:
-        stack.enter_context(quiet())
+    with _export_lock, ExitStack() as stack:
+        stack.enter_context(suppress_torch_logging())
         if module is not None:
             stack.enter_context(_kept_modules(module))
             tensors = [*module.parameters(), *module.buffers()]
@@ -93,7 +93,7 @@ def _kept_attributes(tensors: list[torch.Tensor]) -> Generator[None]:
         yield
     finally:
         for tensor, attributes in before:
-            _put_back(vars(tensor), attributes)
+            _restore(vars(tensor), attributes)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _kept_modules(module: torch.nn.Module) -> Generator[None]:
             if type(each) is not kind:
                 each.__class__ = kind
         for container, items in before.values():
-            _put_back(container, items)
+            _restore(container, items)
 
 
 def _containers(root: Any) -> Iterator[Any]:
@@ -130,7 +130,7 @@ def _copied(container: Any) -> Any:
     return dict(container) if isinstance(container, dict) else type(container)(container)
 
 
-def _put_back(container: Any, items: Any) -> None:
+def _restore(container: Any, items: Any) -> None:
     """Give a container its items again, if it has others; it stays the object that it is."""
     if isinstance(container, dict):
         same = [*container] == [*items] and all(container[key] is items[key] for key in items)
@@ -147,3 +147,41 @@ def _put_back(container: Any, items: Any) -> None:
         container.update(items)
     else:
         container.extend(items)
+
+
+_LOGGERS = ("torch", "torch.onnx", "torch.export", "torch._subclasses.fake_tensor", "onnxscript",
+            "onnx_ir")  # fmt: skip
+
+_lock = threading.Lock()
+_depth = 0
+_settings = ExitStack()
+
+
+@contextmanager
+def suppress_torch_logging() -> Generator[None]:
+    """Keep torch's remarks about absent packages and its own deprecations from the user.
+
+    Filters and levels are those of the process. So of several threads in here the first sets them
+    and the last puts them back: one that put back what it found would leave another's.
+    """
+    global _depth
+    with _lock:
+        if _depth == 0:
+            _silence(_settings)
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                _settings.close()
+
+
+def _silence(stack: ExitStack) -> None:
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")

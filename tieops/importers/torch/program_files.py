@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from tieops.errors import UntrustedFileError
-from tieops.importers.torch.quiet import quiet
+from tieops.importers.torch.isolation import suppress_torch_logging
 from tieops.ir.notation import printable
 from tieops.untrusted.archives import check_archive, check_contents, open_regular
 from tieops.untrusted.program_checks import check_payload, check_program
@@ -184,7 +184,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _loaded(
     file: BinaryIO | io.RawIOBase, name: str, *, trust: bool
 ) -> torch.export.ExportedProgram:
-    with quiet():
+    with suppress_torch_logging():
         try:
             program = torch.export.load(file)  # pyright: ignore[reportArgumentType]
         except Exception as error:

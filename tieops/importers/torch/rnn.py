@@ -1,9 +1,10 @@
 """Export nn.LSTM, nn.GRU and nn.RNN as one ONNX node per layer, with dynamic batch and length.
 
 ``torch.export`` traces ``aten.lstm`` with a fixed number of steps. While :func:`exporting_rnns` is
-active, those modules call a custom operator instead, whose shapes depend only on its
-inputs; :func:`translations` defines what ``torch.onnx.export`` writes for it, and
-:func:`pack_rnn_weights` turns the weights of the result into ready initializers.
+active, those modules call a custom operator instead, whose shapes depend only on its inputs;
+:func:`translations` defines what ``torch.onnx.export`` writes for it. An LSTM with a projection
+becomes a Scan, because ONNX's LSTM has no projection. ``rnn_weights`` turns the weights of
+the result into ready initializers.
 
 Example:
     >>> import torch
@@ -22,14 +23,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import onnx_ir
+import onnxscript.evaluator
 import torch
+from onnxscript import opset18
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from tieops.importers.torch.rnn_nodes import state_widths, translations
-from tieops.importers.torch.rnn_pack import pack_rnn_weights, unpack
+from tieops.ir.operators.roles import GATE_ORDERS
 
-__all__ = ["exporting_rnns", "pack_rnn_weights", "translations", "unpack"]
+__all__ = ["exporting_rnns", "translations"]
 
 _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "LSTM": torch.lstm,
@@ -88,7 +91,7 @@ def _rnn(
 
 
 @_lstm.register_fake
-def _(
+def _fake_lstm(
     data: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -102,7 +105,7 @@ def _(
 
 
 @_rnn.register_fake
-def _(
+def _fake_rnn(
     data: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -240,3 +243,277 @@ def _forward(module: nn.RNNBase, data: Tensor, hx: Any) -> tuple[Tensor, Any]:
     if not is_batched:
         output, last = output.squeeze(batch_dim), [state.squeeze(1) for state in last]
     return output, tuple(last) if isinstance(module, nn.LSTM) else last[0]
+
+
+# Traced, its methods take Python lists and whatever the exporter's values are.
+op: Any = opset18
+
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "LSTM": {},
+    # Torch applies the reset gate to the product with the hidden state, ONNX by default before it.
+    "GRU": {"linear_before_reset": 1},
+    "RNN_TANH": {"activations": ["Tanh"]},
+    "RNN_RELU": {"activations": ["Relu"]},
+}
+
+
+def state_widths(mode: str, weights: Sequence[Any]) -> tuple[int, ...]:
+    """Return the last size of each state: h has the projection's, where there is one, c not."""
+    recurrent = weights[1].shape
+    if mode != "LSTM":
+        return (int(recurrent[1]),)
+    return int(recurrent[1]), int(recurrent[0]) // len(GATE_ORDERS["LSTM"])
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the ``custom_translation_table`` that turns recurrent operators into ONNX nodes.
+
+    Ours, and torch's own, which a forward calls by itself (``torch.lstm``) and a program that was
+    exported elsewhere has: left to torch's exporter, an LSTM loses its projection.
+
+    Example:
+        >>> [str(operator) for operator in translations() if operator.namespace == "tieops"]
+        ['tieops.lstm.default', 'tieops.rnn.default']
+    """
+    aten = torch.ops.aten
+    return {
+        torch.ops.tieops.lstm.default: functools.partial(_translate, "LSTM"),
+        torch.ops.tieops.rnn.default: _translate_rnn,
+        aten.lstm.input: functools.partial(_translate_aten, "LSTM"),
+        aten.gru.input: functools.partial(_translate_aten, "GRU"),
+        aten.rnn_tanh.input: functools.partial(_translate_aten, "RNN_TANH"),
+        aten.rnn_relu.input: functools.partial(_translate_aten, "RNN_RELU"),
+    }
+
+
+def _translate_rnn(*args: Any) -> tuple[Any, ...]:
+    *rest, mode = args
+    return _translate(mode, *rest)
+
+
+def _translate_aten(
+    mode: str,
+    data: Any,
+    states: Any,
+    weights: Sequence[Any],
+    bias: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    states = list(states) if mode == "LSTM" else [states]
+    return _translate(mode, data, states, weights, bias, num_layers, bidirectional, batch_first)
+
+
+def _translate(
+    mode: str,
+    data: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    bias: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    """Write one node a layer, time first; Y is (sequence, directions, batch, hidden)."""
+    directions, each = 1 + bidirectional, len(weights) // num_layers
+    is_projected = each // directions > (4 if bias else 2)
+    if batch_first:
+        data = op.Transpose(data, perm=[1, 0, 2])
+    last: list[Sequence[Any]] = []
+    for layer in range(num_layers):
+        begin, end = [layer * directions], [(layer + 1) * directions]
+        one = num_layers == 1
+        first = list(states) if one else [op.Slice(s, begin, end, [0]) for s in states]
+        parts = weights[layer * each : (layer + 1) * each]
+        rest = (bias, directions, batch_first and layer + 1 == num_layers)
+        if is_projected:
+            widths = state_widths(mode, parts)
+            data, *ends = projected_layer(data, first, widths, parts, *rest)
+        else:
+            data, *ends = _layer(mode, data, first, parts, *rest)
+        last.append(ends)
+    joined = [s[0] if num_layers == 1 else op.Concat(*s, axis=0) for s in zip(*last, strict=True)]
+    return data, *joined
+
+
+def _layer(
+    mode: str,
+    data: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    bias: bool,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    """Write one layer as one node; its output as torch has it."""
+    (hidden, *_) = state_widths(mode, weights)
+    slots = _slots(mode, weights, bias, directions, hidden)
+    y, *ends = _node(mode, data, states, slots, directions == 2, hidden)
+    y = op.Transpose(y, perm=[2, 0, 1, 3] if batch_first else [0, 2, 1, 3])
+    return op.Reshape(y, [0, 0, directions * hidden]), *ends
+
+
+def _node(
+    mode: str,
+    data: Any,
+    states: Sequence[Any],
+    slots: Sequence[Any],
+    bidirectional: bool,
+    hidden: int,
+) -> Sequence[Any]:
+    attributes = dict(_ATTRIBUTES[mode])
+    if bidirectional and "activations" in attributes:
+        attributes["activations"] = attributes["activations"] * 2
+    # Between B and the states stands sequence_lens, always left out. Nor is layout=1 used, which
+    # ONNX Runtime's CPU provider does not know.
+    return getattr(op, mode.partition("_")[0])(
+        data,
+        *slots,
+        None,
+        *states,
+        hidden_size=hidden,
+        direction="bidirectional" if bidirectional else "forward",
+        **attributes,
+    )
+
+
+def _slots(
+    mode: str, weights: Sequence[Any], bias: bool, directions: int, hidden: int
+) -> tuple[Any, Any, Any]:
+    """Return W, R and B (or None) of one layer, as chains over torch's own weights."""
+    order = GATE_ORDERS[mode.partition("_")[0]]
+    each = len(weights) // directions
+    stacks: list[list[Any]] = [[], [], []]
+    for start in range(0, len(weights), each):
+        w, r, *biases = (_gates(part, order, hidden) for part in weights[start : start + each])
+        parts = [w, r, op.Concat(*biases, axis=0)] if bias else [w, r]
+        for stack, part in zip(stacks, parts, strict=False):
+            stack.append(op.Unsqueeze(part, [0]))
+    w, r, b = (
+        op.Concat(*stack, axis=0) if len(stack) > 1 else (stack or [None])[0] for stack in stacks
+    )
+    return w, r, b
+
+
+def _gates(weight: Any, order: Sequence[int], hidden: int) -> Any:
+    if len(order) == 1:
+        return weight
+    gates = [op.Slice(weight, [g * hidden], [(g + 1) * hidden], [0]) for g in order]
+    return op.Concat(*gates, axis=0)
+
+
+# Traced, its methods take Python lists and whatever the exporter's values are.
+
+
+def projected_layer(
+    data: Any,
+    states: Sequence[Any],
+    widths: Sequence[int],
+    weights: Sequence[Any],
+    bias: bool,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    """Write one layer of an LSTM with a projection as a Scan for each direction.
+
+    What does not depend on the step before is computed outside of the Scan, for all steps at once.
+
+    Args:
+        data: (sequence, batch, input).
+        states: h (directions, batch, projection) and c (directions, batch, hidden); none for
+            zeros.
+        widths: The last sizes of h and c.
+        weights: torch's own, one direction after the other.
+        bias: Whether there are two biases a direction.
+        directions: 1 or 2.
+        batch_first: Whether the output begins with the batch.
+
+    Returns:
+        The output, (sequence, batch, directions * projection) or batch first, and the last h and c.
+    """
+    each = len(weights) // directions
+    outputs: list[Any] = []
+    last: list[tuple[Any, Any]] = []
+    for direction in range(directions):
+        parts = weights[direction * each : (direction + 1) * each]
+        start = [op.Squeeze(_direction(s, direction, directions), [0]) for s in states]
+        start = start or [_zero_state(data, width) for width in widths]
+        *ends, output = _scan(data, start, parts, bias, is_reverse=direction == 1)
+        outputs.append(output)
+        last.append((ends[0], ends[1]))
+    joined = op.Concat(*outputs, axis=-1) if directions > 1 else outputs[0]
+    if batch_first:
+        joined = op.Transpose(joined, perm=[1, 0, 2])
+    hidden, cell = zip(*last, strict=True)
+    return joined, _stacked(hidden), _stacked(cell)
+
+
+def _zero_state(data: Any, width: int) -> Any:
+    sizes = op.Concat(op.Shape(data, start=1, end=2), op.Constant(value_ints=[width]), axis=0)
+    return op.Expand(op.CastLike(op.Constant(value_floats=[0.0]), data), sizes)
+
+
+def _direction(state: Any, direction: int, directions: int) -> Any:
+    return state if directions == 1 else op.Slice(state, [direction], [direction + 1], [0])
+
+
+def _stacked(states: Sequence[Any]) -> Any:
+    parts = [op.Unsqueeze(state, [0]) for state in states]
+    return op.Concat(*parts, axis=0) if len(parts) > 1 else parts[0]
+
+
+def _scan(
+    data: Any, start: Sequence[Any], weights: Sequence[Any], bias: bool, *, is_reverse: bool
+) -> Sequence[Any]:
+    """Return the last h and c, and h of every step."""
+    w, r, *biases, projection = weights
+    gates = op.MatMul(data, op.Transpose(w, perm=[1, 0]))
+    for each in biases if bias else ():
+        gates = op.Add(gates, each)
+    body = _body(
+        op.Transpose(r, perm=[1, 0]), op.Transpose(projection, perm=[1, 0]), projection.dtype
+    )
+    node = onnx_ir.node(
+        "Scan",
+        [*start, gates],
+        {
+            "body": body,
+            "num_scan_inputs": 1,
+            "scan_input_directions": [int(is_reverse)],
+            "scan_output_directions": [int(is_reverse)],
+        },
+        num_outputs=3,
+        version=op.version,
+    )
+    # An operator with any number of outputs cannot be called through the opset: onnxscript takes
+    # the number from the schema.  While a translation runs, its evaluator is torch's recorder.
+    recorder: Any = onnxscript.evaluator.default()
+    recorder.nodes.append(node)
+    return node.outputs
+
+
+def _body(recurrent: Any, projection: Any, dtype: Any) -> onnx_ir.Graph:
+    """Return one step: h and c and the gates' share of the input to h and c, and h again."""
+    hidden, cell, gates = (
+        onnx_ir.Value(name=name, type=onnx_ir.TensorType(dtype)) for name in ("h", "c", "gates")
+    )
+    nodes: list[onnx_ir.Node] = []
+
+    def call(op_type: str, *inputs: onnx_ir.Value, outputs: int = 1, **attributes: Any) -> Any:
+        node = onnx_ir.node(op_type, inputs, attributes, num_outputs=outputs, version=op.version)
+        nodes.append(node)
+        return node.outputs if outputs > 1 else node.outputs[0]
+
+    summed = call("Add", gates, call("MatMul", hidden, recurrent))
+    i, f, g, o = call("Split", summed, outputs=4, axis=-1, num_outputs=4)
+    kept = call("Mul", call("Sigmoid", f), cell)
+    new_cell = call("Add", kept, call("Mul", call("Sigmoid", i), call("Tanh", g)))
+    exposed = call("Mul", call("Sigmoid", o), call("Tanh", new_cell))
+    new_hidden = call("MatMul", exposed, projection)
+    step = call("Identity", new_hidden)
+    return onnx_ir.Graph(
+        [hidden, cell, gates], [new_hidden, new_cell, step], nodes=nodes, name="lstm_step"
+    )

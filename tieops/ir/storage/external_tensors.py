@@ -15,6 +15,7 @@ import onnx_ir
 from tieops.errors import UntrustedFileError
 from tieops.ir.notation import printable
 from tieops.ir.walk import all_graphs
+from tieops.system.file_bytes import read_at
 from tieops.system.folders import close_file
 from tieops.system.mapping import map_file
 from tieops.system.opening import (
@@ -23,7 +24,6 @@ from tieops.system.opening import (
     open_regular,
     open_to_read,
 )
-from tieops.system.positions import read_at
 
 __all__ = ["CheckedTensor", "DataFile", "HeldTensor", "hold_files", "hold_open", "open_data"]
 

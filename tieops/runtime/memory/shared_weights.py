@@ -12,7 +12,7 @@ import onnx_ir
 
 from tieops.analysis.duplicates.across_models import find_equal
 from tieops.errors import PreconditionError, UnsupportedModelError
-from tieops.importers.onnx import from_onnx
+from tieops.importers.onnx import Message, read_message
 from tieops.ir.notation import brief, printable
 from tieops.ir.parameter import Parameter
 from tieops.model import TiedModel
@@ -41,6 +41,8 @@ class Opened:
     model: TiedModel | None = None
     was_inside: bool = False
     """Whether it had its weights inside."""
+    message: Message | None = None
+    """What was read for that; the first session that is made of it may change it."""
 
     def shareable(self, device: str) -> list[Parameter]:
         """Return the stored tensors that can be handed to a session in the place of its own."""
@@ -108,7 +110,7 @@ def open_all(
             if apart:
                 known[key] = _open_apart(model, place, allowed)
             else:
-                known[key] = Opened(source(model, place), allowed)
+                known[key] = Opened(source(model, place)[0], allowed)
         opened[name] = known[key]
     if any(each.was_inside for each in known.values()):
         # A graph refers to itself, and one small tensor of a message keeps the whole message.
@@ -117,21 +119,22 @@ def open_all(
 
 
 def _open_apart(model: Runnable, folder: Path, limits: Limits) -> Opened:
-    path = source(model, folder, apart=True)
+    path, message = source(model, folder, apart=True)
     try:
-        read = from_onnx(path, limits=limits)
+        message = message or read_message(path, limits=limits)
+        read = message.model()
     except (UnsupportedModelError, PreconditionError):
         return Opened(path, limits)  # it has what tieops would lose, and ONNX Runtime may run
     held = [value.const_value for value in read.ir.graph.initializers.values()]
     inside = any(each is not None and each.nbytes >= MIN_SHARED_BYTES for each in held)
     if not inside or any(isinstance(each, onnx_ir.ExternalTensor) for each in held):
-        return Opened(path, limits, read if isinstance(path, str) else None)
+        is_file = isinstance(path, str)
+        return Opened(path, limits, read if is_file else None, message=message)
     # Imported late, as by `source`: files with a data file beside them need no exporter.
-    from tieops.exporters.onnx import to_onnx
+    from tieops.exporters.onnx import write_and_read
 
-    written = to_onnx(read, folder / "apart.onnx", external_data=True, tie_form="portable")
-    again = from_onnx(written.path, limits=UNLIMITED)  # it is what was read just now
-    return Opened(str(written.path), UNLIMITED, again, was_inside=True)
+    written, message = write_and_read(read, folder / "apart.onnx", True, "portable")
+    return Opened(str(written.path), UNLIMITED, message.model(), was_inside=True, message=message)
 
 
 def find_shared(opened: Mapping[str, Opened], device: str) -> tuple[Shared, ...]:

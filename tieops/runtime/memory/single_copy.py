@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 
 from tieops.errors import UnsupportedModelError
-from tieops.importers.onnx import read_proto, read_structure
+from tieops.importers.onnx import Message, read_message
 from tieops.runtime.memory.fused_matmul import fuse_products
 from tieops.runtime.memory.mapped_weights import (
     Mapped,
@@ -38,7 +38,6 @@ from tieops.runtime.memory.stored_weights import StoredWeight, folded_ties, stor
 from tieops.runtime.providers import onnxruntime_module
 from tieops.runtime.session_arguments import Memory
 from tieops.system.memory import trim_heap
-from tieops.untrusted.external_data import DataFolder
 from tieops.untrusted.limits import Limits
 
 __all__ = [
@@ -95,6 +94,7 @@ def prepare_weights(
     *,
     optimize: bool = True,
     limits: Limits,
+    message: Message | None = None,
 ) -> PreparedWeights:
     """Prepare the tied weights of a model that is about to be opened on the CPU.
 
@@ -105,6 +105,7 @@ def prepare_weights(
         options: Configuration entries that the user gave, which are left as they are.
         optimize: Whether the graph may be changed for speed.
         limits: What the file may ask for; one that asks for more is left to the runtime.
+        message: What was read of it already; changed.
 
     Returns:
         What to open. Unchanged where there is nothing to prepare: no ties, no data file.
@@ -112,7 +113,7 @@ def prepare_weights(
     if memory == "default" or isinstance(opened, bytes):
         return PreparedWeights(opened)
     return add_shared_initializers(
-        opened, settings, memory, options, {}, optimize=optimize, limits=limits
+        opened, settings, memory, options, {}, optimize=optimize, limits=limits, message=message
     )
 
 
@@ -125,6 +126,7 @@ def add_shared_initializers(
     *,
     optimize: bool = True,
     limits: Limits,
+    message: Message | None = None,
 ) -> PreparedWeights:
     """Give a session its tied weights, and those that it shares with other sessions.
 
@@ -136,15 +138,15 @@ def add_shared_initializers(
         shared: The mapping of each weight that other sessions have too, by its name here.
         optimize: Whether the graph may be changed for speed.
         limits: As for `prepare_weights`.
+        message: As for `prepare_weights`.
 
     Returns:
         What to open.
     """
-    read = _readable(opened, limits)
-    if read is None:
+    message = _readable(opened, limits) if message is None else message
+    if message is None:
         return PreparedWeights(opened)
-    proto, folder = read
-    weights = stored_weights(proto, folder)
+    weights = stored_weights(message.proto, message.folder, message.inside)
     tied = {name: each for name, each in weights.items() if _is_tied(each)}
     mappings = {name: map_tensor(each.tensor, memory) for name, each in tied.items()}
     mappings |= shared
@@ -164,6 +166,7 @@ def add_shared_initializers(
         settings.add_initializer(name, value)
     plain = tuple(name for name in mappings if not weights[name].is_quantized)
     unpacked = plain if memory == "mapped" else ()
+    proto = message.whole()
     is_fused = optimize and fuse_products(proto, _matrices(mappings))
     read_once = tuple(mapping for name, mapping in mappings.items() if name not in unpacked)
     alive = (*mappings.values(), *values.values())
@@ -177,7 +180,11 @@ def add_shared_initializers(
 
 
 def limit_constant_folding(
-    opened: str | bytes, settings: Any, options: Mapping[str, str], limits: Limits
+    opened: str | bytes,
+    settings: Any,
+    options: Mapping[str, str],
+    limits: Limits,
+    message: Message | None = None,
 ) -> None:
     """Keep ONNX Runtime from computing a transposed copy of a tied weight that CUDA need not have.
 
@@ -188,24 +195,25 @@ def limit_constant_folding(
         settings: The session's options; gets the limit.
         options: Configuration entries that the user gave, which are left as they are.
         limits: What the file may ask for; one that asks for more is left to the runtime.
+        message: What was read of it already.
     """
     if _FOLDING_LIMIT in options:
         return
     try:
-        proto = read_structure(opened if isinstance(opened, bytes) else Path(opened), limits)
+        message = message or read_message(opened, limits=limits, operators=False)
     except UnsupportedModelError:
         return  # it has what tieops would lose, and ONNX Runtime may run
-    sizes = [nbytes for nbytes in folded_ties(proto).values() if nbytes >= MIN_BYTES]
+    sizes = [nbytes for nbytes in folded_ties(message.proto).values() if nbytes >= MIN_BYTES]
     if sizes:
         settings.add_session_config_entry(_FOLDING_LIMIT, str(min(sizes) - 1))
 
 
-def _readable(opened: str, limits: Limits) -> tuple[onnx.ModelProto, DataFolder] | None:
+def _readable(opened: str, limits: Limits) -> Message | None:
     """Return the model that is about to be opened, or None where it is left to the runtime."""
     if Path(opened).stat().st_size > MAX_GRAPH_BYTES:
         return None
     try:
-        return read_proto(Path(opened), limits)
+        return read_message(opened, limits=limits, operators=False)
     except UnsupportedModelError:
         return None  # it has what tieops would lose, and ONNX Runtime may run
 

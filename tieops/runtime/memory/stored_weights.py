@@ -53,12 +53,15 @@ class StoredWeight(Readers):
         return self.tensor.dtype.is_integer() or self.is_scale
 
 
-def stored_weights(proto: onnx.ModelProto, folder: DataFolder) -> dict[str, StoredWeight]:
+def stored_weights(
+    proto: onnx.ModelProto, folder: DataFolder, inside: str = ""
+) -> dict[str, StoredWeight]:
     """Return the weights of the main graph that lie in data files, by name.
 
     Args:
         proto: The model, checked.
         folder: Checks what lies in data files.
+        inside: The location that tensors inside of the model itself say, if they were left out.
 
     Returns:
         All of them but those that are graph inputs too, which may be fed.
@@ -70,15 +73,21 @@ def stored_weights(proto: onnx.ModelProto, folder: DataFolder) -> dict[str, Stor
     fed = {value.name for value in proto.graph.input}
     found: dict[str, StoredWeight] = {}
     for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if _is_in_data_file(tensor, inside):
             weight = StoredWeight(tensor=_external(tensor, folder))
             if tensor.name not in fed:
                 found[tensor.name] = weight
     for tensor in _inner_tensors(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if _is_in_data_file(tensor, inside):
             _external(tensor, folder)
     _count_readers(proto, found)
     return found
+
+
+def _is_in_data_file(tensor: onnx.TensorProto, inside: str) -> bool:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return False
+    return not inside or all(entry.value != inside for entry in tensor.external_data)
 
 
 def folded_ties(proto: onnx.ModelProto) -> dict[str, int]:

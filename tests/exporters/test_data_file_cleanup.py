@@ -11,8 +11,15 @@ import pytest
 import tieops
 from tests.support.files import dead_writer, files
 from tests.support.heads import tied_head
-from tieops.exporters.old_data import DATA, data_of, free_data_path, is_data_name, sweep, unread
-from tieops.exporters.temporary import free_name
+from tieops.exporters.data_file_cleanup import (
+    DATA,
+    data_of,
+    free_data_path,
+    is_data_name,
+    sweep,
+    unread,
+)
+from tieops.exporters.files import free_name
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import tieops
 from tests.support.files import files
 from tests.support.heads import tied_head
 from tieops.errors import ExportError
-from tieops.system import folders, names, opening
-from tieops.system.names import leads_out, steps_back, unfit_here
+from tieops.system import file_names, folders, opening
+from tieops.system.file_names import leads_out, steps_back, unfit_here
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_stays_inside(location):
 )  # fmt: skip
 def test_names_that_windows_gives_to_others(name, fits, monkeypatch):
     assert unfit_here(name) is None
-    monkeypatch.setattr(names.os, "name", "nt")
+    monkeypatch.setattr(file_names.os, "name", "nt")
     assert (unfit_here(name) is None) is fits
 
 

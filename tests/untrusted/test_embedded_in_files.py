@@ -18,9 +18,8 @@ from onnx import TensorProto, helper
 
 import tieops
 from tieops.errors import TieopsError
-from tieops.importers import embedded_mapped
 from tieops.ir.walk import stored_values
-from tieops.untrusted import onnx_file
+from tieops.untrusted import embedded, onnx_file
 from tieops.untrusted.wire import varint
 
 DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL", "FLOAT8E5M2",
@@ -29,7 +28,7 @@ DTYPES = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "COMPLEX128", "INT64", "BOOL
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_mapped, "MIN_BYTES", 32)
+    monkeypatch.setattr(embedded, "MIN_BYTES", 32)
     monkeypatch.setattr(onnx_file, "MAPPED_FROM", 1)
 
 

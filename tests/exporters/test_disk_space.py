@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 import tieops
 from tieops.errors import ExportError
 from tieops.exporters import data_file
-from tieops.exporters.room import check_room
+from tieops.exporters.data_file import check_disk_space
 from tieops.system import disk
 
 SPARSE_BYTES = 2**42 - 4096
@@ -63,7 +63,7 @@ def test_a_sparse_file_of_terabytes_is_refused_before_it_is_copied(tmp_path, mon
         tieops.to_onnx(model, tmp_path / "out.onnx")
     assert caught.value.what.startswith("cannot write out.onnx.data: ")
     assert caught.value.facts["bytes wanted"] == "4.40 TB"
-    assert "fix: make room or choose another folder" in str(caught.value)
+    assert "fix: free disk space or choose another folder" in str(caught.value)
     assert sorted(each.name for each in tmp_path.iterdir()) == before
 
 
@@ -92,9 +92,9 @@ def test_what_is_wanted_against_what_is_free(blocks, free, refused, monkeypatch)
     monkeypatch.setattr(disk, "_writes_every_byte", lambda descriptor: True)
     if refused:
         with pytest.raises(ExportError, match="No space left on device"):
-            check_room(0, 10 * 4096 + 1, "m.data")
+            check_disk_space(0, 10 * 4096 + 1, "m.data")
     else:
-        check_room(0, 10 * 4096 + 1, "m.data")
+        check_disk_space(0, 10 * 4096 + 1, "m.data")
 
 
 def test_asking_the_file_system_writes_nothing():

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.files import dead_writer
 from tieops.errors import ExportError
-from tieops.exporters import temporary as module
-from tieops.exporters.temporary import (
+from tieops.exporters import files as module
+from tieops.exporters.files import (
     folder_lock,
     free_name,
     left_over,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from tieops.exporters.temporary import (
+from tieops.exporters.files import (
     folder_lock,
     left_over,
     remove_left_over,
