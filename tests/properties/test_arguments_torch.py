@@ -69,6 +69,36 @@ def test_no_verb_changes_a_module_or_its_example_inputs(verb: str) -> None:
     assert torch.equal(IDS, given)
 
 
+def sources() -> dict[str, Callable[[nn.Module], Any]]:
+    return {
+        "module": lambda net: net,
+        "program": lambda net: torch.export.export(net, (IDS,)),
+        "script": lambda net: torch.jit.trace(net, (IDS,), check_trace=False),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("form", "copied"),
+    # Torch's older exporter makes copies of its own.
+    [(form, True) for form in sources()] + [("module", False), ("program", False)],
+)
+def test_a_model_follows_a_module_only_where_it_shares_its_memory(form: str, copied: bool) -> None:
+    net = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 5), nn.Linear(5, 50)).eval()
+    source = sources()[form](net)
+    args = () if form == "program" else (IDS,)
+    model = tieops.from_torch(source, args, copy=copied)
+    before = {each.name: each.numpy().copy() for each in model.parameters}
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.data.mul_(3)
+            parameter.add_(1)
+    for name, values in before.items():
+        now = model.parameters[name].numpy()
+        same = np.array_equal(now, values) or np.array_equal(now.T, values)
+        assert same is copied, name
+
+
 @pytest.mark.slow
 def test_what_to_torch_makes_shares_no_memory_with_the_model() -> None:
     model = tieops.from_torch(Net().eval(), (IDS,))

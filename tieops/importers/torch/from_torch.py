@@ -44,7 +44,13 @@ from tieops.importers.torch.program_names import ProgramNames, exporting_names
 from tieops.importers.torch.rnn import exporting_rnns, translations
 from tieops.importers.torch.rnn_weights import pack_rnn_weights
 from tieops.importers.torch.storages import plain_tensors, share
-from tieops.ir.edit import NameAuthority, copy_model, release_removed, rename_initializer
+from tieops.ir.edit import (
+    NameAuthority,
+    copy_model,
+    release_removed,
+    rename_initializer,
+    snapshot,
+)
 from tieops.ir.notation import printable
 from tieops.ir.operators.identity import opset_version
 from tieops.model import TiedModel
@@ -64,6 +70,7 @@ def from_torch(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     trust: bool = False,
+    copy: bool = True,
 ) -> TiedModel:
     """Import a PyTorch program, in inference mode, with every learnable and every tie kept.
 
@@ -86,6 +93,9 @@ def from_torch(
         output_names: New names for the graph's outputs, in order.
         trust: A file may run code when it is opened, as TorchScript does, and a ``.pt2`` with
             pickles or custom operators. Checkpoints are refused all the same.
+        copy: Copy the weights of a module or a program, so that the model does not follow what is
+            done to them later, such as a step of an optimizer. ``False`` shares their memory: for
+            what is too large to be held twice and is written at once.
 
     Returns:
         The imported model. A module is left as it was, its training flags included.
@@ -114,7 +124,7 @@ def from_torch(
     """
     check_port_names(input_names, output_names)
     if isinstance(source, str | os.PathLike):
-        source = read_torch_file(source, trust=trust)
+        source, copy = read_torch_file(source, trust=trust), False  # nobody else has its weights
     args = _positional(args)
     if isinstance(source, torch.jit.ScriptModule):
         model, apart = _from_torchscript(source, args, kwargs, dynamic_shapes, opset)
@@ -124,7 +134,7 @@ def from_torch(
         restore_values(stored, tensors, apart)
         share(model, tensors, stored)
         note_learnables(model, source)
-        return TiedModel(model)
+        return _imported(model, copy=copy)
     is_module = isinstance(source, torch.nn.Module)
     if not is_module and not isinstance(source, torch.export.ExportedProgram):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PreconditionError(
@@ -179,7 +189,13 @@ def from_torch(
     written = exported.graph_signature.buffers_to_mutate.values()
     note_learnables(model, source, [*gaps.notes()], written)
     # The exporter's own kind of value holds on to its recorder, which cannot be copied or pickled.
-    return TiedModel(copy_model(model))
+    return _imported(copy_model(model), copy=copy)
+
+
+def _imported(model: onnx_ir.Model, *, copy: bool) -> TiedModel:
+    if copy:
+        snapshot(model)
+    return TiedModel(model)
 
 
 def _check_what_came_out(model: onnx_ir.Model, name: str, opset: int | None) -> None:
