@@ -31,7 +31,11 @@ pytestmark = pytest.mark.slow
 
 EXTERNAL = {
     "https://filesystem-spec.readthedocs.io",
+    "https://github.com/Quantco/spox",
     "https://github.com/dagrejs/dagre",
+    "https://github.com/onnx/ir-py",
+    "https://github.com/patrick-kidger/equinox",
+    "https://github.com/xdslproject/xdsl",
 }
 """Where the pages lead outside. Nobody follows these here: the tests have no network."""
 LINK = re.compile(r"\]\(\s*<?([^)>\s]+)>?[^)]*\)")

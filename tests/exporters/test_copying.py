@@ -204,7 +204,6 @@ def test_a_transposed_view_takes_no_copy_of_the_whole(tmp_path):
     import numpy as np
     from tests.support.memory import growth
     from tieops.exporters.data_file import write_array
-from tieops.system import file_bytes
 
     array = np.zeros((65536, 1024), np.float32)
     array[:, 0] = np.arange(65536)

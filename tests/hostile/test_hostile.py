@@ -42,7 +42,14 @@ def outcome_of() -> Iterator[Callable[[str], dict[str, Any]]]:
         server.stdin.close()
 
 
-@pytest.mark.parametrize("name", all_cases())
+@pytest.mark.parametrize(
+    "name",
+    # The fast part of the tests tries every other one.
+    [
+        pytest.param(name, marks=pytest.mark.slow if place % 2 else [])
+        for place, name in enumerate(all_cases())
+    ],
+)
 def test_a_hostile_case_has_the_wanted_outcome(name, outcome_of):
     case, outcome = all_cases()[name], outcome_of(name)
     kind, text = outcome["kind"], outcome["text"]

@@ -172,6 +172,7 @@ def test_untied_stores_what_each_slot_reads(name, given):
     )
 
 
+@pytest.mark.slow
 @cases(*CASES)
 def test_tie_brings_back_names_slots_and_bytes(name, given, tmp_path):
     case = given(name)

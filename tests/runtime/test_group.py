@@ -295,7 +295,7 @@ def test_what_is_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tieops.sessions({"a": good}, "cpu", memory="one")  # type: ignore[arg-type]
     with pytest.raises(PreconditionError, match="unknown provider 'tpu'"):
         tieops.sessions({"a": good}, "tpu")  # type: ignore[arg-type]
-    with pytest.raises(PreconditionError, match="7 is no name"):
+    with pytest.raises(PreconditionError, match="expected names that are strings, got 7"):
         tieops.sessions({7: good}, "cpu")  # type: ignore[dict-item]
     with pytest.raises(PreconditionError, match="there is no file"):
         tieops.sessions({"a": good, "b": tmp_path / "none.onnx"}, "cpu")

@@ -135,7 +135,7 @@ def test_run_and_run_tensors_take_dlpack_on_the_cpu():
 def test_what_lies_on_a_device_is_refused_where_the_session_cannot_reach_it():
     there = Exported(torch.arange(3.0), device=2)
     assert is_on_device(there)
-    with pytest.raises(PreconditionError, match="fed to x lies on a device"):
+    with pytest.raises(PreconditionError, match="the input x is on a device"):
         echo("float").run({"x": there})
 
 

@@ -85,6 +85,7 @@ def test_a_name_of_two_files_is_found(tmp_path: Path) -> None:
     assert repeated(tmp_path) == {"x.py": ["a/x.py", "b/x.py"]}
 
 
+@pytest.mark.slow
 def test_this_tree_has_figures() -> None:
     figures = look(PACKAGE.parent)
     assert figures["files"] == len([*PACKAGE.rglob("*.py")])

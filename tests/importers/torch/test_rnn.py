@@ -705,11 +705,11 @@ def test_a_ready_weight_is_left_alone() -> None:
 def test_unpack_refuses_what_does_not_divide() -> None:
     with pytest.raises(PreconditionError, match="cannot split LSTM W into its parts"):
         unpack(np.zeros((1, 6, 2)), "LSTM", "W", ["a"])
-    with pytest.raises(PreconditionError, match="cannot take GRU B apart"):
+    with pytest.raises(PreconditionError, match="cannot split GRU B into its parts"):
         unpack(np.zeros((1, 6)), "GRU", "B", ["a"])
     with pytest.raises(PreconditionError, match="each once"):
         unpack(np.zeros((1, 6)), "GRU", "B", ["a", "a"])
     with pytest.raises(PreconditionError, match=r"stored: f64\[1,6\]    parts: a"):
         unpack(np.zeros((1, 6)), "Conv", "B", ["a"])
-    with pytest.raises(PreconditionError, match="cannot take RNN R apart"):
+    with pytest.raises(PreconditionError, match="cannot split RNN R into its parts"):
         unpack(np.zeros((1, 6)), "RNN", "R", ["a"])
