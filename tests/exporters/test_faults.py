@@ -60,7 +60,10 @@ def test_any_system_call_that_fails(external):
 @pytest.mark.parametrize("external", WAYS)
 def test_an_interrupt_at_any_system_call(external):
     found = run("every_call", "interrupt", external)
-    assert found["calls"] == found["interrupted, old"] + found["interrupted, new"] > 20
+    # Python drops an interrupt that comes while it closes the file of a model that has gone.
+    dropped = found.get("written, new", 0)
+    assert found["calls"] == found["interrupted, old"] + found["interrupted, new"] + dropped > 20
+    assert dropped < 5
 
 
 @pytest.mark.parametrize("external", WAYS)
