@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import tieops
 from tests.support.house import code_lines, comment_lines, complexities, importers, look, repeated
 
