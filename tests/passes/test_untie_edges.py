@@ -388,3 +388,25 @@ def test_the_layout_comes_back_where_the_transposed_one_leaves_under_the_name_of
     assert [str(slot) for slot in again.slots] == [str(slot) for slot in model.slots]
     assert {*again.ties[0].names} == {*model.ties[0].names}
     assert again.ledger == model.ledger
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3])
+@pytest.mark.parametrize("readers", [2, 3])
+def test_layers_that_read_two_shared_tensors_at_once_leave_all_of_their_ties(pairs, readers):
+    """As the biases of two recurrent layers do, in each branch of an If."""
+    nodes, weights = [], {}
+    for pair in range(pairs):
+        weights |= {f"a{pair}": (4, 8), f"b{pair}": (4, 8)}
+        for reader in range(readers):
+            name = f"{pair}{reader}"
+            nodes.append(
+                f"j{name} = Concat<axis = 0>(a{pair}, b{pair})  m{name} = MatMul(x, j{name})"
+            )
+    total = ", ".join(f"m{pair}{reader}" for pair in range(pairs) for reader in range(readers))
+    text = f"g (float[2,8] x) => (float[2,8] y) {{ {'  '.join(nodes)}  y = Sum({total}) }}"
+    model = made(text, **weights)
+    assert len(model.ties) == 2 * pairs
+    free = tieops.untie(model)
+    assert not free.ties
+    x = {"x": rows(2, 8)}
+    assert outputs(free, x)["y"].tobytes() == outputs(model, x)["y"].tobytes()

@@ -29,6 +29,7 @@ from tieops.passes.detach import handle_of, handles_of
 __all__ = [
     "CallInliner",
     "Detached",
+    "Place",
     "drafted",
     "inline_all",
     "inline_layers",
@@ -381,9 +382,11 @@ class CallInliner:
         return self._depths[path]
 
 
-def places_of(
-    slots: Iterable[Slot],
-) -> dict[tuple[Path, onnx_ir.Node, int, onnx_ir.Value], Slot]:
+Place: TypeAlias = tuple[Path, onnx_ir.Node, int, onnx_ir.Value]
+"""Where a slot reads which tensor: the calls that lead to it, the node, its input, the tensor."""
+
+
+def places_of(slots: Iterable[Slot]) -> dict[Place, Slot]:
     """Return slots by where they read which tensor."""
     return {
         (slot.path, slot.node, slot.index, read.parameter.value): slot

@@ -32,7 +32,7 @@ from tieops.passes.base import (
     unchangeable,
 )
 from tieops.passes.detach import Untier
-from tieops.passes.inline import CallInliner, Detached, places_of, stuck_slots
+from tieops.passes.inline import CallInliner, Detached, Place, places_of, stuck_slots
 from tieops.select import Target, slots_of
 
 __all__ = ["UntiePass", "UntiePlan", "untie"]
@@ -164,6 +164,7 @@ class UntiePass(SurgeryPass[UntiePlan]):
         changes: list[Change] = []
         skips: list[Skip] = []
         rewired: set[tuple[onnx_ir.Node, int]] = set()
+        places: Mapping[Place, Slot] = {}
         for tie, going in leaving:
             stuck = stuck_slots(tie, going, model)
             skips += [Skip(each.name, "a function reads for it and for others") for each in stuck]
@@ -181,6 +182,7 @@ class UntiePass(SurgeryPass[UntiePlan]):
                 # copies now.
                 tied = TiedModel(model)
                 places = places_of(tied.slots)
+            if places:  # the slots of a later trace are other objects
                 slots = [places[s.path, s.node, s.index, parameter.value] for s in slots]
                 parameter = Parameter(parameter.value)
             rewired |= {(slot.node, slot.index) for slot in slots if slot.is_joined}
