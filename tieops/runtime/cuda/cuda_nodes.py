@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tieops.ir.notation import counted
@@ -14,6 +16,8 @@ from tieops.runtime.placement import PlacedNode, recorded_placement
 from tieops.runtime.providers import CUDA, not_on_cuda
 
 __all__ = ["check_nodes", "missing_cudnn"]
+
+_PACKAGE = str(Path(__file__).parents[2])
 
 
 def check_nodes(inner: Any) -> str:
@@ -45,9 +49,16 @@ def check_nodes(inner: Any) -> str:
     if not heavy:
         return ""
     note = f"on the CPU, for want of a CUDA kernel: {_listed(heavy)}"
-    # 5: who called `session` or `sessions`.
-    warnings.warn(f"a session on CUDA has nodes with weights {note}", stacklevel=5)
+    warnings.warn(f"a session on CUDA has nodes with weights {note}", stacklevel=_caller_level())
     return note
+
+
+def _caller_level() -> int:
+    """Return how many calls up the first frame outside tieops is: the one that opens a session."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _listed(nodes: Iterable[PlacedNode]) -> str:
