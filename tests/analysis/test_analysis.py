@@ -257,6 +257,7 @@ def test_the_first_screen_answers_and_keeps_to_its_columns(gpt2):
     assert head < 24
 
 
+@pytest.mark.slow
 def test_repeated_blocks_are_told_once(gpt2):
     text = str(tieops.analyze(gpt2))
     (fold,) = [line for line in text.splitlines() if "×2" in line]

@@ -57,7 +57,7 @@ def invoke(*args: object) -> Result:
 
 
 @pytest.mark.parametrize("name", ["gemm", "portable"])
-@pytest.mark.parametrize("memory", ["packed", "mapped"])
+@pytest.mark.parametrize("memory", ["packed", pytest.param("mapped", marks=pytest.mark.slow)])
 def test_what_tieops_keeps_holds(files, name, memory):
     result = invoke(files[name], "--runtime", "--memory", memory)
     assert result.stdout == "all that was asked holds\n"

@@ -41,7 +41,7 @@ class Net(nn.Module):
         return self.made(self.fc(x))
 
 
-@pytest.fixture(params=[torch.float64, torch.float32])
+@pytest.fixture(params=[torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)])
 def default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(request.param)

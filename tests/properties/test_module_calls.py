@@ -192,7 +192,14 @@ def imported(net: nn.Module, source: str) -> tieops.TiedModel:
     return tieops.from_onnx(program.model_proto)
 
 
-@pytest.mark.parametrize("source", ["module", "dynamo", "unoptimized", "older"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "module",
+        "dynamo",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("unoptimized", "older")),
+    ],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_one_call_is_one_reader(name: str, source: str) -> None:
     torch.manual_seed(0)

@@ -194,7 +194,10 @@ def _copied(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
         if not _is_read_only(packed):
             return onnx_ir.PackedTensor(packed.copy(), tensor.dtype, shape=shape, **about)
     elif isinstance(tensor, onnx_ir.Tensor):
-        array = tensor.numpy()
+        try:
+            array = tensor.numpy()
+        except NotImplementedError:  # of torch's meta device, which has no values
+            return _owned(tensor)
         if not (_is_read_only(array) and isinstance(tensor.raw, np.ndarray)):
             return onnx_ir.Tensor(array.copy(), tensor.dtype, shape=shape, **about)
     elif not isinstance(tensor, _PLAIN):
