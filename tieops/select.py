@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from tieops.errors import SelectionError
 from tieops.ir.layer import Layer
+from tieops.ir.nearest import nearest
 from tieops.ir.notation import printable
 from tieops.ir.parameter import Slot
 from tieops.model import TiedModel
@@ -120,11 +120,7 @@ def _text(target: object) -> str:
 
 def _nothing(model: TiedModel, target: object) -> tuple[str, dict[str, object], str]:
     known = _known_names(model)
-    near: Sequence[str] = []
-    if isinstance(target, str):
-        near = difflib.get_close_matches(target, known, n=4, cutoff=0.4)
-    shown = ", ".join(map(printable, near or known[:8])) or "none"
-    facts: dict[str, object] = {"nearest" if near else "layers": shown}
+    facts = nearest(target if isinstance(target, str) else "", known, "layers")
     fix = "see print(model.layers), or tieops inspect MODEL"
     return f"nothing in the model is named {_text(target)}", facts, fix
 

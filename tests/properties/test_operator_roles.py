@@ -106,7 +106,7 @@ LAYERS = sorted(
 
 @pytest.mark.parametrize("operator", LAYERS)
 def test_what_is_stored_in_a_role_of_a_weight_is_learnable(operator: str) -> None:
-    """Two nodes that read the same weights are tied in each of them; their data is no learnable."""
+    """Two nodes that read the same weights are tied in each of them; their data never is."""
     rng, found = np.random.default_rng(0), roles(operator)
     # The first operand of a product may be a weight, where the second is data.
     is_product = found[:2] == ["weight", "weight"] and operator.rpartition(".")[2] != "Conv"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import Generic, TypeVar, overload
 
 from tieops.errors import SelectionError
+from tieops.ir.nearest import nearest
 from tieops.ir.notation import counted, printable
 
 __all__ = ["Listing"]
@@ -102,10 +102,8 @@ class Listing(Sequence[T], Generic[T]):
                 "index the list by place instead",
             )
         known = list(dict.fromkeys(each for item in self._items for each in self._names(item)))
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
-        shown = ", ".join(map(printable, near or known[:8])) or "none"
         raise SelectionError(
             f"no {self._title} is called {printable(name)}",
-            {"nearest" if near else "names": shown},
+            nearest(name, known, "names"),
             "use one of these names, or index the list by place",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +13,7 @@ from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.dataflow.dead_arguments import with_dead_outputs
 from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import eliminate_dead_code
+from tieops.ir.nearest import nearest
 from tieops.ir.notation import printable
 from tieops.model import Model, TiedModel
 from tieops.passes.base import Change, Plan, Preserves, Rewrite, Skip, SurgeryPass, run
@@ -110,10 +110,9 @@ class RemoveDisconnectedOutputsPass(SurgeryPass[RemoveOutputsPlan]):
             )
         for name in (*self.outputs, *self.keep):
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
                 raise SelectionError(
                     f"the model has no output named {printable(name)}",
-                    {"nearest" if near else "outputs": ", ".join(map(printable, near or names))},
+                    nearest(name, names, "outputs"),
                     "name one of these",
                 )
         staying = _staying(model.ir, self.outputs, self.keep)

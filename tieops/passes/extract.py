@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +14,7 @@ from tieops.ir.dataflow.input_dependent import input_dependent_values
 from tieops.ir.dataflow.liveness import dependent_values, eliminate_dead_code, live_values
 from tieops.ir.dataflow.regions import RegionInterface
 from tieops.ir.edit import NameAuthority, as_graph_input
+from tieops.ir.nearest import nearest
 from tieops.ir.notation import printable
 from tieops.ir.walk import all_nodes, nodes_within
 from tieops.model import Model, TiedModel
@@ -193,10 +193,9 @@ class _Lookup:
         found = found or [each for each in self._layers if each.name.startswith(f"{name}.")]
         if len(found) != 1:
             known = [*self._values, *(layer.name for layer in self._layers)]
-            near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
             raise SelectionError(
                 f"the model has no value or layer called {printable(name)}",
-                {"nearest" if near else "values": ", ".join(map(printable, near or known[:8]))},
+                nearest(name, known, "values"),
                 "name one of these; see print(model.layers)",
             )
         if any(node.graph is not self._model.graph for node in found[0].nodes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tieops.arguments import mapping_of
 from tieops.errors import PreconditionError, SelectionError
 from tieops.ir.edit import rename_values
 from tieops.ir.layer import Layer
+from tieops.ir.nearest import nearest
 from tieops.ir.notation import printable
 from tieops.ir.parameter import Parameter
 from tieops.ir.readers.readers import record_reads
@@ -138,10 +138,9 @@ class _Finder:
             self.values[self._made[old]] = new
         else:
             known = [*self._ports, *self._owners, *(each.name for each in self._tied.layers)]
-            near = difflib.get_close_matches(old, [k for k in known if k], n=4, cutoff=0.4)
             raise SelectionError(
                 f"nothing in the model is named {printable(old)}",
-                {"nearest": ", ".join(map(printable, near))} if near else None,
+                nearest(old, [each for each in known if each], "names"),
                 "name an input, an output, a parameter or a layer; see print(model)",
             )
 
